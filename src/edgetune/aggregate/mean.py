@@ -1,0 +1,51 @@
+"""The weighted mean of what devices send."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgetune.core.errors import ConfigError
+from edgetune.core.update import Contribution, Dense, Projected, Update
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """Federated averaging.
+
+        update = sum_c p_c update_c,   p_c = n_c / sum n   (or 1 / devices)
+
+    Args:
+        by_examples: weight devices by their number of training examples; else alike.
+    Cost: K numbers for projected updates; one pass over dense tensors.
+    Source: McMahan et al. 2017, arXiv:1602.05629.
+    """
+
+    by_examples: bool = True
+
+    def combine(self, contributions: Sequence[Contribution]) -> Update | None:
+        """Return the mean update in order of device id, or None if there is nothing to combine.
+
+        Raises:
+            ConfigError: if dense and projected updates are mixed.
+        """
+        ordered = sorted(contributions, key=lambda contribution: contribution.device)
+        total = sum(one.examples if self.by_examples else 1 for one in ordered)
+        if not total:
+            return None
+        shares = [(one.examples if self.by_examples else 1) / total for one in ordered]
+        projected = [one.update for one in ordered if isinstance(one.update, Projected)]
+        dense = [one.update for one in ordered if isinstance(one.update, Dense)]
+        if projected and dense:
+            raise ConfigError("dense and projected updates cannot be averaged together")
+        if projected:
+            summed = Projected.none()
+            for share, update in zip(shares, projected, strict=True):
+                summed = summed + update.scaled(share)
+            return summed.merged()
+        return Dense(
+            {
+                name: sum(share * update.tensors[name] for share, update in zip(shares, dense, strict=True))  # type: ignore[misc]
+                for name in dense[0].tensors
+            }
+        )

@@ -1,0 +1,145 @@
+"""What calibration inputs say of a linear layer: the Hessian of its error, and the factor the sweep uses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from edgetune.core.errors import ModelError
+
+RETRY = 10.0
+"""A factorisation that fails is tried again with this much more damping, up to 1."""
+TRUSTED_CONDITION = 1e5
+"""Condition estimate above which fp32 (7 digits) would leave fewer than two good digits; fp64 takes over."""
+
+
+class Hessian:
+    """Running mean of the second moment of a layer's inputs.
+
+        H = (2/n) sum_{t=1..n} x_t x_t^T
+
+    Args:
+        columns: input dimension d of the layer.
+        device: where it lives; 4 d^2 bytes.
+    Source: OPTQ (arXiv 2210.17323), section 3.1; dividing by n only rescales H and cancels out of the
+        solution.
+    """
+
+    def __init__(self, columns: int, device: torch.device | str = "cpu") -> None:
+        self.matrix = torch.zeros(columns, columns, dtype=torch.float32, device=device)
+        """float32 [d, d]."""
+        self.tokens = 0
+        """Number n of inputs seen."""
+
+    def add(self, inputs: torch.Tensor) -> None:
+        """Take in more inputs.
+
+        Args:
+            inputs: any float dtype [n, d], real tokens only.
+        Cost: n d^2 multiply-adds.
+        """
+        if not len(inputs):
+            return
+        total = self.tokens + len(inputs)
+        x = inputs.to(torch.float32)
+        self.matrix.addmm_(x.T, x, beta=self.tokens / total, alpha=2.0 / total)
+        self.tokens = total
+
+
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """What the sweep needs of a Hessian.
+
+    Args:
+        upper: float32 [d, d], upper triangular U with U^T U = (H + damping)^-1. Row j of U, divided by U_jj,
+            says how the columns after j make up for an error in column j once all earlier columns are fixed.
+        damping: fraction of the mean diagonal that was added to the diagonal.
+        fallback: True if H could not be factorised; `upper` is then diag(H)^-1/2, with which a sweep
+            compensates nothing (Round becomes rounding to nearest).
+    """
+
+    upper: torch.Tensor
+    damping: float
+    fallback: bool
+
+
+def factorise(hessian: torch.Tensor, damping: float = 0.01, *, name: str = "the Hessian") -> Factor:
+    """Damp a Hessian and factorise its inverse.
+
+        H + damping * mean(diag H) * I = R R^T   (R upper),   U = R^-1,   so U^T U = (H + ...)^-1
+
+    A dead input (H_jj = 0) gets the mean diagonal of the live ones: its weights are rounded, not zeroed,
+    since an input that calibration never saw may still occur. R comes from one Cholesky of H with both axes
+    reversed, which spares forming the inverse.
+
+    Args:
+        hessian: float32 [d, d], symmetric, positive semi-definite up to rounding.
+        damping: first damping to try, in (0, 1].
+        name: tensor to name in an error.
+
+    Returns:
+        the factor; its `damping` is the one that worked, and `fallback` says that none up to 1 did.
+
+    Raises:
+        ModelError: if the diagonal of H holds NaN or infinity.
+    Cost: 2/3 d^3 multiply-adds an attempt, 2 d^2 floats (fp64 where fp32 is not to be trusted).
+    Source: OPTQ, section 3.3, steps 2 and 3.
+    """
+    repaired = repaired_diagonal(hessian.diagonal(), name)
+    while damping <= 1.0:
+        damped = hessian.clone()
+        damped.diagonal().copy_(repaired + damping * repaired.mean())
+        upper = _inverse_upper(damped)
+        if upper is not None:
+            return Factor(upper, damping, fallback=False)
+        damping *= RETRY
+    return uncoupled(repaired, fallback=True)
+
+
+def uncoupled(repaired: torch.Tensor, *, fallback: bool = False) -> Factor:
+    """Return the factor of diag H alone, with which no column makes up for another.
+
+    Args:
+        repaired: float32 [d], diag H from `repaired_diagonal`.
+        fallback: whether this stands in for a factorisation that failed.
+    """
+    return Factor(torch.diag(repaired.rsqrt()), 0.0, fallback)
+
+
+def repaired_diagonal(diagonal: torch.Tensor, name: str = "the Hessian") -> torch.Tensor:
+    """Set dead entries (not above 0) to the mean of the live ones, or to 1 if none lives.
+
+    Args:
+        diagonal: float32 [d], diag H. An input that was ever NaN or infinite shows here.
+        name: tensor to name in an error.
+
+    Returns:
+        float32 [d], above 0.
+
+    Raises:
+        ModelError: if an entry is NaN or infinite.
+    """
+    if not bool(torch.isfinite(diagonal).all()):
+        raise ModelError(
+            "calibration inputs hold NaN or infinity, so nothing can be solved for",
+            where=name,
+            hint="load the model in float32 and check the calibration text",
+        )
+    live = diagonal > 0
+    mean = diagonal[live].mean() if bool(live.any()) else torch.ones_like(diagonal[0])
+    return torch.where(live, diagonal, mean)
+
+
+def _inverse_upper(matrix: torch.Tensor) -> torch.Tensor | None:
+    for dtype, trusted in ((torch.float32, TRUSTED_CONDITION), (torch.float64, float("inf"))):
+        reversed_lower, failed = torch.linalg.cholesky_ex(matrix.to(dtype).flip(0, 1))
+        pivots = reversed_lower.diagonal()
+        if int(failed) or bool((pivots.max() / pivots.min()) ** 2 > trusted):
+            continue
+        root = reversed_lower.flip(0, 1)
+        identity = torch.eye(len(root), dtype=dtype, device=root.device)
+        upper: torch.Tensor = torch.linalg.solve_triangular(root, identity, upper=True).to(torch.float32)
+        if bool(torch.isfinite(upper).all()):
+            return upper
+    return None

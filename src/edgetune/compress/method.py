@@ -1,0 +1,76 @@
+"""A compression method is a frozen value that names its parts; a variant is `dataclasses.replace`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from edgetune.compress.grid import ScaleFit, SignedSearch
+from edgetune.compress.rounding import Round
+from edgetune.compress.sweep import ColumnRule
+from edgetune.core.errors import ConfigError
+from edgetune.core.quantised import GRIDS, Q4_0, Q8_0, BlockGrid
+
+RuleFactory = Callable[[BlockGrid, ScaleFit], ColumnRule]
+"""Makes the rule of a method from its grid and its way to choose scales; `Round` is one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompressionMethod:
+    """What a one-shot method does to the matrices of a model.
+
+    Args:
+        name: public name, the name of its file.
+        summary: one sentence for a list of methods.
+        source: the paper, with its arXiv number.
+        compensate: whether open columns make up for the error of fixed ones (needs calibration text).
+        grid: where the matrices of the decoder blocks go.
+        scale: how a block's scale is chosen.
+        rule: what happens to a column.
+        embeddings: where the embedding and the head go, by rounding to the outermost code; None leaves them
+            alone.
+        damping: first damping to try, a fraction of the mean diagonal of the Hessian, in (0, 1].
+        block: columns between two lazy updates, a multiple of 32.
+
+    Raises:
+        ConfigError: at construction, for a combination that cannot work.
+    """
+
+    name: str
+    summary: str
+    source: str
+    compensate: bool
+    grid: BlockGrid = Q4_0
+    scale: ScaleFit = SignedSearch()  # noqa: RUF009 - a frozen value
+    rule: RuleFactory = Round
+    embeddings: BlockGrid | None = Q8_0
+    damping: float = 0.01
+    block: int = 128
+
+    def __post_init__(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """Refuse what cannot work, one sentence each.
+
+        Raises:
+            ConfigError: naming the method and the field.
+        """
+        if not 0 < self.damping <= 1:
+            raise ConfigError(
+                f"damping must be above 0 and at most 1, not {self.damping}", where=self.name, hint="try 0.01"
+            )
+        span = self.rule(self.grid, self.scale).span
+        if self.block < 1 or self.block % span:
+            raise ConfigError(
+                f"block must be a positive multiple of {span} columns, not {self.block}",
+                where=self.name,
+                hint="try 128",
+            )
+        for grid in (self.grid, self.embeddings):
+            if grid is not None and GRIDS.get(grid.name) != grid:
+                raise ConfigError(
+                    f"no file format stores the grid {grid.name!r}",
+                    where=self.name,
+                    hint=f"one of {', '.join(GRIDS)}",
+                )

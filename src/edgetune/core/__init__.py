@@ -1,0 +1,1 @@
+"""What every layer shares: update types, keys, the ledger, events, errors and the quantised matrix."""

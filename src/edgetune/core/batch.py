@@ -1,0 +1,60 @@
+"""A batch of encoded records and the loss on their responses: what estimators and evaluation share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+IGNORED = -100
+"""Label of a position that carries no loss (prompt and padding)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Right-padded token ids.
+
+    Args:
+        input_ids: int64 [batch, length].
+        attention_mask: int64 [batch, length], 1 on real tokens.
+        labels: int64 [batch, length]; the token itself on response positions, -100 elsewhere.
+    """
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    labels: torch.Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on another device."""
+        return Batch(self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device))
+
+
+Objective = Callable[[nn.Module, Batch], torch.Tensor]
+"""A scalar to minimise, float32 [], of a causal language model on a batch."""
+
+
+def response_losses(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sum of the next-token cross-entropy over each record's response.
+
+        loss_b = - sum_{t in response} log p(x_t | x_<t)
+
+    Returns:
+        (float32 [batch] summed losses, int64 [batch] numbers of response tokens).
+    Cost: one forward pass; logits only where a label stands.
+    """
+    hidden_labels = batch.labels[:, 1:]
+    rows, columns = torch.nonzero(hidden_labels != IGNORED, as_tuple=True)
+    logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits
+    picked = logits[rows, columns].float()
+    losses = functional.cross_entropy(picked, hidden_labels[rows, columns], reduction="none")
+    summed = torch.zeros(len(batch.labels), device=losses.device).index_add_(0, rows, losses)
+    return summed, (hidden_labels != IGNORED).sum(dim=1)
+
+
+def response_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
+    """Mean next-token cross-entropy over all response tokens of the batch, float32 [] in nats."""
+    summed, counts = response_losses(model, batch)
+    return summed.sum() / counts.sum().clamp(min=1)

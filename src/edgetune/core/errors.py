@@ -1,0 +1,84 @@
+"""The errors a user can meet: what happened, where, and what to try; each class carries its exit code."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class EdgetuneError(Exception):
+    """Root of every error this package raises on purpose.
+
+    Args:
+        what: what happened, one sentence without a full stop.
+        where: the file, tensor, device or field concerned, if any.
+        hint: what to try, if anything is known to help.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str | Path | None = None, hint: str | None = None) -> None:
+        self.what, self.where, self.hint = what, where, hint
+        text = what if where is None else f"{where}: {what}"
+        super().__init__(text if hint is None else f"{text} ({hint})")
+
+
+class ConfigError(EdgetuneError):
+    """A recipe, option or method is not valid (exit code 2)."""
+
+    exit_code = 2
+
+
+class DataError(EdgetuneError):
+    """A data file cannot be read or lacks what is needed (exit code 3)."""
+
+    exit_code = 3
+
+
+class ModelError(EdgetuneError):
+    """A model folder, tensor file or tokenizer is missing, damaged or unsupported (exit code 4)."""
+
+    exit_code = 4
+
+
+class DigestError(EdgetuneError):
+    """Two artefacts that must belong together do not: a ledger and its base, a frame and its method (exit code 5)."""
+
+    exit_code = 5
+
+
+class OutputError(EdgetuneError):
+    """A result cannot be written: full disk, read-only folder (exit code 6)."""
+
+    exit_code = 6
+
+
+class VerifyError(EdgetuneError):
+    """An exported file does not compute what was measured (exit code 7)."""
+
+    exit_code = 7
+
+
+class MissingExtraError(EdgetuneError):
+    """An optional library is not installed (exit code 8)."""
+
+    exit_code = 8
+
+    def __init__(self, library: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the library {library!r}, which is not installed",
+            hint=f"pip install 'edgetune[{extra}]'",
+        )
+
+
+class DivergenceError(EdgetuneError):
+    """Training produced nothing usable: every loss of a round was NaN or infinite (exit code 9)."""
+
+    exit_code = 9
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name closest to a misspelt one, or None if nothing is close."""
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return found[0] if found else None

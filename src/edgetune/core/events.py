@@ -1,0 +1,215 @@
+"""The only log of a run: one JSON object a line in `events.jsonl`, written as things happen.
+
+The report and the summary are functions of this file. A line is `{"event": kind, "time": unix seconds, ...fields}`;
+the kinds and their fields are the dataclasses below.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from edgetune.core.errors import DataError, OutputError
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Root of all events; `kind` names the line."""
+
+    kind: ClassVar[str] = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted(Event):
+    """The resolved configuration and the exact command, before anything else."""
+
+    kind: ClassVar[str] = "run_started"
+    command: str
+    config: dict[str, Any]
+    method: str
+    base_digest: str
+    seed: int
+    versions: dict[str, str]
+    weights: int
+    """Number of weights of the base model."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunResumed(Event):
+    """A killed run went on after its last complete round."""
+
+    kind: ClassVar[str] = "run_resumed"
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class RoundFinished(Event):
+    """One federated round (or one checkpoint interval of a single device)."""
+
+    kind: ClassVar[str] = "round"
+    round: int
+    """Number of the round, from 1."""
+    devices: list[int]
+    train_loss: float
+    """Mean loss the devices saw while stepping, nats per response token."""
+    loss: float | None
+    """Held-out loss after the round, if it was evaluated."""
+    payload_up_bytes: list[int]
+    """`len(payload)` of what each device sent."""
+    payload_down_bytes: list[int]
+    """`len(payload)` of what each device received."""
+    dropped: int
+    """Steps dropped because a loss was NaN or infinite."""
+    digest: str
+    """Digest of the server's state after the round."""
+    seconds: float
+    peak_memory_bytes: int
+    rouge_l: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCompressed(Event):
+    """One matrix was put on its grid."""
+
+    kind: ClassVar[str] = "layer"
+    name: str
+    grid: str
+    error: float
+    """tr(dW H dW^T) / tr(W H W^T) of the solver."""
+    rounding_error: float
+    """The same for rounding to nearest."""
+    damping: float
+    """Damping used, as a fraction of the mean diagonal."""
+    fallback: bool
+    """True if the factorisation failed and the matrix was only rounded."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageFinished(Event):
+    """One row of the final table."""
+
+    kind: ClassVar[str] = "stage"
+    name: str
+    """base, tuned, rounded, compressed or llama.cpp."""
+    loss: float
+    perplexity: float
+    rouge_l: float
+    size_bytes: int
+    peak_memory_bytes: int
+    seconds: float
+    base_style_loss: float | None = None
+    """Loss on what the base was pretrained on, to see forgetting; None where there is no such data."""
+    records: int | None = None
+    """Held-out records behind `loss` and `rouge_l`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample(Event):
+    """One held-out prompt answered by one stage."""
+
+    kind: ClassVar[str] = "sample"
+    stage: str
+    prompt: str
+    expected: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic(Event):
+    """Bytes per device and round, and what the alternatives would have sent for the same model."""
+
+    kind: ClassVar[str] = "traffic"
+    rounds: int
+    devices_per_round: int
+    payload_up_bytes: int
+    """Largest payload one device sent in one round."""
+    payload_down_bytes: int
+    total_bytes: int
+    """Everything sent in the run, both ways."""
+    alternatives: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Name to {"payload_up_bytes", "payload_down_bytes"}, each from a payload really encoded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verified(Event):
+    """The exported file was reloaded and compared with the model it came from."""
+
+    kind: ClassVar[str] = "verified"
+    file: str
+    max_log_probability_difference: float
+    mean_log_probability_difference: float
+    perplexity_torch: float
+    perplexity_llama_cpp: float
+    tokenizer_texts: int
+    """Texts on which both tokenizers gave the same ids."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed(Event):
+    """The run stopped with an error."""
+
+    kind: ClassVar[str] = "failed"
+    what: str
+    exit_code: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunFinished(Event):
+    """The last line of a complete run."""
+
+    kind: ClassVar[str] = "run_finished"
+    seconds: float
+
+
+Listener = Callable[[Event], None]
+"""Whoever wants to see events as they happen: the log, a progress display, a test."""
+
+
+def ignore(event: Event) -> None:
+    """Listen to nothing."""
+
+
+class EventLog:
+    """Append events to a file, one flushed line each.
+
+    Args:
+        path: the `events.jsonl` to append to; its folder must exist.
+
+    Raises:
+        OutputError: if the file cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __call__(self, event: Event) -> None:
+        """Write one line."""
+        line = json.dumps({"event": event.kind, "time": time.time(), **asdict(event)}, allow_nan=True)
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            raise OutputError(f"cannot write the event log: {error.strerror}", where=self.path) from error
+
+
+def read_events(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the lines of an event log as dictionaries; a last line cut short by a kill is left out.
+
+    Raises:
+        DataError: if there is no such file, or a line before the last is not JSON.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise DataError("no event log here", where=path, hint="give the folder of an edgetune run") from error
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                return
+            raise DataError(f"line {number} is not JSON", where=path) from error

@@ -1,0 +1,67 @@
+"""The seams around a tuned model: where directions come from, and what every tuned handle can do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from edgetune.core.update import Update
+
+
+class Space(Protocol):
+    """The directions of one key, ready to be added to tensors."""
+
+    def axpy(self, out: torch.Tensor, base: torch.Tensor, coefficient: float, name: str, seed: int) -> None:
+        """Form `out = base + coefficient * z(seed)` of tensor `name`, in float32, rounded once."""
+        ...
+
+    def replay(
+        self, out: torch.Tensor, base: torch.Tensor, terms: Iterable[tuple[int, float]], name: str
+    ) -> None:
+        """Form `out = base + sum_k a_k z_k` of tensor `name`, in float32, rounded once."""
+        ...
+
+
+class Tuned(Protocol):
+    """A model whose state is a base plus an update."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The module to run; it computes with the tuned weights."""
+        ...
+
+    def reset(self, state: Update | None) -> None:
+        """Become the base plus `state`; None is the untouched (or freshly initialised) state."""
+        ...
+
+    def apply(self, update: Update) -> None:
+        """Add one step."""
+        ...
+
+    def delta(self) -> Update:
+        """Return everything applied since the last reset."""
+        ...
+
+    def state(self) -> Update:
+        """Return everything applied since the base: what a ledger stores."""
+        ...
+
+    def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield the trainable tensors with their present values."""
+        ...
+
+    def adapter(self) -> dict[str, Any] | None:
+        """Return the peft configuration if the trainable tensors are an adapter's, else None."""
+        ...
+
+
+class PerturbableTuned(Tuned, Protocol):
+    """A tuned handle that can be read through a perturbation."""
+
+    def perturbed(self, seed: int, scale: float) -> AbstractContextManager[None]:
+        """While entered, forward passes compute with `w + scale * z(seed)`; `w` itself is never written."""
+        ...

@@ -1,0 +1,116 @@
+"""An update is one of two things; codecs, aggregators and optimisers are written against it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+Keys = npt.NDArray[np.int64]
+Coefficients = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dense:
+    """Named tensors: `{name: float [...]}`."""
+
+    tensors: Mapping[str, torch.Tensor]
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether no element is NaN or infinite."""
+        return all(bool(torch.isfinite(tensor).all()) for tensor in self.tensors.values())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Projected:
+    """A sum of scaled directions, `sum_i coefficients[i] * z(keys[i])`, never formed until it is applied.
+
+    Args:
+        keys: int64 [k]; pool indices or direction seeds, each at least 0.
+        coefficients: float32 [k].
+    """
+
+    keys: Keys
+    coefficients: Coefficients
+
+    def __post_init__(self) -> None:
+        if self.keys.shape != self.coefficients.shape or self.keys.ndim != 1:
+            raise ValueError("keys and coefficients must be vectors of one length")
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether no coefficient is NaN or infinite."""
+        return bool(np.isfinite(self.coefficients).all())
+
+    @classmethod
+    def of(cls, key: int, coefficient: float) -> Projected:
+        """One direction."""
+        return cls(np.array([key], np.int64), np.array([coefficient], np.float32))
+
+    @classmethod
+    def none(cls) -> Projected:
+        """The zero update."""
+        return cls(np.zeros(0, np.int64), np.zeros(0, np.float32))
+
+    def scaled(self, factor: float) -> Projected:
+        """Return `factor` times this update."""
+        return Projected(self.keys, (self.coefficients * np.float32(factor)).astype(np.float32))
+
+    def merged(self) -> Projected:
+        """Return the same sum with every key once, in order of first appearance; coefficients add in fp32."""
+        unique, first, inverse = np.unique(self.keys, return_index=True, return_inverse=True)
+        total = np.zeros(len(unique), np.float32)
+        np.add.at(total, inverse, self.coefficients)
+        order = np.argsort(first, kind="stable")
+        return Projected(unique[order], total[order])
+
+    def __add__(self, other: Projected) -> Projected:
+        """Concatenate; call `merged` to add equal keys."""
+        return Projected(
+            np.concatenate([self.keys, other.keys]), np.concatenate([self.coefficients, other.coefficients])
+        )
+
+
+Update = Dense | Projected
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What an estimator learnt from one batch.
+
+    Args:
+        loss: the batch's loss in nats, NaN or infinite if the forward pass failed numerically.
+        update: the estimated gradient, in the representation that the estimator produces.
+    """
+
+    loss: float
+    update: Update
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether loss and update may be used."""
+        return math.isfinite(self.loss) and self.update.is_finite
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """What one device sends after its local steps.
+
+    Args:
+        device: its stable id.
+        examples: number of training examples it holds, the aggregation weight.
+        loss: mean loss of its steps in nats.
+        dropped: steps dropped because a loss was NaN or infinite.
+        update: the change of the weights.
+    """
+
+    device: int
+    examples: int
+    loss: float
+    dropped: int
+    update: Update

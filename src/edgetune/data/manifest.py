@@ -1,0 +1,149 @@
+"""The manifest: exactly which records each device held in a run, so that anyone can repeat the split."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from edgetune.core.errors import DataError, DigestError
+from edgetune.core.files import write_atomic
+from edgetune.data.holdout import hold_out
+from edgetune.data.records import Record, records_digest
+from edgetune.data.split import DirichletByCategory, DirichletQuantity, Iid
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A split, written out; all positions are positions in the full list of records.
+
+    Args:
+        source: where the records came from.
+        digest: `records_digest` of all records.
+        split: public name of the split, a key of `SPLITS`.
+        parameters: the fields of the split.
+        seed: the seed of the split and of the hold-out.
+        minimum: the least number of records a device was allowed.
+        devices: per device the positions of its records; disjoint.
+        held_out: positions no device holds, for evaluation.
+        categories: per device, category to number of records.
+    """
+
+    source: str
+    digest: str
+    split: str
+    parameters: dict[str, float]
+    seed: int
+    minimum: int
+    devices: tuple[tuple[int, ...], ...]
+    held_out: tuple[int, ...]
+    categories: tuple[dict[str, int], ...]
+
+    def write(self, path: Path) -> None:
+        """Write the manifest as JSON, atomically.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        write_atomic(path, lambda temporary: temporary.write_bytes(_FORMAT.dump_json(self, indent=1)))
+
+    def check(self, records: Sequence[Record]) -> None:
+        """Make sure that these are the records the manifest was made from.
+
+        Raises:
+            DigestError: they differ.
+        """
+        found = records_digest(records)
+        if found != self.digest:
+            raise DigestError(
+                f"the data changed since the manifest was made: digest {found[:12]}, expected {self.digest[:12]}",
+                where=self.source,
+                hint="restore the data, or start a new run",
+            )
+
+
+def make_manifest(
+    records: Sequence[Record],
+    split: Iid | DirichletByCategory | DirichletQuantity,
+    *,
+    source: str | Path,
+    devices: int,
+    seed: int,
+    minimum: int = 1,
+    category: str | None = None,
+    count: int | None = None,
+) -> Manifest:
+    """Hold records out, split the others over the devices, and write down who has what.
+
+    Args:
+        records: all records.
+        split: how the others are spread.
+        source: where the records came from, for the reader.
+        devices: number of devices.
+        seed: not negative.
+        minimum: the least number of records a device may hold.
+        category: as in `hold_out`.
+        count: as in `hold_out`.
+
+    Raises:
+        ConfigError, DataError: as `hold_out` and the split.
+    """
+    train, held_out = hold_out(records, category=category, count=count, seed=seed)
+    labels = [records[index].category for index in train]
+    shares = split(labels, devices, seed=seed, minimum=minimum)
+    held = tuple(tuple(train[position] for position in share) for share in shares)
+    return Manifest(
+        source=str(source),
+        digest=records_digest(records),
+        split=split.name,
+        parameters=asdict(split),
+        seed=seed,
+        minimum=minimum,
+        devices=held,
+        held_out=held_out,
+        categories=tuple(_counts(records, share) for share in held),
+    )
+
+
+def read_manifest(path: Path, records: Sequence[Record] | None = None) -> Manifest:
+    """Read a manifest and check that it is one.
+
+    Args:
+        path: the JSON file.
+        records: the data at hand; where given, it must be the data of the manifest.
+
+    Raises:
+        DataError: no such file, not a manifest, or positions that repeat or lie outside.
+        DigestError: the data changed.
+    """
+    try:
+        manifest = _FORMAT.validate_json(path.read_bytes(), strict=True)
+    except OSError as error:
+        raise DataError("cannot read the manifest", where=path, hint=error.strerror) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "the file"
+        raise DataError(f"not a manifest: {field}: {first['msg']}", where=path) from error
+    positions = [*chain.from_iterable(manifest.devices), *manifest.held_out]
+    if len(set(positions)) != len(positions) or min(positions, default=0) < 0:
+        raise DataError("not a manifest: a record is held twice, or a position is negative", where=path)
+    if len(manifest.categories) != len(manifest.devices):
+        raise DataError("not a manifest: it counts categories of other devices than it lists", where=path)
+    if records is not None:
+        manifest.check(records)
+        if max(positions, default=-1) >= len(records):
+            raise DataError(f"not a manifest: a position beyond the {len(records)} records", where=path)
+        if manifest.categories != tuple(_counts(records, share) for share in manifest.devices):
+            raise DataError("not a manifest: its category counts are not those of its devices", where=path)
+    return manifest
+
+
+def _counts(records: Sequence[Record], share: Sequence[int]) -> dict[str, int]:
+    return dict(sorted(Counter(records[index].category for index in share).items()))
+
+
+_FORMAT = TypeAdapter(Manifest)

@@ -1,0 +1,87 @@
+"""What every kind of direction can do: be read in slices, be added to a tensor, be summed over a pool."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import ClassVar
+
+import torch
+
+from edgetune.directions.source import Source
+
+CHUNK = 1 << 18
+"""Elements formed at a time by the reference loops; bounds their memory whatever the tensor's size."""
+
+
+class Kind(ABC):
+    """How key streams become directions; implementations are frozen values."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def values(
+        self, source: Source, name: str, seed: int, start: int, count: int, device: torch.device
+    ) -> torch.Tensor:
+        """Return float32 [count]: elements `start ... start + count - 1` of direction `seed` of tensor `name`.
+
+        Args:
+            source: the key streams.
+            name: the parameter's name.
+            seed: the direction, in [0, 2^64); a pool index for pooled kinds.
+            start: first element of the flattened (row-major) tensor.
+            count: number of elements.
+            device: where to compute.
+        """
+
+    def axpy(
+        self, out: torch.Tensor, base: torch.Tensor, coefficient: float, source: Source, name: str, seed: int
+    ) -> None:
+        """Form a perturbed tensor: computed in float32, rounded once.
+
+            out = base + coefficient * z(seed)
+
+        Args:
+            out: [...], any float dtype, contiguous; may be `base` itself.
+            base: [...] like `out` in shape, any float dtype; read only.
+            coefficient: rounded to float32 first.
+            source: the key streams.
+            name: the parameter's name.
+            seed: the direction.
+        Cost: one draw and one pass over the tensor; about 10 bytes a chunk element beside it.
+        """
+        flat_out, flat_base = out.view(-1), base.reshape(-1)
+        scale = torch.tensor(coefficient, dtype=torch.float32, device=out.device)
+        for start in range(0, flat_base.numel(), CHUNK):
+            part = slice(start, min(start + CHUNK, flat_base.numel()))
+            z = self.values(source, name, seed, start, part.stop - start, out.device)
+            flat_out[part] = z.mul_(scale).add_(flat_base[part].float())
+
+    def replay(
+        self,
+        out: torch.Tensor,
+        base: torch.Tensor,
+        terms: Iterable[tuple[int, float]],
+        source: Source,
+        name: str,
+    ) -> None:
+        """Rebuild a tuned tensor from its ledger: summed in float32 in the order given, rounded once.
+
+            out = base + sum_k a_k z_k
+
+        Args:
+            out: [...], any float dtype, contiguous; may be `base` itself.
+            base: [...] like `out` in shape; read only.
+            terms: pairs (seed, coefficient).
+            source: the key streams.
+            name: the parameter's name.
+        Cost: one draw and one pass over a chunk for every term.
+        """
+        pairs = [(seed, torch.tensor(value, dtype=torch.float32)) for seed, value in terms]
+        flat_out, flat_base = out.view(-1), base.reshape(-1)
+        for start in range(0, flat_base.numel(), CHUNK):
+            part = slice(start, min(start + CHUNK, flat_base.numel()))
+            total = torch.zeros(part.stop - start, device=out.device)
+            for seed, value in pairs:
+                total += self.values(source, name, seed, start, part.stop - start, out.device).mul_(value)
+            flat_out[part] = total.add_(flat_base[part].float())

@@ -1,0 +1,179 @@
+"""What a model is worth on records no device saw: loss, perplexity and greedy answers."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from edgetune.core.batch import Batch, response_losses
+from edgetune.core.errors import ConfigError, DataError, ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Progress = Callable[[int, int], object]
+"""Called with (answers ready, answers wanted) after every batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Quality on held-out records.
+
+    Args:
+        loss: mean cross-entropy over all response tokens, nats.
+        perplexity: exp(loss).
+        tokens: number of response tokens.
+    """
+
+    loss: float
+    perplexity: float
+    tokens: int
+
+
+def held_out_loss(model: nn.Module, batches: Iterable[Batch]) -> HeldOut:
+    """Mean next-token cross-entropy over all response tokens of all batches.
+
+        loss = sum_batches sum_records loss_b / number of response tokens
+
+    The result does not depend on how records are batched, up to float32 rounding. NaN and infinity are passed on.
+
+    Args:
+        model: a causal language model; put into evaluation mode while measured, then back.
+        batches: at least one response token in all.
+
+    Raises:
+        DataError: no response tokens at all.
+    Cost: one forward pass a batch, no gradients.
+    """
+    device, total, tokens = _device(model), 0.0, 0
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            for batch in batches:
+                summed, counts = response_losses(model, batch.to(device))
+                total += float(summed.double().sum())
+                tokens += int(counts.sum())
+    finally:
+        model.train(was_training)
+    if not tokens:
+        raise DataError("no response token to measure the loss on", hint="hold out at least one record")
+    loss = total / tokens
+    return HeldOut(
+        loss, math.exp(loss) if loss < 700 else math.inf if not math.isnan(loss) else math.nan, tokens
+    )
+
+
+def generate(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    on_progress: Progress | None = None,
+) -> list[str]:
+    """Answer prompts greedily, in batches padded on the left, with a key-value cache.
+
+        x_{t+1} = argmax_v logits(x_1 ... x_t)_v   until an end token or `max_new_tokens`
+
+    No sampling parameter or penalty of the model's generation config applies. End tokens are those of the model's
+    generation config, its config and the tokenizer.
+
+    Args:
+        model: a causal language model with a key-value cache.
+        prompts: token ids, each at least one.
+        max_new_tokens: at least 1.
+        batch_size: at least 1; answers do not depend on it, except where two logits tie within rounding.
+        on_progress: called with (answers ready, answers wanted) after every batch.
+
+    Returns:
+        The answers in the order of the prompts, without special tokens and outer white space.
+
+    Raises:
+        ConfigError: a number out of range, or a prompt and its answer exceed the model's context.
+        DataError: an empty prompt.
+        ModelError: a model without a key-value cache.
+    """
+    _check(model, prompts, max_new_tokens, batch_size)
+    ends = _end_tokens(model, tokenizer)
+    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+    answers = [""] * len(prompts)
+    was_training = model.training
+    model.eval()
+    try:
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            rows = _greedy(model, [prompts[index] for index in chosen], max_new_tokens, ends)
+            for index, row in zip(chosen, rows, strict=True):
+                answers[index] = str(tokenizer.decode(row, skip_special_tokens=True)).strip()
+            if on_progress is not None:
+                on_progress(start + len(chosen), len(order))
+    finally:
+        model.train(was_training)
+    return answers
+
+
+@torch.inference_mode()
+def _greedy(
+    model: nn.Module, prompts: Sequence[Sequence[int]], max_new_tokens: int, ends: frozenset[int]
+) -> list[list[int]]:
+    device, width = _device(model), max(map(len, prompts))
+    accepted = inspect.signature(model.forward).parameters
+    ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts], device=device)
+    cache: Any = None
+    answers: list[list[int]] = [[] for _ in prompts]
+    running = set(range(len(prompts)))
+    for _ in range(max_new_tokens):
+        options: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+        if "position_ids" in accepted:
+            options["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        out = model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **options)
+        cache = out.past_key_values
+        if cache is None:
+            raise ModelError("this model returned no key-value cache, which generation needs")
+        ids = out.logits[:, -1].argmax(dim=-1, keepdim=True)
+        mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=1)
+        for row, token in enumerate(ids[:, 0].tolist()):
+            if row in running and token in ends:
+                running.remove(row)
+            elif row in running:
+                answers[row].append(token)
+        if not running:
+            break
+    return answers
+
+
+def _check(model: nn.Module, prompts: Sequence[Sequence[int]], max_new_tokens: int, batch_size: int) -> None:
+    if max_new_tokens < 1 or batch_size < 1:
+        raise ConfigError(
+            f"cannot generate {max_new_tokens} tokens in batches of {batch_size}", hint="use at least 1"
+        )
+    if any(not len(prompt) for prompt in prompts):
+        raise DataError("a prompt without a token cannot be answered")
+    context = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    longest = max(map(len, prompts), default=0) + max_new_tokens
+    if context is not None and longest > context:
+        raise ConfigError(
+            f"a prompt and its answer need {longest} tokens, the model holds {context}",
+            hint="shorten the prompts or max_new_tokens",
+        )
+
+
+def _end_tokens(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    ends: set[int] = set()
+    for holder in (getattr(model, "generation_config", None), getattr(model, "config", None), tokenizer):
+        named = getattr(holder, "eos_token_id", None)
+        ends.update([named] if isinstance(named, int) else named or [])
+    return frozenset(ends)
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))

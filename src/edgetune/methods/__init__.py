@@ -1,0 +1,1 @@
+"""Published systems as values: one small file each, found by file name."""

@@ -1,0 +1,52 @@
+"""Find methods by name: the file name in `methods/tuning` or `methods/compression` is the registry."""
+
+from __future__ import annotations
+
+import pkgutil
+from importlib import import_module
+from typing import TypeVar
+
+from edgetune.compress.method import CompressionMethod
+from edgetune.core.errors import ConfigError, nearest
+from edgetune.methods import compression, tuning
+from edgetune.methods.method import TuningMethod
+
+M = TypeVar("M", TuningMethod, CompressionMethod)
+
+
+def tuning_names() -> list[str]:
+    """Return the names of all tuning methods, sorted."""
+    return sorted(module.name for module in pkgutil.iter_modules(tuning.__path__))
+
+
+def compression_names() -> list[str]:
+    """Return the names of all compression methods, sorted."""
+    return sorted(module.name for module in pkgutil.iter_modules(compression.__path__))
+
+
+def tuning_method(name: str) -> TuningMethod:
+    """Return a tuning method.
+
+    Raises:
+        ConfigError: if there is none of that name, with the nearest one.
+    """
+    method: TuningMethod = _load("tuning", name, tuning_names())
+    return method
+
+
+def compression_method(name: str) -> CompressionMethod:
+    """Return a compression method.
+
+    Raises:
+        ConfigError: if there is none of that name, with the nearest one.
+    """
+    method: CompressionMethod = _load("compression", name, compression_names())
+    return method
+
+
+def _load(kind: str, name: str, known: list[str]) -> object:
+    if name not in known:
+        close = nearest(name, known)
+        hint = f"did you mean {close!r}?" if close else f"known: {', '.join(known)}"
+        raise ConfigError(f"no {kind} method called {name!r}", hint=hint)
+    return import_module(f"edgetune.methods.{kind}.{name}").METHOD

@@ -1,0 +1,114 @@
+"""A tuning method: a frozen value that names its parts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, is_dataclass
+from hashlib import sha256
+
+from edgetune.aggregate import Mean
+from edgetune.core.errors import ConfigError
+from edgetune.directions.draw import Directions
+from edgetune.estimators import Backprop, Estimator, TwoPoint
+from edgetune.tune import FullProjected, Lora, Target
+from edgetune.updates import AdamW, Optimiser
+from edgetune.wire import Codec, SeedList, SeedTable, Tensors
+
+
+@dataclass(frozen=True, slots=True)
+class TuningMethod:
+    """What is tuned, along which directions, by which estimate and step, and how it travels.
+
+    A variant is `dataclasses.replace(METHOD, ...)`; `edgetune.methods.options` does it from a recipe.
+
+    Args:
+        name: public name, the name of its file.
+        summary: one sentence.
+        travels: what a device and the server send each other.
+        memory: memory class relative to inference.
+        source: paper and reference implementation.
+        target: what is tuned.
+        directions: which directions steps take; None for dense gradients.
+        estimate: gradient estimator.
+        local: optimiser of the local steps.
+        codec: wire format of updates.
+        aggregate: how the server combines them.
+        local_steps: steps a device takes in a round, at least 1.
+        batch_size: records a step, at least 1.
+
+    Raises:
+        ConfigError: if the parts do not fit each other, with one sentence.
+    """
+
+    name: str
+    summary: str
+    travels: str
+    memory: str
+    source: str
+    target: Target
+    directions: Directions | None
+    estimate: Estimator
+    local: Optimiser
+    codec: Codec
+    aggregate: Mean
+    local_steps: int = 200
+    batch_size: int = 1
+
+    def __post_init__(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """Refuse impossible combinations.
+
+        Raises:
+            ConfigError: with one sentence saying why.
+        """
+        forward_only = isinstance(self.estimate, TwoPoint)
+        rules = [
+            (self.local_steps < 1, "a device needs at least one local step"),
+            (self.batch_size < 1, "a batch needs at least one record"),
+            (forward_only and self.directions is None, "a forward-only estimate needs directions"),
+            (
+                forward_only and not isinstance(self.target, FullProjected),
+                "a two-point slope moves projected weights",
+            ),
+            (
+                forward_only and isinstance(self.local, AdamW),
+                "AdamW needs dense gradients, a slope is one number",
+            ),
+            (
+                isinstance(self.estimate, Backprop) and not isinstance(self.target, Lora),
+                "back-propagation tunes LoRA",
+            ),
+            (not forward_only and not isinstance(self.codec, Tensors), "dense updates need the tensor codec"),
+            (
+                isinstance(self.codec, SeedTable) and not self.pool_size,
+                "a seed table needs a pool of directions",
+            ),
+            (isinstance(self.codec, SeedList) and bool(self.pool_size), "a pool travels as a seed table"),
+            (
+                isinstance(self.codec, SeedTable) and self.codec.size != self.pool_size,
+                "the seed table and the pool must have one size",
+            ),
+        ]
+        for broken, sentence in rules:
+            if broken:
+                raise ConfigError(sentence, where=f"method {self.name}")
+
+    @property
+    def pool_size(self) -> int:
+        """K, or 0 if there is no pool."""
+        return self.directions.size if self.directions is not None else 0
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of every setting that changes results; two devices must agree on it."""
+        return sha256(json.dumps(_plain(self), sort_keys=True).encode()).hexdigest()
+
+
+def _plain(value: object) -> object:
+    """Return nested dataclasses as dictionaries that also name their types."""
+    if is_dataclass(value) and not isinstance(value, type):
+        fields = {key: _plain(getattr(value, key)) for key in value.__dataclass_fields__}
+        return {"type": type(value).__name__, **fields}
+    return value

@@ -1,0 +1,1 @@
+"""Published tuning methods, one file each; the file name is the public name."""

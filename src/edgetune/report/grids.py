@@ -1,0 +1,84 @@
+"""The tables of a result as rows of text, for the terminal and for the page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgetune.report import units
+from edgetune.report.summary import Summary
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A table: headings, and rows of text whose first cell names the row."""
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def stages(summary: Summary) -> Grid:
+    """Return one row a stage."""
+    head = ("Stage", "Loss", "Perplexity", "Rouge-L", "File size", "Peak memory", "Time")
+    rows = (
+        (
+            stage.name,
+            units.loss(stage.loss),
+            units.perplexity(stage.perplexity),
+            units.percent(stage.rouge_l),
+            units.size(stage.size_bytes),
+            units.size(stage.peak_memory_bytes),
+            units.duration(stage.seconds),
+        )
+        for stage in summary.stages
+    )
+    return Grid(head, tuple(rows))
+
+
+def traffic(summary: Summary) -> Grid:
+    """Return bytes of one device in one round beside the alternatives; no rows if nothing was sent."""
+    sent, name = summary.traffic, summary.method or "this run"
+    if not sent.total_bytes and not sent.alternatives:
+        return Grid((), ())
+    up, down = sent.payload_up_bytes, sent.payload_down_bytes
+    rows = [(name, units.size(up), units.size(down), "")]
+    for other, payload in sent.alternatives.items():
+        other_up, other_down = payload.get("payload_up_bytes", 0), payload.get("payload_down_bytes", 0)
+        share = f"{units.share(up, other_up)} up, {units.share(down, other_down)} down"
+        rows.append((other, units.size(other_up), units.size(other_down), share))
+    return Grid(("A device and round", "Up", "Down", f"Of that, {name} sends"), tuple(rows))
+
+
+def rounds(summary: Summary) -> Grid:
+    """Return one row a round."""
+    head = ("Round", "Training loss", "Held-out loss", "Rouge-L", "Up", "Down", "Peak memory", "Time")
+    rows = (
+        (
+            str(done.round),
+            units.loss(done.train_loss),
+            units.loss(done.loss),
+            units.percent(done.rouge_l),
+            units.size(sum(done.payload_up_bytes)),
+            units.size(sum(done.payload_down_bytes)),
+            units.size(done.peak_memory_bytes),
+            units.duration(done.seconds),
+        )
+        for done in summary.rounds
+    )
+    return Grid(head, tuple(rows))
+
+
+def layers(summary: Summary) -> Grid:
+    """Return one row a compressed matrix."""
+    head = ("Matrix", "Grid", "Error, solved", "Error, rounded", "Damping", "Fell back")
+    rows = (
+        (
+            layer.name,
+            layer.grid,
+            f"{layer.error:.2e}",
+            f"{layer.rounding_error:.2e}",
+            f"{layer.damping:g}",
+            "yes" if layer.fallback else "no",
+        )
+        for layer in summary.layers
+    )
+    return Grid(head, tuple(rows))

@@ -1,0 +1,122 @@
+"""`report.html`: one self-contained file that says what a run did, from its event log alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from edgetune.core.errors import MissingExtraError
+from edgetune.core.files import write_text_atomic
+from edgetune.report import grids, units
+from edgetune.report.page import PAGE
+from edgetune.report.plots import Plot, plots
+from edgetune.report.style import CSS
+from edgetune.report.summary import Summary, read_summary
+from edgetune.report.table import forgetting, verification
+from edgetune.report.verdict import points, trouble
+
+
+def write_report(folder: Path) -> Path:
+    """Write `report.html` beside the event log, atomically.
+
+    Args:
+        folder: where `events.jsonl` is; the run may be still going, killed or failed.
+
+    Returns:
+        Path of the file; without matplotlib it holds tables only and says which extra draws the figures.
+
+    Raises:
+        DataError: if there is no readable event log.
+        OutputError: if the file cannot be written.
+    """
+    path = folder / "report.html"
+    write_text_atomic(path, render(read_summary(folder)))
+    return path
+
+
+def render(summary: Summary) -> str:
+    """Return the page of a run.
+
+    Args:
+        summary: a run, complete or not.
+
+    Returns:
+        HTML that loads nothing and runs no script; text from the log is escaped.
+    """
+    drawn, no_plots = _drawn(summary)
+    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(PAGE)
+    return page.render(
+        css=CSS,
+        run=summary,
+        start=summary.start,
+        name=summary.method or "method unknown",
+        trouble=trouble(summary),
+        verdict=[part[:1].upper() + part[1:] for part in points(summary)],
+        facts=_facts(summary),
+        drawn=drawn,
+        no_plots=no_plots,
+        stages=grids.stages(summary),
+        notes=[note for note in (forgetting(summary), verification(summary)) if note],
+        traffic=grids.traffic(summary),
+        total=_total(summary),
+        rounds=grids.rounds(summary),
+        layers=grids.layers(summary),
+        samples=_samples(summary),
+        digest=summary.rounds[-1] if summary.rounds else None,
+        config=list(_settings(summary.start.config)) if summary.start else [],
+    )
+
+
+def _drawn(summary: Summary) -> tuple[dict[str, Plot], str | None]:
+    try:
+        return {plot.name: plot for plot in plots(summary)}, None
+    except MissingExtraError as error:
+        return {}, f"There are no figures in this report: {error}."
+
+
+def _facts(summary: Summary) -> list[tuple[str, str]]:
+    facts: list[tuple[str, str]] = [("Status", summary.status)]
+    if summary.start:
+        facts += [
+            ("Method", summary.start.method),
+            ("Weights", f"{summary.start.weights:,}"),
+            ("Seed", str(summary.start.seed)),
+        ]
+    if summary.rounds:
+        facts.append(("Rounds", str(len(summary.rounds))))
+        facts.append(("Devices a round", str(max(len(done.devices) for done in summary.rounds))))
+    if summary.resumed:
+        facts.append(("Taken up again", "once" if summary.resumed == 1 else f"{summary.resumed} times"))
+    dropped = sum(done.dropped for done in summary.rounds)
+    if dropped:
+        facts.append(("Steps dropped, loss not finite", str(dropped)))
+    return [*facts, ("Time", units.duration(summary.seconds))]
+
+
+def _total(summary: Summary) -> str:
+    traffic = summary.traffic
+    return (
+        f"Whole run, both ways: {units.size(traffic.total_bytes)} in {traffic.rounds} rounds "
+        f"with {traffic.devices_per_round} devices each."
+    )
+
+
+def _samples(summary: Summary) -> list[dict[str, Any]]:
+    prompts: dict[str, dict[str, Any]] = {}
+    for sample in summary.samples:
+        new = {"prompt": sample.prompt, "expected": sample.expected, "answers": []}
+        prompts.setdefault(sample.prompt, new)["answers"].append((sample.stage, sample.answer))
+    return list(prompts.values())
+
+
+def _settings(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield a nested configuration as dotted names and JSON values."""
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            yield from _settings(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", json.dumps(value, ensure_ascii=False)

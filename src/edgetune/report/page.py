@@ -1,0 +1,84 @@
+"""The page of the report as a jinja2 template; `html.py` fills it, and everything it fills in is escaped."""
+
+from __future__ import annotations
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
+<link rel="icon" href="data:,">
+<title>edgetune: {{ name }}, {{ run.status }}</title>
+<style>{{ css }}</style>
+</head>
+<body>
+<header>
+<h1>edgetune run, {{ name }}</h1>
+{% if trouble %}<p class="banner {{ run.status }}" role="alert">{{ trouble }}</p>{% endif %}
+<p class="verdict">{% for part in verdict %}<span>{{ part }}</span>{% endfor %}</p>
+<dl>{% for key, value in facts %}<div><dt>{{ key }}</dt><dd>{{ value }}</dd></div>{% endfor %}</dl>
+</header>
+<main>
+{% macro grid(table, caption) %}
+<div class="scroll" tabindex="0"><table><caption>{{ caption }}</caption>
+<thead><tr>{% for head in table.head %}<th scope="col">{{ head }}</th>{% endfor %}</tr></thead>
+<tbody>{% for row in table.rows %}<tr><th scope="row">{{ row[0] }}</th>
+{%- for cell in row[1:] %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</tbody></table></div>
+{% endmacro %}
+{% macro figures(names) %}
+{% if drawn | select("in", names) | list %}<div class="figures">
+{% for key in names if key in drawn %}<figure><figcaption>{{ drawn[key].title }}</figcaption>
+{{ drawn[key].svg | safe }}</figure>
+{% endfor %}</div>{% endif %}
+{% endmacro %}
+{% if no_plots %}<p class="soft">{{ no_plots }}</p>{% endif %}
+{% if stages.rows %}<section><h2>By stage</h2>
+{{ grid(stages, "Measured on held-out records; loss in nats a token, Rouge-L as F1 in %.") }}
+{% for note in notes %}<p>{{ note }}.</p>{% endfor %}
+{{ figures(["loss-by-stage", "rouge-by-stage", "size-by-stage", "memory-by-stage"]) }}</section>{% endif %}
+{% if traffic.rows %}<section><h2>Traffic</h2>
+{{ grid(traffic, "Payload of one device in one round, and what it would be with the alternatives.") }}
+{{ figures(["bytes-by-method"]) }}
+<p class="soft">{{ total }}</p></section>{% endif %}
+{% if rounds.rows %}<section><h2>By round</h2>
+{{ figures(["loss-by-round", "rouge-by-round"]) }}
+<details{% if no_plots %} open{% endif %}><summary>Every round as a table</summary>
+{{ grid(rounds, "Bytes are sums over the devices of the round.") }}</details></section>{% endif %}
+{% if layers.rows %}<section><h2>Compression, matrix by matrix</h2>
+{{ figures(["layer-errors"]) }}
+<details{% if no_plots %} open{% endif %}><summary>Every matrix as a table</summary>
+{{ grid(layers, "Output error relative to the output, on the calibration text.") }}</details>
+</section>{% endif %}
+{% macro answered(sample) %}
+<article class="sample"><p class="label">Prompt</p><p class="said">{{ sample.prompt }}</p>
+<div class="answers"><div class="wanted"><h3>expected</h3><p class="said">{{ sample.expected }}</p></div>
+{% for stage, answer in sample.answers %}<div><h3>{{ stage }}</h3>
+<p class="said">{% if answer.strip() %}{{ answer }}{% else %}<em class="soft">(nothing)</em>{% endif %}</p>
+</div>
+{% endfor %}</div></article>
+{% endmacro %}
+{% if samples %}<section><h2>Answers before and after</h2>
+{% for sample in samples[:5] %}{{ answered(sample) }}{% endfor %}
+{% if samples | length > 5 %}<details><summary>{{ samples | length - 5 }} more</summary>
+{% for sample in samples[5:] %}{{ answered(sample) }}{% endfor %}</details>{% endif %}</section>{% endif %}
+{% if start %}<section><h2>To do it again</h2>
+<p>With the versions below, run:</p>
+<pre>{{ start.command }}</pre>
+{% if digest %}<p>On the same kind of machine the state after round {{ digest.round }} has the digest
+<code>{{ digest.digest }}</code>.</p>{% endif %}
+<p>The base model is the one with the digest <code>{{ start.base_digest }}</code>.</p>
+<h2>Configuration, as resolved</h2>
+<table class="text"><thead><tr><th scope="col">Setting</th><th scope="col">Value</th></tr></thead>
+<tbody>{% for key, value in config %}<tr><td><code>{{ key }}</code></td><td><code>{{ value }}</code></td></tr>
+{% endfor %}</tbody></table>
+<h2>Versions</h2>
+<table class="text"><thead><tr><th scope="col">Software</th><th scope="col">Version</th></tr></thead>
+<tbody>{% for key, value in start.versions.items() %}<tr><td>{{ key }}</td><td>{{ value }}</td></tr>
+{% endfor %}</tbody></table></section>{% endif %}
+</main>
+</body>
+</html>
+"""

@@ -1,0 +1,240 @@
+"""The figures of the report, each drawn from the summary alone, with a title that states what is seen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import TYPE_CHECKING
+
+from edgetune.report import axis, svg, units
+from edgetune.report.summary import Summary
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """One figure: where it belongs, what it says, and the drawing."""
+
+    name: str
+    title: str
+    svg: str
+
+
+def plots(summary: Summary) -> list[Plot]:
+    """Draw every figure for which the run has data.
+
+    Args:
+        summary: a run, complete or not.
+
+    Returns:
+        Figures in reading order; none for an empty run.
+
+    Raises:
+        MissingExtraError: if matplotlib is not installed.
+    """
+    drawings = (
+        loss_by_round,
+        rouge_by_round,
+        loss_by_stage,
+        rouge_by_stage,
+        size_by_stage,
+        memory_by_stage,
+        bytes_by_method,
+        layer_errors,
+    )
+    found = (drawing(summary) for drawing in drawings)
+    return [plot for plot in found if plot is not None]
+
+
+def loss_by_round(summary: Summary) -> Plot | None:
+    """Draw training and held-out loss by round."""
+    held_out = [(done.round, done.loss) for done in summary.rounds if done.loss is not None]
+    train = [(done.round, done.train_loss) for done in summary.rounds]
+    base = summary.stage("base")
+    if base is not None and held_out:
+        held_out.insert(0, (0, base.loss))
+    if not train:
+        return None
+
+    def draw(axes: Axes) -> None:
+        axes.plot(*_columns(train), "--", color=svg.ORANGE, label="on the devices, while stepping")
+        if held_out:
+            axes.plot(*_columns(held_out), "o-", markersize=3.5, color=svg.BLUE, label="held out")
+        axes.set(xlabel="round", ylabel="loss, nats a token")
+        axis.whole_ticks(axes)
+        axis.legend(axes)
+
+    told, which = (held_out, "Held-out") if len(held_out) > 1 else (train, "Training")
+    title = f"{which} loss: {_change([value for _, value in told], units.loss)}"
+    return Plot("loss-by-round", title, svg.drawn("loss-by-round", 3.2, draw))
+
+
+def rouge_by_round(summary: Summary) -> Plot | None:
+    """Draw Rouge-L by round, with the base model's as a line to beat."""
+    points = [(done.round, 100 * done.rouge_l) for done in summary.rounds if done.rouge_l is not None]
+    if not points:
+        return None
+    base = summary.stage("base")
+
+    def draw(axes: Axes) -> None:
+        if base is not None:
+            axes.axhline(100 * base.rouge_l, linestyle=":", color=svg.INK, label="base model")
+        axes.plot(*_columns(points), "o-", markersize=3.5, color=svg.BLUE, label="after the round")
+        axes.set(xlabel="round", ylabel="Rouge-L F1, %, held out")
+        axis.whole_ticks(axes)
+        axis.legend(axes)
+
+    before = [base.rouge_l] if base is not None else []
+    values = [*before, *(value / 100 for _, value in points)]
+    title = f"Held-out Rouge-L: {_change(values, units.percent)}"
+    return Plot("rouge-by-round", title, svg.drawn("rouge-by-round", 3.2, draw))
+
+
+def loss_by_stage(summary: Summary) -> Plot | None:
+    """Draw held-out loss as one bar a stage."""
+    rows = [(stage.name, stage.loss) for stage in summary.stages]
+    return _bars("loss-by-stage", "Held-out loss", rows, units.loss, "loss, nats a token (shorter is better)")
+
+
+def rouge_by_stage(summary: Summary) -> Plot | None:
+    """Draw Rouge-L as one bar a stage."""
+    rows = [(stage.name, 100 * stage.rouge_l) for stage in summary.stages]
+    return _bars("rouge-by-stage", "Rouge-L", rows, "{:.1f}".format, "Rouge-L F1, % (longer is better)")
+
+
+def size_by_stage(summary: Summary) -> Plot | None:
+    """Draw the size of the file that holds each stage."""
+    rows = [(stage.name, float(stage.size_bytes)) for stage in summary.stages]
+    return _bars("size-by-stage", "File size", rows, units.size, "size of the file")
+
+
+def memory_by_stage(summary: Summary) -> Plot | None:
+    """Draw peak memory by stage, beside what alternatives need where the log says."""
+    rows = [(stage.name, float(stage.peak_memory_bytes)) for stage in summary.stages]
+    if summary.rounds:
+        rounds = max(done.peak_memory_bytes for done in summary.rounds)
+        rows.append((f"rounds, {summary.method or 'this run'}", float(rounds)))
+    others = [
+        (name, float(needed["peak_memory_bytes"]))
+        for name, needed in summary.traffic.alternatives.items()
+        if "peak_memory_bytes" in needed
+    ]
+    plot = _bars("memory-by-stage", "Peak memory", rows + others, units.size, "peak memory", len(others))
+    if plot is None or not rows:
+        return None
+    most = max(rows, key=lambda row: row[1])
+    return replace(plot, title=f"Peak memory of the process is at most {units.size(most[1])} ({most[0]})")
+
+
+def bytes_by_method(summary: Summary) -> Plot | None:
+    """Draw bytes a device and round, up and down, beside the alternatives, on a logarithmic axis."""
+    traffic = summary.traffic
+    own = (traffic.payload_up_bytes, traffic.payload_down_bytes)
+    if not all(own):
+        return None
+    rows = [(summary.method or "this run", *own)]
+    for name, payload in traffic.alternatives.items():
+        rows.append((name, payload.get("payload_up_bytes", 0), payload.get("payload_down_bytes", 0)))
+    rows = [row for row in rows if row[1] > 0 and row[2] > 0]
+
+    def draw(axes: Axes) -> None:
+        below = 10.0 ** math.floor(math.log10(min(min(up, down) for _, up, down in rows)) - 0.3)
+        for index, (_, up, down) in enumerate(rows):
+            for value, offset, colour, label in ((up, -0.2, svg.BLUE, "up"), (down, 0.2, svg.ORANGE, "down")):
+                shown = label if index == 0 else None
+                axes.barh(index + offset, value - below, 0.36, left=below, color=colour, label=shown)
+                axis.beside(axes, units.size(value), value, index + offset)
+        axes.set_xscale("log")
+        axes.set_xlim(below, 30 * max(max(up, down) for _, up, down in rows))
+        axis.label_rows(axes, [row[0] for row in rows])
+        axes.xaxis.set_major_formatter(axis.tick(units.size))
+        axes.xaxis.minorticks_off()
+        axes.set_xlabel("bytes a device and round, logarithmic")
+        axis.legend(axes)
+
+    height = 1.3 + 0.6 * len(rows)
+    return Plot("bytes-by-method", _bytes_title(rows), svg.drawn("bytes-by-method", height, draw))
+
+
+def layer_errors(summary: Summary) -> Plot | None:
+    """Draw each matrix's relative output error, solved and merely rounded."""
+    pairs = [(layer.error, layer.rounding_error) for layer in summary.layers]
+    pairs = [(error, rounding) for error, rounding in pairs if error > 0 and rounding > 0]
+    if not pairs:
+        return None
+
+    values = [value for pair in pairs for value in pair]
+    # Within one decade a logarithmic axis has no or one major tick: the minor ones must speak.
+    narrow = max(values) < 10 * min(values)
+
+    def draw(axes: Axes) -> None:
+        places = range(1, len(pairs) + 1)
+        axes.vlines(places, *_columns(pairs), color=svg.GRID)
+        axes.plot(places, [pair[1] for pair in pairs], "x", color=svg.ORANGE, label="rounded to nearest")
+        axes.plot(places, [pair[0] for pair in pairs], "o", markersize=4, color=svg.BLUE, label="solved")
+        axes.set_yscale("log")
+        axes.set(xlabel="matrix, in the order of the model", ylabel="relative output error, logarithmic")
+        axis.whole_ticks(axes)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if narrow else "")
+        axis.legend(axes)
+
+    left = median(error / rounding for error, rounding in pairs)
+    matrices = f"{len(pairs)} matrices" if len(pairs) > 1 else "1 matrix"
+    title = f"Error after solving is {units.percent(left)} % of rounding's in the median of {matrices}"
+    return Plot("layer-errors", title, svg.drawn("layer-errors", 3.2, draw))
+
+
+def _bars(
+    name: str,
+    what: str,
+    rows: Sequence[tuple[str, float]],
+    write: Callable[[float], str],
+    label: str,
+    others: int = 0,
+) -> Plot | None:
+    """Draw one bar a row; the last `others` rows are alternatives to this run."""
+    finite = [row for row in rows if math.isfinite(row[1])]
+    if not finite:
+        return None
+    own = len(finite) - others
+    drawing = svg.drawn(
+        name, 0.9 + 0.36 * len(finite), lambda axes: axis.bars(axes, finite, own, write, label)
+    )
+    return Plot(name, _ends(what, finite, write), drawing)
+
+
+def _columns(pairs: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+
+
+def _change(values: Sequence[float], write: Callable[[float], str]) -> str:
+    first, last = values[0], values[-1]
+    if len(values) == 1:
+        return write(last)
+    if write(first) == write(last):
+        return f"still {write(last)}"
+    return f"{'fell' if last < first else 'rose'} from {write(first)} to {write(last)}"
+
+
+def _ends(what: str, rows: Sequence[tuple[str, float]], write: Callable[[float], str]) -> str:
+    """State how a quantity moved from the first stage to the last."""
+    (first, before), (last, after) = rows[0], rows[-1]
+    if len(rows) == 1:
+        return f"{what} is {write(before)} ({first})"
+    if write(before) == write(after):
+        return f"{what} is {write(after)} in both {first} and {last}"
+    verb = "falls" if after < before else "rises"
+    return f"{what} {verb} from {write(before)} ({first}) to {write(after)} ({last})"
+
+
+def _bytes_title(rows: Sequence[tuple[str, int, int]]) -> str:
+    name, up, down = rows[0]
+    if len(rows) == 1:
+        return f"{name} sends {units.size(up)} up and {units.size(down)} down a device and round"
+    other, other_up, other_down = max(rows[1:], key=lambda row: row[1] + row[2])
+    return f"{name} sends {units.share(up + down, other_up + other_down)} of the bytes of {other}"

@@ -1,0 +1,244 @@
+"""What a run came to, computed from its events alone, and `summary.json`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal, TypeVar
+
+from edgetune.core.events import (
+    Event,
+    Failed,
+    LayerCompressed,
+    RoundFinished,
+    RunFinished,
+    RunResumed,
+    RunStarted,
+    Sample,
+    StageFinished,
+    Traffic,
+    Verified,
+    read_events,
+)
+from edgetune.core.files import write_text_atomic
+from edgetune.report.log import Line, newest_run, typed
+
+Status = Literal["finished", "failed", "unfinished"]
+E = TypeVar("E", bound=Event)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A run as it stands: what was measured last of each kind."""
+
+    status: Status
+    """`unfinished` when the log has no closing line: still going, or killed."""
+    failure: Failed | None
+    start: RunStarted | None
+    """None if the log does not begin with the start of a run."""
+    resumed: int
+    """How often the run was taken up again."""
+    rounds: tuple[RoundFinished, ...]
+    """By number; a round done again after a resume counts once, as done last."""
+    stages: tuple[StageFinished, ...]
+    """In the order in which they were first measured."""
+    samples: tuple[Sample, ...]
+    layers: tuple[LayerCompressed, ...]
+    traffic: Traffic
+    verified: Verified | None
+    seconds: float
+    """Wall time from the first to the last line, without the pauses between attempts."""
+    last_time: float
+    """When the last line was written, unix seconds."""
+
+    @property
+    def method(self) -> str | None:
+        """Name of the tuning method."""
+        return self.start.method if self.start else None
+
+    def stage(self, name: str) -> StageFinished | None:
+        """Return the row of one stage, or None if it was not measured."""
+        return next((stage for stage in self.stages if stage.name == name), None)
+
+
+def read_summary(folder: Path) -> Summary:
+    """Summarise the run in a folder.
+
+    Args:
+        folder: where `edgetune run --out` wrote `events.jsonl`.
+
+    Returns:
+        The run as it stands, complete or not.
+
+    Raises:
+        DataError: if there is no readable event log.
+    """
+    return summarise(read_events(folder / "events.jsonl"))
+
+
+def summarise(events: Iterable[dict[str, Any]]) -> Summary:
+    """Reduce an event log to what counts.
+
+    Args:
+        events: lines of the log in order; a run may be still going, killed, resumed, failed or only tuned.
+
+    Returns:
+        The newest run of the log; whatever was measured twice counts as measured last.
+    """
+    lines = newest_run(typed(events))
+    log = [line.event for line in lines]
+    rounds = _rounds(log)
+    turns = [event for event in log if isinstance(event, (RunStarted, RunResumed, Failed, RunFinished))]
+    last = turns[-1] if turns else None
+    traffic = _of(Traffic, log)
+    return Summary(
+        status=_status(last),
+        failure=last if isinstance(last, Failed) else None,
+        start=next(iter(reversed(_of(RunStarted, log))), None),
+        resumed=len(_of(RunResumed, log)),
+        rounds=rounds,
+        stages=tuple({stage.name: stage for stage in _of(StageFinished, log)}.values()),
+        samples=tuple({(sample.prompt, sample.stage): sample for sample in _of(Sample, log)}.values()),
+        layers=tuple({layer.name: layer for layer in _of(LayerCompressed, log)}.values()),
+        traffic=traffic[-1] if traffic else _counted(rounds),
+        verified=next(iter(reversed(_of(Verified, log))), None),
+        seconds=_elapsed(lines),
+        last_time=lines[-1].time if lines else 0.0,
+    )
+
+
+def to_json(summary: Summary) -> dict[str, Any]:
+    """Return the content of `summary.json`; the keys are those that `write_summary` documents."""
+    start = asdict(summary.start) if summary.start else {}
+    content = {
+        "stages": [{key: getattr(stage, key) for key in _STAGE_KEYS} for stage in summary.stages],
+        "traffic": asdict(summary.traffic),
+        **{key: start.get(key) for key in _RUN_KEYS},
+        "status": summary.status,
+        "failure": asdict(summary.failure) if summary.failure else None,
+        "seconds": summary.seconds,
+        "resumed": summary.resumed,
+        "rounds": [_round_row(event) for event in summary.rounds],
+        "base_style_loss": {
+            stage.name: stage.base_style_loss for stage in summary.stages if stage.base_style_loss is not None
+        },
+        "layers": _layers(summary.layers),
+        "verified": asdict(summary.verified) if summary.verified else None,
+        "records": next((stage.records for stage in summary.stages if stage.records is not None), None),
+    }
+    finite: dict[str, Any] = _finite(content)
+    return finite
+
+
+def write_summary(folder: Path) -> Path:
+    """Write `summary.json` beside the event log, atomically; every key is always there, in this order.
+
+    - `stages`: list of `name`, `loss` (nats a token), `perplexity`, `rouge_l` (F1, 0 to 1), `size_bytes`,
+      `peak_memory_bytes`, `seconds`.
+    - `traffic`: `rounds`, `devices_per_round`, `payload_up_bytes`, `payload_down_bytes` (largest of one
+      device in one round), `total_bytes`, `alternatives` (name to the same two payloads).
+    - `method`, `base_digest`, `seed`, `versions`, `weights`, `command`, `config`: as resolved, or null.
+    - `status`: `finished`, `failed` or `unfinished`; `failure`: null, or `what` and `exit_code`.
+    - `seconds` (wall, without the pauses between attempts), `resumed` (times taken up again).
+    - `rounds`: list of `round`, `train_loss`, `loss`, `rouge_l`, `payload_up_bytes`, `payload_down_bytes`
+      (sum over the devices), `dropped`, `seconds`, `peak_memory_bytes`, `digest`.
+    - `base_style_loss`: stage to loss on the base's own kind of text; empty where it was not measured.
+    - `layers`: `count`, `fallbacks`, `median_error`, `median_rounding_error`.
+    - `verified`: null, or the fields of the check of the exported file.
+    - `records`: held-out records behind the stages, or null.
+
+    A loss or perplexity that is NaN or infinite is written as null, because JSON has no such number.
+
+    Args:
+        folder: where `events.jsonl` is.
+
+    Returns:
+        Path of the file.
+
+    Raises:
+        DataError: if there is no readable event log.
+        OutputError: if the file cannot be written.
+    """
+    path = folder / "summary.json"
+    write_text_atomic(path, json.dumps(to_json(read_summary(folder)), indent=2, allow_nan=False) + "\n")
+    return path
+
+
+_STAGE_KEYS = ("name", "loss", "perplexity", "rouge_l", "size_bytes", "peak_memory_bytes", "seconds")
+_RUN_KEYS = ("method", "base_digest", "seed", "versions", "weights", "command", "config")
+
+
+def _of(kind: type[E], log: list[Event]) -> list[E]:
+    return [event for event in log if isinstance(event, kind)]
+
+
+def _status(last: Event | None) -> Status:
+    if isinstance(last, Failed):
+        return "failed"
+    return "finished" if isinstance(last, RunFinished) else "unfinished"
+
+
+def _rounds(log: list[Event]) -> tuple[RoundFinished, ...]:
+    rounds: dict[int, RoundFinished] = {}
+    for event in log:
+        if isinstance(event, RoundFinished):
+            rounds[event.round] = event
+        elif isinstance(event, RunResumed):
+            # What came after the checkpoint is lost with the process that did it.
+            rounds = {number: done for number, done in rounds.items() if number <= event.round}
+    return tuple(rounds[number] for number in sorted(rounds))
+
+
+def _counted(rounds: tuple[RoundFinished, ...]) -> Traffic:
+    return Traffic(
+        rounds=len(rounds),
+        devices_per_round=max((len(done.devices) for done in rounds), default=0),
+        payload_up_bytes=max((size for done in rounds for size in done.payload_up_bytes), default=0),
+        payload_down_bytes=max((size for done in rounds for size in done.payload_down_bytes), default=0),
+        total_bytes=sum(sum(done.payload_up_bytes) + sum(done.payload_down_bytes) for done in rounds),
+    )
+
+
+def _elapsed(lines: list[Line]) -> float:
+    return sum(
+        max(0.0, later.time - earlier.time)
+        for earlier, later in pairwise(lines)
+        if not isinstance(later.event, (RunStarted, RunResumed))
+    )
+
+
+def _round_row(event: RoundFinished) -> dict[str, Any]:
+    return {
+        "round": event.round,
+        "train_loss": event.train_loss,
+        "loss": event.loss,
+        "rouge_l": event.rouge_l,
+        "payload_up_bytes": sum(event.payload_up_bytes),
+        "payload_down_bytes": sum(event.payload_down_bytes),
+        "dropped": event.dropped,
+        "seconds": event.seconds,
+        "peak_memory_bytes": event.peak_memory_bytes,
+        "digest": event.digest,
+    }
+
+
+def _layers(layers: tuple[LayerCompressed, ...]) -> dict[str, Any]:
+    return {
+        "count": len(layers),
+        "fallbacks": sum(layer.fallback for layer in layers),
+        "median_error": median(layer.error for layer in layers) if layers else None,
+        "median_rounding_error": median(layer.rounding_error for layer in layers) if layers else None,
+    }
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,68 @@
+"""Numbers as a person reads them: sizes, durations, losses, factors."""
+
+from __future__ import annotations
+
+import math
+
+MISSING = "–"
+"""Shown where nothing was measured."""
+
+
+def size(count: float) -> str:
+    """Return bytes with a decimal unit (1 kB = 1000 bytes): `17.6 kB`, `1.1 MB`, `340 MB`."""
+    value, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB", "TB", "PB"):
+        if round(value) < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.1f} {unit}" if unit != "B" and round(value, 1) < 100 else f"{value:.0f} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as `0.42 s`, `12.3 s`, `4 min 05 s` or `2 h 13 min`."""
+    if round(seconds, 1) < 60:
+        return f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def loss(value: float | None) -> str:
+    """Return a loss in nats with three decimals, a dash if it was not measured."""
+    return _number(value, "{:.3f}")
+
+
+def perplexity(value: float | None) -> str:
+    """Return a perplexity to about four digits, a dash if it was not measured."""
+    if value is None or not math.isfinite(value) or value < 1000:
+        return _number(value, "{:.2f}")
+    return f"{value:,.0f}" if value < 1e6 else f"{value:.1e}"
+
+
+def percent(value: float | None) -> str:
+    """Return a fraction times 100 with one decimal, a dash if it was not measured."""
+    return _number(None if value is None else 100 * value, "{:.1f}")
+
+
+def share(part: float, whole: float) -> str:
+    """Return how much `part` is of `whole`: `1/340`, `1/2.6`, `1.8 times`, `the same`."""
+    if part <= 0 or whole <= 0:
+        return MISSING
+    ratio = whole / part
+    if 0.95 < ratio < 1.05:
+        return "the same"
+    return f"1/{_digits(ratio)}" if ratio > 1 else f"{_digits(1 / ratio)} times"
+
+
+def _digits(value: float) -> str:
+    return f"{value:.1f}".removesuffix(".0") if value < 10 else f"{value:,.0f}"
+
+
+def _number(value: float | None, form: str) -> str:
+    if value is None:
+        return MISSING
+    if math.isnan(value):
+        return "NaN"
+    return form.format(value) if math.isfinite(value) else "∞"

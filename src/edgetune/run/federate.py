@@ -1,0 +1,97 @@
+"""A federation in one process: the same server and device code that a network engine runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from edgetune.core.events import Listener, RoundFinished
+from edgetune.core.ledger import Ledger
+from edgetune.core.progress import Progress, silent
+from edgetune.measure.memory import PeakMemory
+from edgetune.run.device import Device
+from edgetune.run.server import Server
+from edgetune.run.state import Checkpoint, Evaluate
+from edgetune.run.worker import Worker
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long and how wide a federation runs.
+
+    Args:
+        rounds: number of rounds, at least 1.
+        participation: share of the devices asked in a round, in (0, 1].
+        seed: master seed.
+        evaluate_every: rounds between held-out evaluations, at least 1; the last round is always evaluated.
+    """
+
+    rounds: int
+    participation: float
+    seed: int
+    evaluate_every: int = 1
+
+
+def federate(
+    worker: Worker,
+    devices: Mapping[int, Device],
+    plan: Plan,
+    checkpoint: Checkpoint,
+    evaluate: Evaluate,
+    *,
+    listener: Listener,
+    progress: Progress = silent,
+) -> Ledger:
+    """Run the rounds and return the ledger; a killed run goes on after its last complete round.
+
+    Args:
+        worker: the model that all devices of this process share.
+        devices: by id.
+        plan: rounds, participation, seed.
+        checkpoint: where the ledger is kept.
+        evaluate: held-out loss, computed on the server.
+        listener: receives one event a round.
+        progress: told after every round.
+
+    Raises:
+        DivergenceError: if no device of a round sent a finite update.
+    """
+    ledger = checkpoint.resume(listener)
+    server = Server(
+        worker.method,
+        worker.backbone.digest,
+        list(devices),
+        participation=plan.participation,
+        seed=plan.seed,
+        state=ledger.update,
+        round=ledger.round,
+    )
+    progress("rounds", server.round, plan.rounds)
+    while server.round < plan.rounds:
+        start = time.perf_counter()
+        with PeakMemory() as memory:
+            down = server.open_round()
+            up = {device: devices[device].answer(payload) for device, payload in down.items()}
+            closed = server.close_round(up)
+            worker.tuned.reset(server.state)
+            last = server.round == plan.rounds
+            loss = evaluate(worker.tuned) if last or server.round % plan.evaluate_every == 0 else None
+            ledger = checkpoint.save(server.state, server.round, worker.tuned if last else None)
+        listener(
+            RoundFinished(
+                round=server.round,
+                devices=list(down),
+                train_loss=closed.loss,
+                loss=loss,
+                payload_up_bytes=[len(payload) for payload in up.values()],
+                payload_down_bytes=[len(payload) for payload in down.values()],
+                dropped=closed.dropped,
+                digest=ledger.digest,
+                seconds=time.perf_counter() - start,
+                peak_memory_bytes=memory.peak_bytes,
+            )
+        )
+        progress("rounds", server.round, plan.rounds)
+    worker.tuned.reset(server.state)
+    return ledger

@@ -1,0 +1,86 @@
+"""Open a fine-tune: a base model and a ledger give a ready transformers model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from edgetune.core.errors import DigestError, ModelError
+from edgetune.core.keys import key_id, pool_key
+from edgetune.core.ledger import DirectionsSpec, Ledger, read_ledger
+from edgetune.core.tuned import Tuned
+from edgetune.core.update import Dense
+from edgetune.directions import KINDS, CachedSource, Hadamard, Source
+from edgetune.directions.space import BoundSpace
+from edgetune.models.backbone import Backbone, load_backbone
+from edgetune.models.digest import tensor_digest
+from edgetune.run.tuning import plain_model
+from edgetune.tune import AdapterTuned, ProjectedTuned
+
+
+def load(
+    base: str | Path,
+    ledger: str | Path,
+    *,
+    key: bytes | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+) -> PreTrainedModel:
+    """Return the tuned model that a ledger describes; `save_pretrained` of it works in transformers.
+
+    Args:
+        base: model folder, Hub id or `embedded`.
+        ledger: a `.ledger` file.
+        key: 32 bytes, if the ledger's directions are under a secret key.
+        dtype: type of the weights; in float32 the result is checked against the digest that the ledger records.
+        device: where to put it.
+
+    Raises:
+        ModelError: if either file is damaged, or the key is missing.
+        DigestError: if base, key or result do not match the ledger.
+    Cost: two copies of the weights while loading.
+    """
+    backbone = load_backbone(base, dtype=dtype, device=device)
+    return materialise(backbone, read_ledger(Path(ledger), base_digest=backbone.digest), key=key)
+
+
+def materialise(backbone: Backbone, ledger: Ledger, *, key: bytes | None = None) -> PreTrainedModel:
+    """Turn a backbone into the model of a ledger, in place, and check the result.
+
+    Raises:
+        ModelError: if the key is missing.
+        DigestError: if base, key or result do not match the ledger.
+    """
+    if ledger.base_digest != backbone.digest:
+        raise DigestError("this ledger belongs to another base model", where=backbone.source)
+    tuned: Tuned
+    if ledger.directions is None:
+        if not isinstance(ledger.update, Dense) or ledger.adapter is None:
+            raise ModelError("the ledger holds neither directions nor an adapter")
+        adapter = ledger.adapter
+        tuned = AdapterTuned(backbone.model, rank=adapter["r"], alpha=adapter["lora_alpha"], seed=0)
+    else:
+        tuned = ProjectedTuned(backbone.model, _space(ledger.directions, key))
+    tuned.reset(ledger.update)
+    if ledger.weights_digest and backbone.dtype == torch.float32:
+        found = tensor_digest(tuned.named_weights())
+        if found != ledger.weights_digest:
+            raise DigestError(
+                f"the rebuilt weights have digest {found[:12]}, the ledger records {ledger.weights_digest[:12]}",
+                hint="report this: every machine must rebuild the same bits",
+            )
+    return plain_model(tuned)
+
+
+def _space(spec: DirectionsSpec, key: bytes | None) -> BoundSpace:
+    if key is None:
+        if spec.seed is None:
+            raise ModelError("this ledger's directions are under a secret key", hint="pass it as key=...")
+        key = pool_key(spec.seed)
+    if key_id(key) != spec.key_id:
+        raise DigestError(f"the key has id {key_id(key)}, the ledger needs {spec.key_id}")
+    pooled = KINDS[spec.kind] is Hadamard
+    kind = Hadamard(spec.size) if pooled else KINDS[spec.kind]()
+    return BoundSpace(kind, CachedSource(key) if pooled else Source(key))

@@ -1,0 +1,146 @@
+"""From a recipe to everything a run needs: the model, the split data, the encoded examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from edgetune.core.errors import ConfigError
+from edgetune.core.keys import stream
+from edgetune.data.corpus import base_records, device_records
+from edgetune.data.encode import Example, encode_all, padding_id
+from edgetune.data.manifest import Manifest, make_manifest
+from edgetune.data.prompts import Alpaca, ChatTemplate, Prompt, default_prompt
+from edgetune.data.records import Record, load_records
+from edgetune.data.split import DirichletByCategory, DirichletQuantity, Iid
+from edgetune.methods.catalogue import tuning_method
+from edgetune.methods.method import TuningMethod
+from edgetune.methods.options import with_options
+from edgetune.models.backbone import Backbone, load_backbone
+from edgetune.models.embedded import EMBEDDED
+from edgetune.run.recipe import DataSection, Recipe, SplitSection
+
+EMBEDDED_RECORDS = 1000
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+SPLITS = {
+    "dirichlet": lambda split: DirichletByCategory(split.alpha),
+    "quantity": lambda split: DirichletQuantity(split.alpha),
+    "iid": lambda split: Iid(),
+}
+PROMPTS = {
+    "auto": default_prompt,
+    "chat": lambda tokenizer: ChatTemplate(),
+    "alpaca": lambda tokenizer: Alpaca(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a run works on.
+
+    Args:
+        recipe: the resolved recipe.
+        method: the tuning method with the recipe's options.
+        backbone: the base model.
+        prompt: the prompt template.
+        pad_id: the padding token.
+        manifest: who holds which record.
+        devices: encoded private data by device.
+        held_out: evaluation records, and their encoding.
+        calibration: the server's own sample, and its encoding; no device sees it.
+        base_style: encoded records of what the base was pretrained on, to see forgetting; empty if unknown.
+    """
+
+    recipe: Recipe
+    method: TuningMethod
+    backbone: Backbone
+    prompt: Prompt
+    pad_id: int
+    manifest: Manifest
+    devices: dict[int, list[Example]]
+    held_out: list[Record]
+    held_out_examples: list[Example]
+    calibration: list[Record]
+    calibration_examples: list[Example]
+    base_style: list[Example]
+
+
+def prepare(recipe: Recipe) -> Prepared:
+    """Load, split and encode; nothing is written.
+
+    Raises:
+        ConfigError, DataError, ModelError: naming what is wrong.
+    """
+    if recipe.threads is not None:
+        torch.set_num_threads(recipe.threads)
+    method = with_options(
+        tuning_method(recipe.method.name), recipe.method.model_dump(exclude={"name"}, exclude_none=True)
+    )
+    records, calibration = _records(recipe.data, recipe.seed)
+    manifest = split_records(records, recipe.data, recipe.split, recipe.federation.devices, recipe.seed)
+    backbone = load_backbone(recipe.model.source, dtype=DTYPES[recipe.model.dtype])
+    tokenizer = backbone.tokenizer
+    prompt = PROMPTS[recipe.data.prompt](tokenizer)
+    longest = min(recipe.data.max_tokens, _context(backbone) - recipe.evaluation.max_new_tokens)
+    if longest < 8:
+        raise ConfigError(
+            f"the model holds {_context(backbone)} tokens, too few for answers of {recipe.evaluation.max_new_tokens}",
+            where="evaluation.max_new_tokens",
+        )
+
+    def encoded(chosen: Sequence[Record]) -> list[Example]:
+        return encode_all(chosen, tokenizer, prompt, longest)
+
+    held_out = [records[index] for index in manifest.held_out]
+    style = base_records(recipe.data.held_out, recipe.seed) if recipe.data.source == EMBEDDED else []
+    return Prepared(
+        recipe=recipe,
+        method=method,
+        backbone=backbone,
+        prompt=prompt,
+        pad_id=padding_id(tokenizer),
+        manifest=manifest,
+        devices={
+            device: encoded([records[index] for index in share])
+            for device, share in enumerate(manifest.devices)
+        },
+        held_out=held_out,
+        held_out_examples=encoded(held_out),
+        calibration=calibration,
+        calibration_examples=encoded(calibration),
+        base_style=encoded(style),
+    )
+
+
+def split_records(
+    records: Sequence[Record], data: DataSection, split: SplitSection, devices: int, seed: int
+) -> Manifest:
+    """Hold records out and spread the rest over the devices."""
+    return make_manifest(
+        records,
+        SPLITS[split.kind](split),
+        source=data.source,
+        devices=devices,
+        seed=seed,
+        minimum=split.minimum,
+        category=data.held_out_category,
+        count=data.held_out,
+    )
+
+
+def _records(data: DataSection, seed: int) -> tuple[list[Record], list[Record]]:
+    """Return the records to split and the server's own sample."""
+    if data.source == EMBEDDED:
+        records = device_records((data.records or EMBEDDED_RECORDS) + data.calibration, seed)
+        return records[data.calibration :], records[: data.calibration]
+    records = load_records(data.source)
+    order = [int(index) for index in stream(seed, "records").permutation(len(records))]
+    own = [index for index in order if records[index].category != data.held_out_category][: data.calibration]
+    rest = [index for index in order if index not in set(own)]
+    return [records[index] for index in rest[: data.records]], [records[index] for index in own]
+
+
+def _context(backbone: Backbone) -> int:
+    return int(getattr(backbone.model.config, "max_position_embeddings", 0) or 1 << 20)

@@ -1,0 +1,234 @@
+"""A recipe: one TOML or YAML file that says everything about a run, validated before anything starts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgetune.core.errors import ConfigError, nearest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+class Section(BaseModel):
+    """A group of settings; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ModelSection(Section):
+    """Which base model."""
+
+    source: str = "embedded"
+    """A Hugging Face model folder, a Hub id, or `embedded`."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Type of the weights while tuning."""
+
+
+class DataSection(Section):
+    """Which data, and what no device sees."""
+
+    source: str = "embedded"
+    """A jsonl or parquet file or a datasets id with Dolly's columns, or `embedded`."""
+    records: int | None = Field(default=None, ge=1)
+    """Use only this many records, drawn at random; all if not set (1000 for `embedded`)."""
+    held_out_category: str | None = None
+    """A category that no device sees and that evaluation uses (FedKSeed's protocol)."""
+    held_out: int = Field(default=100, ge=1)
+    """Records held out for evaluation."""
+    calibration: int = Field(default=64, ge=1)
+    """Records set aside as the server's own sample for compression and parity checks; no device sees them."""
+    prompt: Literal["auto", "chat", "alpaca"] = "auto"
+    """Prompt template; `auto` takes the tokenizer's chat template if it has one."""
+    max_tokens: int = Field(default=256, ge=8)
+    """Greatest length of prompt and response together."""
+
+
+class SplitSection(Section):
+    """How records are spread over the devices."""
+
+    kind: Literal["dirichlet", "iid", "quantity"] = "dirichlet"
+    """Dirichlet over categories, identically distributed, or Dirichlet over quantities."""
+    alpha: float = Field(default=0.5, gt=0)
+    """Concentration; smaller is more uneven."""
+    minimum: int = Field(default=4, ge=1)
+    """Least number of records a device holds."""
+
+
+class FederationSection(Section):
+    """How wide and how long."""
+
+    devices: int = Field(default=20, ge=1)
+    """Number of devices."""
+    participation: float = Field(default=0.1, gt=0, le=1)
+    """Share of the devices asked in a round."""
+    rounds: int = Field(default=20, ge=1)
+    """Number of rounds (checkpoint intervals for a single device)."""
+
+
+class MethodSection(Section):
+    """Which tuning method, and what differs from its published defaults."""
+
+    name: str = "fedkseed"
+    """A name listed by `edgetune methods`."""
+    learning_rate: float | None = None
+    """Learning rate, at least 0."""
+    eps: float | None = None
+    """Perturbation radius of forward-only methods."""
+    directions: str | None = None
+    """rademacher, gaussian or hadamard."""
+    pool: int | None = None
+    """Number of directions of a pool."""
+    rank: int | None = None
+    """Rank of LoRA."""
+    alpha: float | None = None
+    """Scaling numerator of LoRA."""
+    local_steps: int | None = None
+    """Steps a device takes in a round."""
+    batch_size: int | None = None
+    """Records a step."""
+    by_examples: bool | None = None
+    """Weight devices by their number of examples."""
+
+
+class CompressionSection(Section):
+    """How the tuned model is compressed."""
+
+    name: str = "optq"
+    """A name listed by `edgetune methods`."""
+    grid: Literal["Q4_0", "Q8_0"] = "Q4_0"
+    """GGUF block type of the linear layers."""
+
+
+class EvaluationSection(Section):
+    """How results are measured."""
+
+    every: int = Field(default=1, ge=1)
+    """Rounds between held-out losses."""
+    batch_size: int = Field(default=32, ge=1)
+    """Records a batch while evaluating."""
+    max_new_tokens: int = Field(default=48, ge=1)
+    """Length of generated answers."""
+    samples: int = Field(default=4, ge=0)
+    """Held-out prompts whose answers are shown."""
+
+
+class Recipe(Section):
+    """Everything about a run."""
+
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Master seed of every random choice."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads of torch and llama.cpp; the library's default if not set."""
+    model: ModelSection = ModelSection()
+    data: DataSection = DataSection()
+    split: SplitSection = SplitSection()
+    federation: FederationSection = FederationSection()
+    method: MethodSection = MethodSection()
+    compression: CompressionSection = CompressionSection()
+    evaluation: EvaluationSection = EvaluationSection()
+
+    @property
+    def tuning_fingerprint(self) -> str:
+        """SHA-256 of every setting that decides the tuned weights; compression and display do not."""
+        kept = self.model_dump(
+            exclude={"compression": True, "evaluation": True, "federation": {"rounds"}, "threads": True}
+        )
+        return sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def load_recipe(path: Path | None, overrides: Sequence[str] = (), **settings: object) -> Recipe:
+    """Read a recipe and apply overrides, last one wins.
+
+    Args:
+        path: a .toml, .yaml or .yml file; None starts from the defaults.
+        overrides: `section.key=value` texts; values are read as TOML, and as plain text where that fails.
+        settings: dotted keys with double underscores for dots (`model__source="..."`); None values are left out.
+
+    Raises:
+        ConfigError: for an unreadable file, an unknown key (with the nearest valid one) or a value out of range.
+    """
+    raw = _read(path) if path is not None else {}
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"cannot read the override {text!r}", hint="write --set section.key=value")
+        _place(raw, key.strip(), _value(value.strip()))
+    for name, setting in settings.items():
+        if setting is not None:
+            _place(raw, name.replace("__", "."), setting)
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise _explain(error, path) from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        raw = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("cannot read the recipe", where=path, hint="give a .toml or .yaml file") from error
+    except (tomllib.TOMLDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"the recipe is not valid: {' '.join(str(error).split())}", where=path) from error
+    if not isinstance(raw, dict):
+        raise ConfigError("a recipe is a table of sections", where=path)
+    return raw
+
+
+def _value(text: str) -> object:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _place(raw: dict[str, Any], dotted: str, value: object) -> None:
+    *sections, key = dotted.split(".")
+    for section in sections:
+        raw = raw.setdefault(section, {})
+        if not isinstance(raw, dict):
+            raise ConfigError(f"{section!r} is a value, not a section", where=dotted)
+    raw[key] = value
+
+
+def _known(location: Sequence[str | int]) -> list[str]:
+    section: Any = Recipe
+    for part in location:
+        section = section.model_fields[str(part)].annotation
+    return list(section.model_fields)
+
+
+def _explain(error: ValidationError, path: Path | None) -> ConfigError:
+    first = error.errors()[0]
+    where: Sequence[str | int] = first["loc"]
+    key = ".".join(str(part) for part in where)
+    source = f"{path}: " if path is not None else ""
+    if first["type"] == "extra_forbidden":
+        known = _known(where[:-1])
+        close = nearest(str(where[-1]), known)
+        hint = f"did you mean {close!r}?" if close else f"known here: {', '.join(known)}"
+        return ConfigError("no such setting", where=f"{source}{key}", hint=hint)
+    return ConfigError(f"{first['msg'].lower()}, got {first['input']!r}", where=f"{source}{key}")
+
+
+def describe_settings(section: type[Section] = Recipe, prefix: str = "") -> Mapping[str, tuple[object, str]]:
+    """Return every dotted setting with its default and one-line description."""
+    found: dict[str, tuple[object, str]] = {}
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            found.update(describe_settings(kind, f"{prefix}{name}."))
+        else:
+            found[f"{prefix}{name}"] = (field.default, (field.description or "").replace("\n", " "))
+    return found

@@ -1,0 +1,98 @@
+"""The rows of the final table: one stage, measured on held-out records."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from edgetune.core.events import Listener, Sample
+from edgetune.core.progress import Progress
+from edgetune.data.encode import Example, batches
+from edgetune.export.llama_cpp import LlamaCpp
+from edgetune.measure.evaluate import generate, held_out_loss
+from edgetune.measure.rouge import rouge_l
+from edgetune.run.prepare import Prepared
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """What a stage is worth on the held-out records.
+
+    Args:
+        loss: nats per response token.
+        perplexity: exp(loss).
+        rouge_l: mean Rouge-L F1, 0 to 100.
+        answers: greedy answers in the order of the records.
+        base_style_loss: loss on what the base was pretrained on; None if unknown.
+    """
+
+    loss: float
+    perplexity: float
+    rouge_l: float
+    answers: list[str]
+    base_style_loss: float | None = None
+
+
+def model_loss(model: nn.Module, examples: Sequence[Example], prepared: Prepared) -> float:
+    """Return the mean loss over the examples' response tokens, nats."""
+    size = prepared.recipe.evaluation.batch_size
+    return held_out_loss(model, batches(examples, size, prepared.pad_id)).loss
+
+
+def model_quality(model: nn.Module, prepared: Prepared, progress: Progress, stage: str) -> Quality:
+    """Measure a PyTorch model on the held-out records.
+
+    Cost: one forward pass over all records and one greedy generation a record.
+    """
+    evaluation = prepared.recipe.evaluation
+    loss = model_loss(model, prepared.held_out_examples, prepared)
+    prompts = [example.input_ids[: example.response_start] for example in prepared.held_out_examples]
+    answers = generate(
+        model,
+        prepared.backbone.tokenizer,
+        prompts,
+        max_new_tokens=evaluation.max_new_tokens,
+        batch_size=evaluation.batch_size,
+        on_progress=lambda done, total: progress(f"{stage}: answers", done, total),
+    )
+    style = model_loss(model, prepared.base_style, prepared) if prepared.base_style else None
+    return Quality(loss, _exp(loss), _rouge(answers, prepared), answers, style)
+
+
+def file_quality(engine: LlamaCpp, prepared: Prepared, progress: Progress) -> Quality:
+    """Measure a GGUF file in llama.cpp on the same records, prompts and tokens."""
+    losses: list[float] = []
+    answers: list[str] = []
+    total = len(prepared.held_out_examples)
+    for done, example in enumerate(prepared.held_out_examples, start=1):
+        losses += [-value for value in engine.log_probabilities(example.input_ids, example.response_start)]
+        prompt = list(example.input_ids[: example.response_start])
+        answers.append(engine.generate(prompt, prepared.recipe.evaluation.max_new_tokens).strip())
+        progress("llama.cpp: answers", done, total)
+    loss = math.fsum(losses) / len(losses)
+    return Quality(loss, _exp(loss), _rouge(answers, prepared), answers)
+
+
+def show_samples(stage: str, quality: Quality, prepared: Prepared, listener: Listener) -> None:
+    """Send the answers to the first few held-out prompts, one of each category first."""
+    seen: dict[str, int] = {}
+    for index, record in enumerate(prepared.held_out):
+        seen.setdefault(record.category, index)
+    order = list(seen.values()) + [
+        index for index in range(len(prepared.held_out)) if index not in seen.values()
+    ]
+    for index in order[: prepared.recipe.evaluation.samples]:
+        record = prepared.held_out[index]
+        prompt = f"{record.instruction}\n\n{record.context}" if record.context else record.instruction
+        listener(Sample(stage, prompt, record.response, quality.answers[index]))
+
+
+def _rouge(answers: Sequence[str], prepared: Prepared) -> float:
+    return rouge_l(answers, [record.response for record in prepared.held_out])
+
+
+def _exp(loss: float) -> float:
+    return math.exp(loss) if loss < 700 else math.inf

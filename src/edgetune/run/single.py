@@ -1,0 +1,98 @@
+"""Tuning on one device: the same steps without a server."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+
+from edgetune.core.errors import DivergenceError
+from edgetune.core.events import Listener, RoundFinished
+from edgetune.core.files import write_atomic
+from edgetune.core.ledger import Ledger
+from edgetune.core.progress import Progress, silent
+from edgetune.data.encode import Example
+from edgetune.measure.memory import PeakMemory
+from edgetune.run.federate import Plan
+from edgetune.run.state import Checkpoint, Evaluate
+from edgetune.run.steps import draw_batches, take_steps
+from edgetune.run.worker import Worker
+
+ONLY_DEVICE = 0
+
+
+def tune(
+    worker: Worker,
+    examples: Sequence[Example],
+    plan: Plan,
+    checkpoint: Checkpoint,
+    evaluate: Evaluate,
+    *,
+    pad_id: int,
+    listener: Listener,
+    progress: Progress = silent,
+) -> Ledger:
+    """Tune on one device that holds all examples; a round is a checkpoint interval of `local_steps` steps.
+
+    The optimiser's state lives through the whole run and is saved beside the ledger. After every interval the weights
+    are rebuilt from the ledger, so that a killed and resumed run gives the same bits as an undisturbed one.
+
+    Args:
+        worker: the model.
+        examples: the data.
+        plan: rounds, seed, evaluation interval (participation is not used).
+        checkpoint: where the ledger is kept.
+        evaluate: held-out loss.
+        pad_id: the padding token.
+        listener: receives one event an interval; payloads are empty, nothing is sent.
+        progress: told after every step.
+
+    Raises:
+        DivergenceError: if every step of an interval was dropped.
+    """
+    method, tuned = worker.method, worker.tuned
+    ledger = checkpoint.resume(listener)
+    tuned.reset(ledger.update)
+    optimiser = method.local.start(tuned)
+    if optimiser and ledger.round:
+        optimiser = load_file(_optimiser_file(checkpoint, ledger.round))
+    for round in range(ledger.round + 1, plan.rounds + 1):
+        start = time.perf_counter()
+        with PeakMemory() as memory:
+            keys = (
+                method.directions.draw(plan.seed, round, ONLY_DEVICE, method.local_steps)
+                if method.directions
+                else [0] * method.local_steps
+            )
+            batches = draw_batches(
+                examples, method.batch_size, pad_id, seed=plan.seed, round=round, device=ONLY_DEVICE
+            )
+            steps = take_steps(method, tuned, batches, keys, optimiser, progress=progress)
+            if math.isnan(steps.loss):
+                raise DivergenceError(
+                    f"every loss of interval {round} was NaN or infinite", hint="lower the learning rate"
+                )
+            tuned.reset(tuned.state())
+            last = round == plan.rounds
+            loss = evaluate(tuned) if last or round % plan.evaluate_every == 0 else None
+            if optimiser:
+                beside = _optimiser_file(checkpoint, round)
+                write_atomic(beside, lambda temporary: save_file(optimiser, temporary))
+            ledger = checkpoint.save(tuned.state(), round, tuned if last else None)
+            _optimiser_file(checkpoint, round - 1).unlink(missing_ok=True)
+        listener(
+            RoundFinished(
+                round, [ONLY_DEVICE], steps.loss, loss, [], [], steps.dropped, ledger.digest,
+                time.perf_counter() - start, memory.peak_bytes,
+            )
+        )  # fmt: skip
+        progress("intervals", round, plan.rounds)
+    return ledger
+
+
+def _optimiser_file(checkpoint: Checkpoint, round: int) -> Path:
+    """Name the state after its round: a kill between two writes must not pair a ledger with a later optimiser."""
+    return checkpoint.path.with_suffix(f".optimiser-{round}.safetensors")

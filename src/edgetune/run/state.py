@@ -1,0 +1,65 @@
+"""What a tuning run leaves on disk after every round, and how a killed run goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from edgetune.core.errors import DigestError
+from edgetune.core.events import Listener, RunResumed
+from edgetune.core.ledger import Ledger, read_ledger, write_ledger
+from edgetune.core.tuned import Tuned
+from edgetune.core.update import Update
+from edgetune.models.digest import tensor_digest
+from edgetune.run.worker import Worker
+
+Evaluate = Callable[[Tuned], float]
+"""Held-out loss of the present weights."""
+
+
+class Checkpoint:
+    """The ledger of a run in progress.
+
+    Args:
+        path: the `.ledger` file.
+        worker: names method, base and directions.
+        fingerprint: digest of everything that decides results; a file with another one is refused.
+    """
+
+    def __init__(self, path: Path, worker: Worker, fingerprint: str) -> None:
+        self.path, self._fingerprint = path, fingerprint
+        self._blank = Ledger(
+            base_digest=worker.backbone.digest,
+            method=worker.method.name,
+            update=worker.tuned.state(),
+            directions=worker.directions,
+            adapter=worker.tuned.adapter(),
+            fingerprint=fingerprint,
+        )
+
+    def resume(self, listener: Listener) -> Ledger:
+        """Return the ledger of the last complete round, or an empty one.
+
+        Raises:
+            ModelError: if the file is damaged.
+            DigestError: if it was made with another base or configuration.
+        """
+        if not self.path.exists():
+            return self._blank
+        ledger = read_ledger(self.path, base_digest=self._blank.base_digest)
+        if ledger.fingerprint != self._fingerprint:
+            raise DigestError(
+                "this folder holds a run with another configuration",
+                where=self.path,
+                hint="choose another --out, or delete the folder to start again",
+            )
+        listener(RunResumed(ledger.round))
+        return ledger
+
+    def save(self, update: Update, round: int, tuned: Tuned | None = None) -> Ledger:
+        """Write the state after a round, atomically; with a handle, the digest of its weights as well."""
+        digest = tensor_digest(tuned.named_weights()) if tuned is not None else ""
+        ledger = replace(self._blank, update=update, round=round, weights_digest=digest)
+        write_ledger(self.path, ledger)
+        return ledger

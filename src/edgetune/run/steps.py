@@ -1,0 +1,85 @@
+"""The local steps of one device: the only training loop there is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from edgetune.core.batch import Batch, response_loss
+from edgetune.core.keys import stream
+from edgetune.core.progress import Progress, silent
+from edgetune.core.tuned import Tuned
+from edgetune.data.encode import Example, collate
+from edgetune.methods.method import TuningMethod
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """What the local steps gave.
+
+    Args:
+        loss: mean loss of the steps that counted, nats; NaN if none did.
+        dropped: steps dropped because a loss or an estimate was NaN or infinite.
+    """
+
+    loss: float
+    dropped: int
+
+
+def draw_batches(
+    examples: Sequence[Example], batch_size: int, pad_id: int, *, seed: int, round: int, device: int
+) -> Iterator[Batch]:
+    """Yield batches for ever: all examples in a random order, then all again in another.
+
+    Args:
+        examples: at least one.
+        batch_size: records a batch; an epoch may end within a batch.
+        pad_id: the padding token.
+        seed: the run's seed; with round and device it fixes the order.
+    """
+    order = stream(seed, "batches", round, device)
+    waiting: list[int] = []
+    while True:
+        while len(waiting) < batch_size:
+            waiting += [int(index) for index in order.permutation(len(examples))]
+        yield collate([examples[index] for index in waiting[:batch_size]], pad_id)
+        del waiting[:batch_size]
+
+
+def take_steps(
+    method: TuningMethod,
+    tuned: Tuned,
+    batches: Iterator[Batch],
+    keys: Sequence[int],
+    optimiser: dict[str, torch.Tensor],
+    *,
+    progress: Progress = silent,
+    label: str = "steps",
+) -> Steps:
+    """Take one local step a key.
+
+    A step whose loss or estimate is NaN or infinite is dropped and counted; the weights stay as they were.
+
+    Args:
+        method: names the estimator and the optimiser.
+        tuned: the handle that moves.
+        batches: one is taken a step.
+        keys: directions, one a step (any numbers for dense methods).
+        optimiser: the local optimiser's state, changed in place.
+        progress: told after every step.
+        label: name of the progress bar.
+    """
+    device = next(weight.device for _, weight in tuned.named_weights())
+    losses, dropped = [], 0
+    for done, key in enumerate(keys, start=1):
+        estimate = method.estimate(tuned, response_loss, next(batches).to(device), key)  # type: ignore[arg-type]
+        if estimate.is_finite:
+            method.local.step(tuned, estimate.update, optimiser)
+            losses.append(estimate.loss)
+        else:
+            dropped += 1
+        progress(label, done, len(keys))
+    return Steps(sum(losses) / len(losses) if losses else math.nan, dropped)

@@ -1,0 +1,180 @@
+"""The tuned handle of full-parameter forward-only tuning: weights are perturbed when read, never written to do so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgetune.core.errors import ModelError
+from edgetune.core.keys import refuse_colliding_ids
+from edgetune.core.tuned import Space
+from edgetune.core.update import Dense, Projected, Update
+from edgetune.tune.scratch import Scratch
+
+
+class ProjectedTuned:
+    """A model, its immutable base values, and a sum of directions.
+
+        weights = base + sum_i c_i z_i
+
+    Every module that owns trainable parameters reads `w + scale z` from a scratch tensor while a perturbation is
+    entered; its own tensor stays as it was. float32 weights follow each step by one addition; narrower ones are formed
+    anew from base and ledger, rounded once, so that no small step is lost.
+
+    Args:
+        model: evaluated as it stands (evaluation mode); its parameters become the present weights.
+        space: the directions.
+        keep_base: whether to copy the base values, which `reset` needs (and float16 and bfloat16 weights).
+
+    Raises:
+        ModelError: if two parameters share a direction id, or the model has none.
+    Cost: a second copy of the weights (none with keep_base=False) and one scratch of the largest tensor.
+    Source: design after Malladi et al. 2023, arXiv:2305.17333 (MeZO), without its in-place drift.
+    """
+
+    def __init__(self, model: nn.Module, space: Space, *, keep_base: bool = True) -> None:
+        self._model, self._space = model.eval(), space
+        self._weights = {
+            name: weight for name, weight in model.named_parameters() if weight.is_floating_point()
+        }
+        if not self._weights:
+            raise ModelError("the model has no parameters to tune")
+        refuse_colliding_ids(self._weights)
+        self._base = (
+            {name: weight.detach().clone() for name, weight in self._weights.items()} if keep_base else None
+        )
+        self._start, self._steps = Projected.none(), Projected.none()
+        self._perturbation: tuple[int, float] | None = None
+        self._scratch = Scratch(max(weight.numel() for weight in self._weights.values()))
+        self._hooks = list(self._attach())
+
+    @property
+    def model(self) -> nn.Module:
+        """The module to run."""
+        return self._model
+
+    @contextmanager
+    def perturbed(self, seed: int, scale: float) -> Iterator[None]:
+        """While entered, forward passes compute with `w + scale * z(seed)`.
+
+        Args:
+            seed: the direction.
+            scale: signed, in units of the weights.
+
+        Raises:
+            RuntimeError: if a perturbation is entered already.
+        Cost: one draw and one pass over each tensor for every forward pass.
+        """
+        if self._perturbation is not None:
+            raise RuntimeError("perturbations do not nest")
+        self._perturbation = (seed, scale)
+        try:
+            yield
+        finally:
+            self._perturbation = None
+
+    @torch.no_grad()
+    def reset(self, state: Update | None) -> None:
+        """Become the base plus `state`.
+
+        Raises:
+            ModelError: if the base was not kept, or the state is not projected.
+        """
+        state = Projected.none() if state is None else state
+        if isinstance(state, Dense):
+            raise ModelError("a full-parameter projected handle cannot take dense tensors")
+        self._start, self._steps = state, Projected.none()
+        self._materialise()
+
+    @torch.no_grad()
+    def apply(self, update: Update) -> None:
+        """Add one step; coefficients of zero leave the weights bit-identical."""
+        if isinstance(update, Dense):
+            raise ModelError("a full-parameter projected handle cannot take dense tensors")
+        moving = update.coefficients != 0
+        update = Projected(update.keys[moving], update.coefficients[moving])
+        if not len(update.keys):
+            return
+        self._steps = self._steps + update
+        if any(weight.dtype != torch.float32 for weight in self._weights.values()):
+            self._materialise()
+            return
+        for name, weight in self._weights.items():
+            for seed, coefficient in zip(update.keys.tolist(), update.coefficients.tolist(), strict=True):
+                self._space.axpy(weight.data, weight.data, coefficient, name, seed)
+
+    def delta(self) -> Projected:
+        """Return the steps since the last reset, equal keys added."""
+        return self._steps.merged()
+
+    def state(self) -> Projected:
+        """Return the steps since the base, equal keys added."""
+        return (self._start + self._steps).merged()
+
+    def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield the present weights by name."""
+        return ((name, weight.data) for name, weight in self._weights.items())
+
+    def adapter(self) -> dict[str, Any] | None:
+        """Return None: these are the model's own weights."""
+        return None
+
+    def close(self) -> None:
+        """Detach from the model, which keeps its present weights."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def _materialise(self) -> None:
+        if self._base is None:
+            raise ModelError(
+                "the base values were not kept, so the weights cannot be rebuilt from the ledger"
+            )
+        state = self.state()
+        terms = list(zip(state.keys.tolist(), state.coefficients.tolist(), strict=True))
+        for name, weight in self._weights.items():
+            if terms:
+                self._space.replay(weight.data, self._base[name], terms, name)
+            else:
+                weight.data.copy_(self._base[name])
+
+    def _attach(self) -> Iterator[Any]:
+        names = {id(weight): name for name, weight in self._weights.items()}
+        for module in self._model.modules():
+            own = {key: names[id(value)] for key, value in module._parameters.items() if id(value) in names}
+            if own:
+                reader = _Reader(self, own)
+                yield module.register_forward_pre_hook(reader.enter)
+                yield module.register_forward_hook(reader.leave, always_call=True)
+
+
+class _Reader:
+    """Swaps one module's own parameters for scratch while it computes under a perturbation."""
+
+    def __init__(self, tuned: ProjectedTuned, own: dict[str, str]) -> None:
+        self._tuned, self._own = tuned, own
+        self._swapped: list[tuple[str, Any, torch.Tensor]] = []
+
+    @torch.no_grad()
+    def enter(self, module: nn.Module, _inputs: Any) -> None:
+        tuned = self._tuned
+        if tuned._perturbation is None:
+            return
+        seed, scale = tuned._perturbation
+        for key, name in self._own.items():
+            weight = module._parameters[key]
+            if not isinstance(weight, torch.Tensor):
+                continue
+            view, buffer = tuned._scratch.take(weight)
+            tuned._space.axpy(view, weight.data, scale, name, seed)
+            self._swapped.append((key, weight, buffer))
+            module._parameters[key] = view  # type: ignore[assignment]
+
+    def leave(self, module: nn.Module, _inputs: Any, _outputs: Any) -> None:
+        while self._swapped:
+            key, weight, buffer = self._swapped.pop()
+            module._parameters[key] = weight
+            self._tuned._scratch.give_back(buffer)

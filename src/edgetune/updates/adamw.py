@@ -1,0 +1,74 @@
+"""AdamW on dense updates, by torch's own functional form so that its state is plain tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.optim.adamw import adamw
+
+from edgetune.core.errors import ConfigError
+from edgetune.core.tuned import Tuned
+from edgetune.core.update import Dense, Update
+
+
+@dataclass(frozen=True, slots=True)
+class AdamW:
+    """Adam with decoupled weight decay (off by default).
+
+        m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2;  w <- w - lr m^ / (sqrt(v^) + eps)
+
+    Args:
+        lr: learning rate, >= 0.
+        weight_decay: >= 0.
+
+    Raises:
+        ConfigError: if a rate is negative or not finite.
+    Cost: two numbers a trainable weight.
+    Source: Loshchilov and Hutter 2017, arXiv:1711.05101; `torch.optim.adamw`.
+    """
+
+    lr: float
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.lr < float("inf") and 0 <= self.weight_decay < float("inf")):
+            raise ConfigError(
+                f"learning rate and weight decay must be at least 0, not {self.lr}, {self.weight_decay}"
+            )
+
+    def start(self, tuned: Tuned) -> dict[str, torch.Tensor]:
+        """Return zero moments and step counts, keyed `m.NAME`, `v.NAME`, `t.NAME`."""
+        state: dict[str, torch.Tensor] = {}
+        for name, weight in tuned.named_weights():
+            state[f"m.{name}"], state[f"v.{name}"] = torch.zeros_like(weight), torch.zeros_like(weight)
+            state[f"t.{name}"] = torch.zeros(())
+        return state
+
+    @torch.no_grad()
+    def step(self, tuned: Tuned, estimate: Update, state: dict[str, torch.Tensor]) -> None:
+        """Apply one step to the handle.
+
+        Raises:
+            ConfigError: if the estimate is projected.
+        """
+        if not isinstance(estimate, Dense):
+            raise ConfigError("AdamW needs dense gradients", hint="use sgd with a forward-only estimate")
+        weights = {name: weight.detach().clone() for name, weight in tuned.named_weights()}
+        names = list(weights)
+        adamw(
+            [weights[name] for name in names],
+            [estimate.tensors[name] for name in names],
+            [state[f"m.{name}"] for name in names],
+            [state[f"v.{name}"] for name in names],
+            [],
+            [state[f"t.{name}"] for name in names],
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            eps=1e-8,
+            maximize=False,
+        )
+        tuned.apply(Dense({name: weights[name] - weight.detach() for name, weight in tuned.named_weights()}))

@@ -1,0 +1,43 @@
+"""Plain stochastic gradient descent on either kind of update."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from edgetune.core.errors import ConfigError
+from edgetune.core.tuned import Tuned
+from edgetune.core.update import Dense, Update
+
+
+@dataclass(frozen=True, slots=True)
+class Sgd:
+    """One step against the estimate.
+
+        w <- w - lr g
+
+    Args:
+        lr: learning rate, >= 0; it is folded into the coefficients, so that schedules replay.
+
+    Raises:
+        ConfigError: if lr is negative or not finite.
+    Cost: one number a direction, or one pass over dense tensors.
+    """
+
+    lr: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.lr < float("inf"):
+            raise ConfigError(f"the learning rate must be a number of at least 0, not {self.lr}")
+
+    def start(self, tuned: Tuned) -> dict[str, torch.Tensor]:
+        """Return the optimiser's state: none."""
+        return {}
+
+    def step(self, tuned: Tuned, estimate: Update, state: dict[str, torch.Tensor]) -> None:
+        """Apply one step to the handle."""
+        if isinstance(estimate, Dense):
+            tuned.apply(Dense({name: -self.lr * tensor for name, tensor in estimate.tensors.items()}))
+        else:
+            tuned.apply(estimate.scaled(-self.lr))

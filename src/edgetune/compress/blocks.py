@@ -1,10 +1,7 @@
-"""What the driver needs to know of a decoder: its blocks, its matrices and which of them share an input."""
+"""What a decoder looks like: its blocks, and the matrices in them that can go on a grid."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,13 +9,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from edgetune.core.batch import Batch
 from edgetune.core.errors import ModelError
 from edgetune.core.quantised import BLOCK
-
-Call = tuple[tuple[Any, ...], dict[str, Any]]
-"""Arguments of a block's forward other than the hidden states."""
-
 
 Linear = nn.Linear | Conv1D
 """Layers whose matrix can go on a grid; transformers' Conv1D (GPT-2) holds it transposed."""
@@ -86,144 +78,3 @@ def replace_data(parameter: Any, values: torch.Tensor) -> None:
     """Point a parameter at new values; its old storage may be memory-mapped or shared: never write to it."""
     values = values.to(device=parameter.device, dtype=parameter.dtype, copy=True)
     parameter.data = values.contiguous()
-
-
-@dataclass(slots=True)
-class Stream:
-    """One calibration batch on its way through the blocks.
-
-    Args:
-        hidden: float [batch, length, width], input of the next block to be compressed.
-        calls: everything else each block was called with (masks, position embeddings).
-        real: bool [batch * length], False on padding.
-    """
-
-    hidden: torch.Tensor
-    calls: list[Call]
-    real: torch.Tensor
-
-    def run(self, block: nn.Module, index: int) -> torch.Tensor:
-        """Return the hidden states after block number `index`."""
-        arguments, keywords = self.calls[index]
-        output = block(self.hidden, *arguments, **keywords)
-        return output if isinstance(output, torch.Tensor) else output[0]
-
-    def tokens(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Flatten a layer's inputs to [n, d] and leave padding out.
-
-        Inputs of another number of rows (tokens routed to one expert) have lost their place; all of them
-        count.
-        """
-        flat = inputs.reshape(-1, inputs.shape[-1])
-        return flat[self.real] if len(flat) == len(self.real) else flat
-
-
-def capture(
-    model: PreTrainedModel, blocks: nn.ModuleList, calibration: Sequence[torch.Tensor | Batch]
-) -> list[Stream]:
-    """Run the base model once on each batch and keep what every block was called with.
-
-    Every block, not the first alone: sliding-window models call their blocks with different masks.
-
-    Args:
-        model: any decoder.
-        blocks: its blocks.
-        calibration: int64 [batch, length] ids, or batches with a mask.
-    Cost: one forward pass without the head; one hidden state a token, and one mask a padded batch.
-    """
-    streams = []
-    for batch in calibration:
-        ids = batch if isinstance(batch, torch.Tensor) else batch.input_ids
-        mask = torch.ones_like(ids) if isinstance(batch, torch.Tensor) else batch.attention_mask
-        hidden: list[torch.Tensor] = []
-        calls: list[Call] = []
-
-        def keep(
-            _: nn.Module,
-            arguments: tuple[Any, ...],
-            keywords: dict[str, Any],
-            hidden: list[torch.Tensor] = hidden,
-            calls: list[Call] = calls,
-        ) -> None:
-            rest = dict(keywords)
-            states = arguments[0] if arguments else rest.pop("hidden_states")
-            if not hidden:
-                hidden.append(states)
-            calls.append((arguments[1:], rest))
-
-        with _hooks(block.register_forward_pre_hook(keep, with_kwargs=True) for block in blocks):
-            model.base_model(
-                input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False
-            )
-        streams.append(Stream(hidden[0], calls, mask.flatten().bool().to(model.device)))
-    return streams
-
-
-def stages(
-    block: nn.Module, modules: Mapping[str, nn.Module], streams: Sequence[Stream], index: int
-) -> list[list[str]]:
-    """Group a block's layers by the input they read, in the order of their first call.
-
-    Two layers share an input if they are handed the same memory, seen the same way and not written to in
-    between. For Llama: [q, k, v], [o], [gate, up], [down].
-
-    Args:
-        block: the block.
-        modules: its layers by name.
-        streams: batches to run, until every layer has been called; commonly one is enough.
-        index: number of the block.
-
-    Returns:
-        names in stages; a layer that no batch reached is in none.
-    """
-    shared: list[list[str]] = []
-    for stream in streams:
-        missing = {name: modules[name] for name in modules if not any(name in stage for stage in shared)}
-        if not missing:
-            break
-        seen: dict[Hashable, list[str]] = {}
-        alive: list[torch.Tensor] = []  # so that no address is used twice
-        calls = {name: _first_input(seen, alive, name) for name in missing}
-        with _hooks(module.register_forward_pre_hook(calls[name]) for name, module in missing.items()):
-            stream.run(block, index)
-        shared += seen.values()
-    return shared
-
-
-def _first_input(
-    seen: dict[Hashable, list[str]], alive: list[torch.Tensor], name: str
-) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-    def hook(_: nn.Module, arguments: tuple[Any, ...]) -> None:
-        x: torch.Tensor = arguments[0]
-        alive.append(x)
-        if not any(name in stage for stage in seen.values()):
-            seen.setdefault((x.data_ptr(), x.shape, x.stride(), x._version), []).append(name)
-
-    return hook
-
-
-def inputs_of(module: nn.Module, block: nn.Module, stream: Stream, index: int) -> torch.Tensor | None:
-    """Return what a layer reads from a batch, float [n, d] without padding; None if the batch misses it."""
-    found: list[torch.Tensor] = []
-
-    def stop(_: nn.Module, arguments: tuple[Any, ...]) -> None:
-        found.append(arguments[0])
-        raise _ReachedError
-
-    with _hooks([module.register_forward_pre_hook(stop)]), contextlib.suppress(_ReachedError):
-        stream.run(block, index)
-    return stream.tokens(found[0]) if found else None
-
-
-class _ReachedError(Exception):
-    """The rest of the block need not run."""
-
-
-@contextlib.contextmanager
-def _hooks(handles: Any) -> Iterator[None]:
-    registered = list(handles)
-    try:
-        yield
-    finally:
-        for handle in registered:
-            handle.remove()

@@ -10,14 +10,11 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from edgetune.compress.blocks import (
-    Stream,
-    capture,
+    Linear,
     decoder_blocks,
-    inputs_of,
     matrices_in,
     read_matrix,
     replace_data,
-    stages,
     write_matrix,
 )
 from edgetune.compress.grid import AbsMax
@@ -25,6 +22,7 @@ from edgetune.compress.hessian import Hessian
 from edgetune.compress.method import CompressionMethod
 from edgetune.compress.rounding import round_to_nearest
 from edgetune.compress.solve import solve_stage
+from edgetune.compress.streams import Stream, capture, inputs_of, stages
 from edgetune.core.batch import Batch
 from edgetune.core.errors import DataError
 from edgetune.core.events import LayerCompressed, Listener, ignore
@@ -58,14 +56,14 @@ def compress_model(
             layer that no calibration token reached is rounded and reported with `fallback`.
 
     Returns:
-        parameter name to matrix, rows = outputs. transformers' Conv1D (GPT-2) holds the transpose of it.
+        parameter name to matrix, rows = outputs, on the CPU. transformers' Conv1D (GPT-2) holds its transpose.
 
     Raises:
-        DataError: if calibration is needed and there is none.
+        DataError: if calibration is needed and there is none, or a batch is not [batch, length].
         ModelError: if the model is no decoder, or weights or activations are not finite.
-    Cost: about four forward passes over the calibration tokens, tokens * d^2 multiply-adds a stage, one sweep a
-        stage. Memory: one hidden state per calibration token and one Hessian (4 d^2 bytes, 3 times that while it
-        is factorised) at a time.
+    Cost: about four forward passes over the calibration tokens, and tokens * d^2 multiply-adds and one sweep a
+        stage. Memory: one hidden state per calibration token and one Hessian at a time (4 d^2 bytes, 3 times
+        that while it is factorised).
     Source: OPTQ, section 4 (setup), with the stages of the reference code's `--true-sequential`.
     """
     blocks = decoder_blocks(model)
@@ -107,23 +105,23 @@ def _compress_block(
     for stage in [*shared, *([name] for name in linears if name not in reached)]:
         matrices = {name: read_matrix(linears[name]) for name in stage}
         first, columns = linears[stage[0]], matrices[stage[0]].shape[1]
-        hessian = _stage_hessian(first, columns, block, index, streams) if stage[0] in reached else None
+        hessian = _stage_hessian(first, columns, block, index, streams)
         for name, solved in solve_stage(matrices, hessian, method, listener).items():
             write_matrix(linears[name], solved.weights)
             if solved.stored is not None:
-                results[name] = solved.stored
+                results[name] = _on_cpu(solved.stored)
     return results
 
 
 def _stage_hessian(
-    module: nn.Module, columns: int, block: nn.Module, index: int, streams: Sequence[Stream]
-) -> torch.Tensor:
-    hessian = Hessian(columns, streams[0].hidden.device)
+    module: Linear, columns: int, block: nn.Module, index: int, streams: Sequence[Stream]
+) -> torch.Tensor | None:
+    hessian = Hessian(columns, module.weight.device)
     for stream in streams:
         inputs = inputs_of(module, block, stream, index)
         if inputs is not None:
             hessian.add(inputs)
-    return hessian.matrix
+    return hessian.matrix if hessian.tokens else None
 
 
 def _round_embeddings(
@@ -144,8 +142,12 @@ def _round_embeddings(
         replace_data(parameter, rounded)
         error = float((rounded - weights).square().sum() / weights.square().sum().clamp(min=1e-30))
         listener(LayerCompressed(name, grid.name, error, error, damping=0.0, fallback=False))
-        results[name] = stored
+        results[name] = _on_cpu(stored)
     return results
+
+
+def _on_cpu(matrix: QuantisedMatrix) -> QuantisedMatrix:
+    return QuantisedMatrix(matrix.grid, matrix.codes.cpu(), matrix.scales.cpu())
 
 
 def _report_float(name: str, parameter: torch.Tensor, listener: Listener) -> None:

@@ -49,12 +49,12 @@ class Projected:
 
     @classmethod
     def of(cls, key: int, coefficient: float) -> Projected:
-        """One direction."""
+        """Return one scaled direction."""
         return cls(np.array([key], np.int64), np.array([coefficient], np.float32))
 
     @classmethod
     def none(cls) -> Projected:
-        """The zero update."""
+        """Return the zero update."""
         return cls(np.zeros(0, np.int64), np.zeros(0, np.float32))
 
     def scaled(self, factor: float) -> Projected:

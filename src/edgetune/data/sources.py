@@ -59,9 +59,9 @@ def _jsonl(path: Path) -> Iterator[Row]:
                 value = json.loads(text) if text.strip() else {}
             except UnicodeDecodeError as error:
                 raise DataError("this line is not UTF-8 text", where=place) from error
-            except json.JSONDecodeError as error:
+            except (json.JSONDecodeError, RecursionError) as error:
                 raise DataError(
-                    f"this line is not JSON: {error.msg}", where=place, hint="one object a line"
+                    f"this line is not JSON: {error}", where=place, hint="one object a line"
                 ) from error
             if not isinstance(value, dict):
                 raise DataError("this line is not a JSON object", where=place, hint="one object a line")

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import pkgutil
 from importlib import import_module
-from typing import TypeVar
+from typing import Any
 
 from edgetune.compress.method import CompressionMethod
 from edgetune.core.errors import ConfigError, nearest
 from edgetune.methods import compression, tuning
 from edgetune.methods.method import TuningMethod
-
-M = TypeVar("M", TuningMethod, CompressionMethod)
 
 
 def tuning_names() -> list[str]:
@@ -44,7 +42,7 @@ def compression_method(name: str) -> CompressionMethod:
     return method
 
 
-def _load(kind: str, name: str, known: list[str]) -> object:
+def _load(kind: str, name: str, known: list[str]) -> Any:
     if name not in known:
         close = nearest(name, known)
         hint = f"did you mean {close!r}?" if close else f"known: {', '.join(known)}"

@@ -89,9 +89,7 @@ def load_backbone(
         tokenizer = _tokenizer(folder)
         model = _model(folder, config, dtype)
     _check_weights(model, folder)
-    rows = int(model.get_input_embeddings().weight.shape[0])  # type: ignore[index]
-    if len(tokenizer) > rows:
-        raise ModelError(f"the tokenizer knows {len(tokenizer)} tokens, the model {rows}", where=folder)
+    _check_tokenizer(tokenizer, int(model.get_input_embeddings().weight.shape[0]), folder)  # type: ignore[index]
     model.config.use_cache = True
     model.eval().requires_grad_(False)  # type: ignore[no-untyped-call]
     return Backbone(
@@ -199,6 +197,16 @@ def _check_weights(model: PreTrainedModel, folder: Path) -> None:
         if not (torch.isfinite(low) and torch.isfinite(high)):
             hint = f"the stored weights are damaged, or do not fit {weight.dtype}"
             raise ModelError(f"{name} holds NaN or infinite weights", where=folder, hint=hint)
+
+
+def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, rows: int, folder: Path) -> None:
+    beyond = sorted(token for token, index in tokenizer.get_vocab().items() if index >= rows)
+    if beyond == [tokenizer.pad_token]:
+        # Often added for training without a row for it. Padding is masked, so another id serves as well.
+        tokenizer.pad_token = None
+    elif beyond:
+        some = ", ".join(map(repr, beyond[:3]))
+        raise ModelError(f"the tokenizer has tokens the model's {rows} rows do not reach: {some}", where=folder)
 
 
 def _placed(model: PreTrainedModel, device: str | torch.device) -> PreTrainedModel:

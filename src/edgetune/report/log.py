@@ -74,7 +74,7 @@ def newest_run(lines: list[Line]) -> list[Line]:
     """
     starts = [i for i, line in enumerate(lines) if isinstance(line.event, RunStarted)]
     begin = 0
-    for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
+    for start, end in zip(starts, [*starts[1:], len(lines)], strict=False):
         attempt = [line.event for line in lines[start:end]]
         resumed = any(isinstance(event, RunResumed) for event in attempt)
         # An attempt of the same run, killed before its first result, must not hide what was measured before.

@@ -11,7 +11,7 @@ PAGE = """<!DOCTYPE html>
  content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
 <link rel="icon" href="data:,">
 <title>edgetune: {{ name }}, {{ run.status }}</title>
-<style>{{ css }}</style>
+<style>{{ css | safe }}</style>
 </head>
 <body>
 <header>
@@ -21,8 +21,9 @@ PAGE = """<!DOCTYPE html>
 <dl>{% for key, value in facts %}<div><dt>{{ key }}</dt><dd>{{ value }}</dd></div>{% endfor %}</dl>
 </header>
 <main>
-{% macro grid(table, caption) %}
-<div class="scroll" tabindex="0"><table><caption>{{ caption }}</caption>
+{% macro grid(table, caption, wraps="") %}
+<p class="soft">{{ caption }}</p>
+<div class="scroll {{ wraps }}" tabindex="0"><table>
 <thead><tr>{% for head in table.head %}<th scope="col">{{ head }}</th>{% endfor %}</tr></thead>
 <tbody>{% for row in table.rows %}<tr><th scope="row">{{ row[0] }}</th>
 {%- for cell in row[1:] %}<td>{{ cell }}</td>{% endfor %}</tr>
@@ -36,11 +37,12 @@ PAGE = """<!DOCTYPE html>
 {% endmacro %}
 {% if no_plots %}<p class="soft">{{ no_plots }}</p>{% endif %}
 {% if stages.rows %}<section><h2>By stage</h2>
-{{ grid(stages, "Measured on held-out records; loss in nats a token, Rouge-L as F1 in %.") }}
+{{ grid(stages, "Measured on held-out records; loss in nats a token, Rouge-L as F1 in per cent.") }}
 {% for note in notes %}<p>{{ note }}.</p>{% endfor %}
 {{ figures(["loss-by-stage", "rouge-by-stage", "size-by-stage", "memory-by-stage"]) }}</section>{% endif %}
 {% if traffic.rows %}<section><h2>Traffic</h2>
-{{ grid(traffic, "Payload of one device in one round, and what it would be with the alternatives.") }}
+{{ grid(traffic, "Payload of one device in one round, and what it would be with the alternatives.",
+        "wraps") }}
 {{ figures(["bytes-by-method"]) }}
 <p class="soft">{{ total }}</p></section>{% endif %}
 {% if rounds.rows %}<section><h2>By round</h2>

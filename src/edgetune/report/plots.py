@@ -69,7 +69,7 @@ def loss_by_round(summary: Summary) -> Plot | None:
         axis.legend(axes)
 
     told, which = (held_out, "Held-out") if len(held_out) > 1 else (train, "Training")
-    title = f"{which} loss: {_change([value for _, value in told], units.loss)}"
+    title = f"{which} loss {_change([value for _, value in told], units.loss)}"
     return Plot("loss-by-round", title, svg.drawn("loss-by-round", 3.2, draw))
 
 
@@ -90,7 +90,7 @@ def rouge_by_round(summary: Summary) -> Plot | None:
 
     before = [base.rouge_l] if base is not None else []
     values = [*before, *(value / 100 for _, value in points)]
-    title = f"Held-out Rouge-L: {_change(values, units.percent)}"
+    title = f"Held-out Rouge-L {_change(values, units.percent)}"
     return Plot("rouge-by-round", title, svg.drawn("rouge-by-round", 3.2, draw))
 
 
@@ -177,15 +177,18 @@ def layer_errors(summary: Summary) -> Plot | None:
         axes.plot(places, [pair[1] for pair in pairs], "x", color=svg.ORANGE, label="rounded to nearest")
         axes.plot(places, [pair[0] for pair in pairs], "o", markersize=4, color=svg.BLUE, label="solved")
         axes.set_yscale("log")
+        axes.grid(False, axis="x")
         axes.set(xlabel="matrix, in the order of the model", ylabel="relative output error, logarithmic")
         axis.whole_ticks(axes)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if narrow else "")
+        axes.yaxis.set_minor_formatter(
+            lambda value, _: f"{value:g}" if narrow and f"{value:e}"[0] in "235" else ""
+        )
         axis.legend(axes)
 
     left = median(error / rounding for error, rounding in pairs)
     matrices = f"{len(pairs)} matrices" if len(pairs) > 1 else "1 matrix"
-    title = f"Error after solving is {units.percent(left)} % of rounding's in the median of {matrices}"
+    title = f"Error after solving is {units.percent(left)}% of rounding's in the median of {matrices}"
     return Plot("layer-errors", title, svg.drawn("layer-errors", 3.2, draw))
 
 
@@ -197,9 +200,9 @@ def _bars(
     label: str,
     others: int = 0,
 ) -> Plot | None:
-    """Draw one bar a row; the last `others` rows are alternatives to this run."""
+    """Draw one bar a row, where there is something to compare; the last `others` rows are alternatives."""
     finite = [row for row in rows if math.isfinite(row[1])]
-    if not finite:
+    if len(finite) < 2:
         return None
     own = len(finite) - others
     drawing = svg.drawn(
@@ -215,17 +218,15 @@ def _columns(pairs: Sequence[tuple[float, float]]) -> tuple[list[float], list[fl
 def _change(values: Sequence[float], write: Callable[[float], str]) -> str:
     first, last = values[0], values[-1]
     if len(values) == 1:
-        return write(last)
+        return f"is {write(last)}"
     if write(first) == write(last):
-        return f"still {write(last)}"
+        return f"ends where it began, at {write(last)}"
     return f"{'fell' if last < first else 'rose'} from {write(first)} to {write(last)}"
 
 
 def _ends(what: str, rows: Sequence[tuple[str, float]], write: Callable[[float], str]) -> str:
     """State how a quantity moved from the first stage to the last."""
     (first, before), (last, after) = rows[0], rows[-1]
-    if len(rows) == 1:
-        return f"{what} is {write(before)} ({first})"
     if write(before) == write(after):
         return f"{what} is {write(after)} in both {first} and {last}"
     verb = "falls" if after < before else "rises"

@@ -5,7 +5,7 @@ from __future__ import annotations
 CSS = """
 :root { color-scheme: light dark; --paper: #fff; --card: #f6f7f9; --ink: #1b1f24; --soft: #59636e;
   --rule: #d5dae0;  --c1: #0072b2; --c2: #d55e00; --c3: #009e73; --bad: #b3261e; --bad-paper: #fdecea;
-  --sans: -apple-system, "Segoe UI", Roboto, "Noto Sans", Ubuntu, "Liberation Sans", "DejaVu Sans", sans-serif;
+  --sans: system-ui, "Segoe UI", "Helvetica Neue", Roboto, "Noto Sans", "Liberation Sans", "DejaVu Sans", sans-serif;
   --wait: #7a5200; --wait-paper: #fff4db; }
 @media (prefers-color-scheme: dark) {
   :root { --paper: #14171a; --card: #1d2126; --ink: #e6e9ec; --soft: #a0a9b2; --rule: #3a414a;
@@ -20,7 +20,7 @@ h3 { font-size: 1rem; margin: 0 0 .3rem; }
 p { margin: .5rem 0; max-width: 46rem; }
 .verdict { font-size: 1.45rem; line-height: 1.35; font-weight: 600; max-width: none; margin: 0 0 .8rem; }
 .verdict span { display: block; }
-.soft, figcaption, caption { color: var(--soft); }
+.soft { color: var(--soft); }
 .banner { padding: .8rem 1rem; border-left: 5px solid; margin: 0 0 1.2rem; max-width: none;
   overflow-wrap: anywhere; font-weight: 600; }
 .failed { color: var(--bad); background: var(--bad-paper); }
@@ -30,7 +30,6 @@ dt { font-size: .8rem; color: var(--soft); }
 dd { margin: 0; overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-caption { text-align: left; padding: 0 0 .4rem; }
 th, td { padding: .35rem .9rem .35rem 0; text-align: right; border-bottom: 1px solid var(--rule);
   vertical-align: top; }
 th:last-child, td:last-child { padding-right: 0; }
@@ -38,7 +37,7 @@ thead th { font-size: .85rem; color: var(--soft); font-weight: 600; vertical-ali
 th:first-child, td:first-child, .text td, .text th { text-align: left; font-weight: inherit; }
 tbody th { font-weight: 600; }
 .text td { overflow-wrap: anywhere; }
-.scroll td, .scroll th { white-space: nowrap; }
+.scroll td, .scroll tbody th { white-space: nowrap; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr));
   gap: 1.6rem 2rem; margin: 1.4rem 0; }
 figure { margin: 0; min-width: 0; }
@@ -60,7 +59,9 @@ summary { cursor: pointer; color: var(--soft); margin: 1rem 0 .6rem; }
 @media (max-width: 34rem) {
   body { padding: 1rem .8rem 3rem; font-size: 15px; }
   .verdict { font-size: 1.2rem; }
-  th, td { padding-right: .7rem; font-size: .85rem; }
+  th, td { padding-right: .4rem; font-size: .75rem; }
+  .wraps tbody th, .wraps td:last-child { white-space: normal; }
+  thead th { font-size: .72rem; }
 }
 @media print { body { max-width: none; } figure, .sample { break-inside: avoid; } }
 """

@@ -35,7 +35,7 @@ def forgetting(summary: Summary) -> str | None:
     """Say how the loss on the base's own kind of text moved, or None where it was not measured."""
     measured = [(stage.name, stage.base_style_loss) for stage in summary.stages]
     known = [f"{name} {units.loss(value)}" for name, value in measured if value is not None]
-    return f"Forgetting, loss on the base's own kind of text: {', '.join(known)}" if known else None
+    return f"Forgetting, loss on the base's own kind of text: {', '.join(known)}" if len(known) > 1 else None
 
 
 def verification(summary: Summary) -> str | None:
@@ -52,7 +52,7 @@ def verification(summary: Summary) -> str | None:
 
 
 def _table(grid: Grid) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="bold")
     for index, heading in enumerate(grid.head):
         table.add_column(Text(heading), justify="right" if index else "left", overflow="fold")
     for row in grid.rows:

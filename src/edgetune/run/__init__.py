@@ -1,0 +1,1 @@
+"""Drivers: one device, a federation in one process, the staged pipeline. No mathematics here."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from edgetune.core.errors import ConfigError
 from edgetune.core.keys import stream
@@ -24,12 +25,13 @@ from edgetune.run.recipe import DataSection, Recipe, SplitSection
 
 EMBEDDED_RECORDS = 1000
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-SPLITS = {
-    "dirichlet": lambda split: DirichletByCategory(split.alpha),
-    "quantity": lambda split: DirichletQuantity(split.alpha),
-    "iid": lambda split: Iid(),
+Split = Iid | DirichletByCategory | DirichletQuantity
+SPLITS: dict[str, Callable[[float], Split]] = {
+    "dirichlet": DirichletByCategory,
+    "quantity": DirichletQuantity,
+    "iid": lambda alpha: Iid(),
 }
-PROMPTS = {
+PROMPTS: dict[str, Callable[[PreTrainedTokenizerBase], Prompt]] = {
     "auto": default_prompt,
     "chat": lambda tokenizer: ChatTemplate(),
     "alpaca": lambda tokenizer: Alpaca(),
@@ -120,7 +122,7 @@ def split_records(
     """Hold records out and spread the rest over the devices."""
     return make_manifest(
         records,
-        SPLITS[split.kind](split),
+        SPLITS[split.kind](split.alpha),
         source=data.source,
         devices=devices,
         seed=seed,
@@ -131,15 +133,19 @@ def split_records(
 
 
 def _records(data: DataSection, seed: int) -> tuple[list[Record], list[Record]]:
-    """Return the records to split and the server's own sample."""
+    """Return the records to split (devices' and held out) and the server's own sample."""
     if data.source == EMBEDDED:
-        records = device_records((data.records or EMBEDDED_RECORDS) + data.calibration, seed)
+        count = (data.records or EMBEDDED_RECORDS) + data.held_out
+        records = device_records(data.calibration + count, seed)
         return records[data.calibration :], records[: data.calibration]
     records = load_records(data.source)
     order = [int(index) for index in stream(seed, "records").permutation(len(records))]
-    own = [index for index in order if records[index].category != data.held_out_category][: data.calibration]
-    rest = [index for index in order if index not in set(own)]
-    return [records[index] for index in rest[: data.records]], [records[index] for index in own]
+    kept_back = [index for index in order if records[index].category == data.held_out_category]
+    free = [index for index in order if records[index].category != data.held_out_category]
+    own, rest = free[: data.calibration], free[data.calibration :]
+    if data.records is not None:
+        rest = rest[: data.records if kept_back else data.records + data.held_out]
+    return [records[index] for index in sorted(rest + kept_back)], [records[index] for index in own]
 
 
 def _context(backbone: Backbone) -> int:

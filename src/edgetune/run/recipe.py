@@ -41,7 +41,7 @@ class DataSection(Section):
     source: str = "embedded"
     """A jsonl or parquet file or a datasets id with Dolly's columns, or `embedded`."""
     records: int | None = Field(default=None, ge=1)
-    """Use only this many records, drawn at random; all if not set (1000 for `embedded`)."""
+    """Spread only this many records over the devices, drawn at random; all if not set (1000 for `embedded`)."""
     held_out_category: str | None = None
     """A category that no device sees and that evaluation uses (FedKSeed's protocol)."""
     held_out: int = Field(default=100, ge=1)

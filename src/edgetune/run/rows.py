@@ -11,7 +11,6 @@ from torch import nn
 from edgetune.core.events import Listener, Sample
 from edgetune.core.progress import Progress
 from edgetune.data.encode import Example, batches
-from edgetune.export.llama_cpp import LlamaCpp
 from edgetune.measure.evaluate import generate, held_out_loss
 from edgetune.measure.rouge import rouge_l
 from edgetune.run.prepare import Prepared
@@ -59,21 +58,7 @@ def model_quality(model: nn.Module, prepared: Prepared, progress: Progress, stag
         on_progress=lambda done, total: progress(f"{stage}: answers", done, total),
     )
     style = model_loss(model, prepared.base_style, prepared) if prepared.base_style else None
-    return Quality(loss, _exp(loss), _rouge(answers, prepared), answers, style)
-
-
-def file_quality(engine: LlamaCpp, prepared: Prepared, progress: Progress) -> Quality:
-    """Measure a GGUF file in llama.cpp on the same records, prompts and tokens."""
-    losses: list[float] = []
-    answers: list[str] = []
-    total = len(prepared.held_out_examples)
-    for done, example in enumerate(prepared.held_out_examples, start=1):
-        losses += [-value for value in engine.log_probabilities(example.input_ids, example.response_start)]
-        prompt = list(example.input_ids[: example.response_start])
-        answers.append(engine.generate(prompt, prepared.recipe.evaluation.max_new_tokens).strip())
-        progress("llama.cpp: answers", done, total)
-    loss = math.fsum(losses) / len(losses)
-    return Quality(loss, _exp(loss), _rouge(answers, prepared), answers)
+    return Quality(loss, perplexity_of(loss), rouge_of(answers, prepared), answers, style)
 
 
 def show_samples(stage: str, quality: Quality, prepared: Prepared, listener: Listener) -> None:
@@ -90,9 +75,11 @@ def show_samples(stage: str, quality: Quality, prepared: Prepared, listener: Lis
         listener(Sample(stage, prompt, record.response, quality.answers[index]))
 
 
-def _rouge(answers: Sequence[str], prepared: Prepared) -> float:
+def rouge_of(answers: Sequence[str], prepared: Prepared) -> float:
+    """Return the mean Rouge-L F1 of answers to the held-out records, 0 to 100."""
     return rouge_l(answers, [record.response for record in prepared.held_out])
 
 
-def _exp(loss: float) -> float:
+def perplexity_of(loss: float) -> float:
+    """Return exp(loss), infinite where that overflows."""
     return math.exp(loss) if loss < 700 else math.inf

@@ -37,7 +37,11 @@ class AdapterTuned:
         except ImportError as error:
             raise MissingExtraError("peft", "peft", "LoRA") from error
         config = LoraConfig(
-            r=rank, lora_alpha=alpha, target_modules="all-linear", lora_dropout=0.0, task_type="CAUSAL_LM"
+            r=rank,
+            lora_alpha=alpha,  # type: ignore[arg-type]  # peft scales by lora_alpha / r, floats included
+            target_modules="all-linear",
+            lora_dropout=0.0,
+            task_type="CAUSAL_LM",
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -100,7 +104,7 @@ class AdapterTuned:
 
     def merged(self) -> PreTrainedModel:
         """Fold the adapters into the base weights and return the plain model; the handle ends here."""
-        merged: PreTrainedModel = self._peft.merge_and_unload()
+        merged: PreTrainedModel = self._peft.merge_and_unload()  # type: ignore[assignment]
         return merged
 
     def _snapshot(self) -> dict[str, torch.Tensor]:

@@ -17,7 +17,8 @@ TABLE, PAIRS = 0, 1
 class SeedTable:
     """A codec for coefficients of a pool of K directions.
 
-        table: 1 byte tag, K x float32;   pairs: 1 byte tag, uint32 count, count x (uint16 or uint32 index), count x float32
+        table: 1 byte tag, K x float32
+        pairs: 1 byte tag, uint32 count, count x (uint16 or uint32 index), count x float32
 
     Args:
         size: K; indices take 2 bytes up to K = 65,536, else 4.
@@ -28,7 +29,7 @@ class SeedTable:
     size: int
 
     @property
-    def _index(self) -> np.dtype[np.unsignedinteger]:  # type: ignore[type-arg]
+    def _index(self) -> np.dtype[np.uint16] | np.dtype[np.uint32]:
         return np.dtype("<u2") if self.size <= 1 << 16 else np.dtype("<u4")
 
     def encode(self, update: Update) -> bytes:

@@ -1,0 +1,85 @@
+"""The commands, and how their errors reach a person: one line and an exit code, never a traceback."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+import typer
+from rich.console import Console
+
+from edgetune.cli import artefacts, info, runs
+from edgetune.core.errors import EdgetuneError, OutputError
+
+INTERNAL_ERROR, INTERRUPTED = 70, 130
+
+EPILOG = """Exit codes: 0 done, 2 bad option or recipe, 3 data, 4 model, 5 digest mismatch, 6 cannot write,
+7 exported file differs, 8 missing extra, 9 diverged, 70 internal error, 130 interrupted."""
+
+app = typer.Typer(
+    name="edgetune",
+    help="Fine-tune a language model across edge devices whose data never leaves them, compress it in one shot, "
+    "and hand back a file those devices run.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+for group in (runs, artefacts, info):
+    group.register(app)
+
+
+def execute(arguments: Sequence[str]) -> int:
+    """Run one command line.
+
+    Args:
+        arguments: without the program's name.
+
+    Returns:
+        The exit code: 0, or the `exit_code` of the error (edgetune.core.errors), 2 for a wrong option,
+        70 for a bug (its traceback is shown if EDGETUNE_TRACEBACK is set), 130 after Ctrl-C.
+    """
+    errors = Console(stderr=True, soft_wrap=True, highlight=False)
+    try:
+        app(list(arguments), standalone_mode=False, prog_name="edgetune")
+    except EdgetuneError as error:
+        return _say(errors, str(error), error.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else "")
+        return 2
+    except click.ClickException as error:
+        return _say(errors, f"{error.format_message()} (see edgetune --help)", error.exit_code)
+    except typer.Exit as error:
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        return _say(errors, "interrupted; run the same command again to go on", INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
+            return _say(errors, f"{error.filename or 'output'}: {error.strerror}", OutputError.exit_code)
+        return _bug(errors, error, arguments)
+    except Exception as error:  # the last line of defence: a bug is still one line and a code
+        return _bug(errors, error, arguments)
+    return 0
+
+
+def _say(console: Console, text: str, code: int) -> int:
+    console.print("[bold red]error:[/] ", end="")
+    console.print(" ".join(text.split()), markup=False)
+    return code
+
+
+def _bug(console: Console, error: BaseException, arguments: Sequence[str]) -> int:
+    if os.environ.get("EDGETUNE_TRACEBACK"):
+        traceback.print_exception(error)
+    detail = f"{type(error).__name__}: {error}"
+    hint = "a bug; EDGETUNE_TRACEBACK=1 shows where"
+    return _say(console, f"edgetune {shlex.join(arguments)}: {detail} ({hint})", INTERNAL_ERROR)

@@ -1,0 +1,154 @@
+"""`compress`, `export`, `evaluate`, `chat`, `serve` and `report`: what takes a model, a file or a finished run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from edgetune.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from edgetune.run.prepare import Prepared
+
+Base = Annotated[str, typer.Argument(help="Model folder, Hub id, or 'embedded'.")]
+LedgerFile = Annotated[Path | None, typer.Option("--ledger", "-l", help="A fine-tune of this base.")]
+Gguf = Annotated[Path, typer.Argument(help="A GGUF file.")]
+File = Annotated[Path, typer.Option("--out", "-o", help="The GGUF file to write.")]
+Data = Annotated[str, typer.Option(help="jsonl or parquet file, datasets id, or 'embedded'.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads.")]
+Set = Annotated[
+    list[str], typer.Option("--set", help="Override a recipe key: section.key=value. Repeatable.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    for command in (compress, export, evaluate, chat, serve, report):
+        app.command()(command)
+
+
+def compress(
+    model: Base,
+    ledger: LedgerFile = None,
+    method: Annotated[str, typer.Option(help="optq or rtn, see `edgetune methods`.")] = "optq",
+    grid: Annotated[str, typer.Option(help="Q4_0 or Q8_0.")] = "Q4_0",
+    data: Data = "embedded",
+    out: File = Path("model.gguf"),
+    set: Set = [],  # noqa: B006 - typer wants a list
+) -> None:
+    """Compress a (tuned) model in one shot, write it as GGUF and verify it in llama.cpp."""
+    from dataclasses import replace
+
+    from edgetune.core.quantised import GRIDS
+    from edgetune.methods.catalogue import compression_method
+    from edgetune.run.deploy import compress_to_file, verify_file
+
+    if grid not in GRIDS:
+        raise ConfigError(f"no grid {grid!r}", hint=f"one of {', '.join(GRIDS)}")
+    chosen = replace(compression_method(method), grid=GRIDS[grid])
+    prepared, tuned, digest = _open(model, ledger, data, set)
+    compress_to_file(tuned, chosen, out, prepared, ledger_digest=digest)
+    checked = verify_file(out, tuned, prepared)
+    Console().print(
+        f"{out}: {out.stat().st_size:,} bytes, perplexity {checked.perplexity_llama_cpp:.4f} in llama.cpp"
+    )
+
+
+def export(
+    model: Base, ledger: LedgerFile = None, data: Data = "embedded", out: File = Path("model.gguf")
+) -> None:
+    """Write a (tuned) model as GGUF in fp16, without compression, and verify it in llama.cpp."""
+    from edgetune.export.gguf_file import write_gguf
+    from edgetune.run.deploy import verify_file
+
+    prepared, tuned, digest = _open(model, ledger, data, [])
+    metadata = {"base_digest": prepared.backbone.digest, "ledger_digest": digest}
+    write_gguf(out, tuned, prepared.backbone.tokenizer, quantised={}, metadata=metadata)
+    checked = verify_file(out, tuned, prepared)
+    Console().print(
+        f"{out}: {out.stat().st_size:,} bytes, perplexity {checked.perplexity_llama_cpp:.4f} in llama.cpp"
+    )
+
+
+def evaluate(
+    model: Base,
+    ledger: LedgerFile = None,
+    gguf: Annotated[
+        Path | None, typer.Option(help="Measure this file in llama.cpp instead; MODEL gives the prompts.")
+    ] = None,
+    data: Data = "embedded",
+    threads: Threads = None,
+    set: Set = [],  # noqa: B006 - typer wants a list
+) -> None:
+    """Print held-out loss, perplexity and Rouge-L of a model, a model with a ledger, or a GGUF file."""
+    from edgetune.cli.display import Display
+    from edgetune.run.rows import model_quality
+
+    console = Console()
+    prepared, tuned, _ = _open(model, ledger, data, set)
+    with Display(console) as display:
+        if gguf is not None:
+            from edgetune.export.llama_cpp import LlamaCpp
+            from edgetune.run.deploy import file_quality
+
+            with LlamaCpp(gguf, threads=threads) as engine:
+                quality = file_quality(engine, prepared, display.progress)
+        else:
+            quality = model_quality(tuned, prepared, display.progress, "model")
+    console.print(
+        f"{len(prepared.held_out)} held-out records: loss {quality.loss:.4f}, "
+        f"perplexity {quality.perplexity:.4f}, Rouge-L F1 {quality.rouge_l:.2f}",
+        highlight=False,
+    )
+
+
+def chat(file: Gguf, threads: Threads = None) -> None:
+    """Talk to a GGUF file in the terminal, through llama.cpp."""
+    from edgetune.export.chat import chat as talk
+
+    talk(file, threads=threads)
+
+
+def serve(
+    file: Gguf,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 picks a free one.")] = 8080,
+    threads: Threads = None,
+) -> None:
+    """Serve a GGUF file as an OpenAI-compatible HTTP server, llama.cpp's own, until Ctrl-C."""
+    from edgetune.export.serve import serve as listen
+
+    listen(file, host=host, port=port, threads=threads)
+
+
+def report(folder: Annotated[Path, typer.Argument(help="The folder of a run.")]) -> None:
+    """Rebuild report.html and summary.json from a run's events, and print the table."""
+    from edgetune.core.events import read_events
+    from edgetune.report.html import write_report
+    from edgetune.report.summary import summarise, write_summary
+    from edgetune.report.table import print_result
+
+    console = Console()
+    print_result(console, summarise(read_events(folder / "events.jsonl")))
+    console.print(f"{write_report(folder)}\n{write_summary(folder)}")
+
+
+def _open(
+    model: str, ledger: Path | None, data: str, overrides: list[str]
+) -> tuple[Prepared, PreTrainedModel, str]:
+    """Return what a run on this model and data would work on, the (tuned) model, and the ledger's digest."""
+    from edgetune.core.ledger import read_ledger
+    from edgetune.run.load import materialise
+    from edgetune.run.prepare import prepare
+    from edgetune.run.recipe import load_recipe
+
+    prepared = prepare(load_recipe(None, overrides, model__source=model, data__source=data))
+    if ledger is None:
+        return prepared, prepared.backbone.model, ""
+    opened = read_ledger(ledger, base_digest=prepared.backbone.digest)
+    return prepared, materialise(prepared.backbone, opened), opened.digest

@@ -1,0 +1,99 @@
+"""Progress bars and lines on the terminal while a run goes on."""
+
+from __future__ import annotations
+
+import math
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from edgetune.core.events import (
+    Event,
+    Failed,
+    RoundFinished,
+    RunResumed,
+    RunStarted,
+    StageFinished,
+    Verified,
+)
+
+
+class Display:
+    """Bars for what is going on, one line for what is done.
+
+    Args:
+        console: where to print; bars appear only on a terminal.
+        quiet: print neither.
+    """
+
+    def __init__(self, console: Console, *, quiet: bool = False) -> None:
+        self._console, self._quiet = console, quiet
+        self._bars = Progress(
+            TextColumn("[bold]{task.description:<22}"),
+            BarColumn(bar_width=32),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=quiet or not console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Display:
+        """Start the bars."""
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Remove the bars."""
+        self._bars.stop()
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Move one bar; a full one disappears."""
+        if what not in self._tasks:
+            self._tasks[what] = self._bars.add_task(what, total=total)
+        self._bars.update(self._tasks[what], completed=done, total=total)
+        if done >= total:
+            self._bars.remove_task(self._tasks.pop(what))
+
+    def listen(self, event: Event) -> None:
+        """Print one line for an event that a person wants to see."""
+        line = self._line(event)
+        if line is not None and not self._quiet:
+            self._console.print(line, highlight=False, soft_wrap=True)
+
+    def _line(self, event: Event) -> str | None:
+        if isinstance(event, RunStarted):
+            return f"base {event.base_digest[:12]}, {event.weights:,} weights, method {event.method}, seed {event.seed}"
+        if isinstance(event, RunResumed) and event.round:
+            return f"resumed after round {event.round}"
+        if isinstance(event, RoundFinished):
+            up = f", {max(event.payload_up_bytes):,} B up" if event.payload_up_bytes else ""
+            down = f", {max(event.payload_down_bytes):,} B down" if event.payload_down_bytes else ""
+            loss = f"held-out loss {event.loss:.4f}, " if event.loss is not None else ""
+            drop = f", [yellow]{event.dropped} steps dropped[/]" if event.dropped else ""
+            return f"round {event.round:>3}: {loss}train {event.train_loss:.4f}{up}{down}, {event.seconds:.1f} s{drop}"
+        if isinstance(event, StageFinished):
+            shown = "" if math.isnan(event.loss) else f"loss {event.loss:.4f}, Rouge-L {event.rouge_l:.1f}, "
+            return f"[bold]{event.name}[/]: {shown}{event.seconds:.1f} s"
+        if isinstance(event, Verified):
+            return (
+                "llama.cpp agrees: mean |difference| of log-probabilities "
+                f"{event.mean_log_probability_difference:.4f}, "
+                f"perplexity {event.perplexity_llama_cpp:.4f} against {event.perplexity_torch:.4f}"
+            )
+        if isinstance(event, Failed):
+            return None
+        return None

@@ -1,0 +1,126 @@
+"""`methods` and `doctor`: what there is, and what this machine has."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+EXTRAS = {
+    "peft": ("peft", "LoRA"),
+    "datasets": ("datasets", "parquet files and Hugging Face datasets"),
+    "gguf": ("deploy", "writing GGUF files"),
+    "xllamacpp": ("deploy", "running GGUF files in llama.cpp"),
+    "matplotlib": ("plots", "the report's plots"),
+}
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command()(methods)
+    app.command()(doctor)
+    app.command()(settings)
+
+
+def methods(
+    name: Annotated[str | None, typer.Argument(help="Show one method only.")] = None, as_json: AsJson = False
+) -> None:
+    """List the tuning and compression methods: what each does, what travels, its memory, its source."""
+    from edgetune.methods import catalogue
+
+    rows = []
+    for known in catalogue.tuning_names():
+        method = catalogue.tuning_method(known)
+        rows.append(
+            {
+                "name": method.name,
+                "kind": "tuning",
+                "summary": method.summary,
+                "travels": method.travels,
+                "memory": method.memory,
+                "source": method.source,
+            }
+        )
+    for known in catalogue.compression_names():
+        rule = catalogue.compression_method(known)
+        rows.append(
+            {
+                "name": rule.name,
+                "kind": "compression",
+                "summary": rule.summary,
+                "travels": "nothing",
+                "memory": "one decoder block's Hessians beside the model"
+                if rule.compensate
+                else "one matrix",
+                "source": rule.source,
+            }
+        )
+    if name is not None:
+        chosen = [row for row in rows if row["name"] == name]
+        rows = chosen or [_unknown(name)]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    table = Table(show_lines=True)
+    for column in ("name", "what", "what travels", "memory", "source"):
+        table.add_column(column, style="bold" if column == "name" else None, overflow="fold")
+    for row in rows:
+        table.add_row(row["name"], row["summary"], row["travels"], row["memory"], row["source"])
+    Console().print(table)
+
+
+def _unknown(name: str) -> dict[str, str]:
+    from edgetune.methods.catalogue import compression_names, tuning_method
+
+    known = [*compression_names()]
+    tuning_method(name if name not in known else "")  # raises, with the nearest name
+    return {}
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Say what this machine has: kernel, libraries, extras, memory."""
+    import psutil
+    import torch
+
+    from edgetune.measure.versions import versions
+
+    memory = psutil.virtual_memory()
+    facts = {
+        "kernel": "torch",
+        "versions": versions(),
+        "extras": {library: find_spec(library) is not None for library in EXTRAS},
+        "cuda": torch.cuda.is_available(),
+        "threads": torch.get_num_threads(),
+        "memory_bytes": memory.total,
+        "memory_available_bytes": memory.available,
+    }
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    console = Console(highlight=False)
+    console.print(f"direction kernel: {facts['kernel']}")
+    console.print("versions: " + ", ".join(f"{name} {version}" for name, version in versions().items()))
+    for library, (extra, purpose) in EXTRAS.items():
+        state = (
+            "[green]found[/]"
+            if find_spec(library)
+            else f"[yellow]missing[/] - pip install 'edgetune\\[{extra}]'"
+        )
+        console.print(f"{library:<12} {purpose:<42} {state}")
+    console.print(f"CUDA: {'yes' if facts['cuda'] else 'no'}; torch threads: {facts['threads']}")
+    console.print(f"memory: {memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free")
+
+
+def settings() -> None:
+    """List every recipe key with its default and meaning."""
+    from edgetune.run.recipe import describe_settings
+
+    table = Table("key", "default", "meaning")
+    for key, (default, meaning) in describe_settings().items():
+        table.add_row(key, "" if default is None else str(default), meaning)
+    Console().print(table)

@@ -1,0 +1,207 @@
+"""`run`, `tune` and `federate`: what takes a recipe."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from edgetune.cli.display import Display
+
+Set = Annotated[
+    list[str], typer.Option("--set", help="Override a recipe key: section.key=value. Repeatable.")
+]
+Model = Annotated[str | None, typer.Option(help="Model folder, Hub id, or 'embedded'.")]
+Data = Annotated[str | None, typer.Option(help="jsonl or parquet file, datasets id, or 'embedded'.")]
+HeldOut = Annotated[str | None, typer.Option(help="A category no device sees, used for evaluation.")]
+Devices = Annotated[int | None, typer.Option(help="Number of devices.")]
+Participation = Annotated[float | None, typer.Option(help="Share of the devices asked in a round, 0 to 1.")]
+Alpha = Annotated[float | None, typer.Option(help="Dirichlet concentration of the split.")]
+Rounds = Annotated[int | None, typer.Option(help="Number of rounds.")]
+Rate = Annotated[float | None, typer.Option("--learning-rate", "--lr", help="Learning rate.")]
+Seed = Annotated[int | None, typer.Option(help="Master seed of every random choice.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")]
+Out = Annotated[
+    Path, typer.Option("--out", "-o", help="Folder for the results; an unfinished run there goes on.")
+]
+RecipeFile = Annotated[
+    Path | None,
+    typer.Argument(help="A recipe (.toml, .yaml); the embedded demo without it.", show_default=False),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command()(run)
+    app.command()(tune)
+    app.command()(federate)
+
+
+def embedded_recipe() -> Path:
+    """Return the recipe that `edgetune run` takes when none is given."""
+    return Path(__file__).parent.parent / "recipes" / "demo.toml"
+
+
+def run(
+    recipe: RecipeFile = None,
+    out: Out = Path("out"),
+    model: Model = None,
+    data: Data = None,
+    held_out_category: HeldOut = None,
+    devices: Devices = None,
+    participation: Participation = None,
+    alpha: Alpha = None,
+    rounds: Rounds = None,
+    method: Annotated[str | None, typer.Option(help="Tuning method, see `edgetune methods`.")] = None,
+    learning_rate: Rate = None,
+    seed: Seed = None,
+    threads: Threads = None,
+    set: Set = [],  # noqa: B006 - typer wants a list
+    quiet: Quiet = False,
+) -> None:
+    """Tune across devices, compress, export, run in llama.cpp, and report."""
+    settings = {
+        "model__source": model,
+        "data__source": data,
+        "data__held_out_category": held_out_category,
+        "federation__devices": devices,
+        "federation__participation": participation,
+        "federation__rounds": rounds,
+        "split__alpha": alpha,
+        "method__name": method,
+        "method__learning_rate": learning_rate,
+        "seed": seed,
+        "threads": threads,
+    }
+    from edgetune.core.events import read_events
+    from edgetune.report.html import write_report
+    from edgetune.report.summary import summarise, write_summary
+    from edgetune.report.table import print_result
+    from edgetune.run import pipeline
+    from edgetune.run.recipe import load_recipe
+
+    resolved = load_recipe(recipe or embedded_recipe(), set, **settings)
+    console = Console()
+    try:
+        with Display(console, quiet=quiet) as display:
+            pipeline.run(
+                resolved, out, command=_command(), listener=display.listen, progress=display.progress
+            )
+    finally:
+        if (out / pipeline.EVENTS).is_file():
+            write_summary(out)
+            write_report(out)
+    print_result(console, summarise(read_events(out / pipeline.EVENTS)))
+    console.print(f"\n{out / pipeline.MODEL} runs in llama.cpp: edgetune chat {out / pipeline.MODEL}")
+    console.print(f"The whole story: {out / 'report.html'}")
+
+
+def tune(
+    method: Annotated[str, typer.Argument(help="mezo, zo_sgd, fedkseed, lora, ...")],
+    recipe: RecipeFile = None,
+    out: Out = Path("out"),
+    model: Model = None,
+    data: Data = None,
+    held_out_category: HeldOut = None,
+    rounds: Annotated[
+        int | None, typer.Option(help="Checkpoint intervals of method.local_steps steps.")
+    ] = None,
+    learning_rate: Rate = None,
+    seed: Seed = None,
+    threads: Threads = None,
+    set: Set = [],  # noqa: B006 - typer wants a list
+    quiet: Quiet = False,
+) -> None:
+    """Tune on one device and write a ledger."""
+    _tune(
+        recipe,
+        out,
+        set,
+        quiet,
+        single=True,
+        method__name=method,
+        model__source=model,
+        data__source=data,
+        data__held_out_category=held_out_category,
+        federation__rounds=rounds,
+        method__learning_rate=learning_rate,
+        seed=seed,
+        threads=threads,
+    )
+
+
+def federate(
+    method: Annotated[str, typer.Argument(help="fedkseed, mezo, lora, ...")],
+    recipe: RecipeFile = None,
+    out: Out = Path("out"),
+    model: Model = None,
+    data: Data = None,
+    held_out_category: HeldOut = None,
+    devices: Devices = None,
+    participation: Participation = None,
+    alpha: Alpha = None,
+    rounds: Rounds = None,
+    learning_rate: Rate = None,
+    seed: Seed = None,
+    threads: Threads = None,
+    set: Set = [],  # noqa: B006 - typer wants a list
+    quiet: Quiet = False,
+) -> None:
+    """Tune across simulated devices in this process and write a ledger."""
+    _tune(
+        recipe,
+        out,
+        set,
+        quiet,
+        single=False,
+        method__name=method,
+        model__source=model,
+        data__source=data,
+        data__held_out_category=held_out_category,
+        federation__devices=devices,
+        federation__participation=participation,
+        federation__rounds=rounds,
+        split__alpha=alpha,
+        method__learning_rate=learning_rate,
+        seed=seed,
+        threads=threads,
+    )
+
+
+def _tune(
+    recipe: Path | None, out: Path, overrides: list[str], quiet: bool, *, single: bool, **settings: Any
+) -> None:
+    from edgetune.report.html import write_report
+    from edgetune.report.summary import write_summary
+    from edgetune.run import pipeline
+    from edgetune.run.recipe import load_recipe
+
+    resolved = load_recipe(recipe, overrides, **settings)
+    console = Console()
+    try:
+        with Display(console, quiet=quiet) as display:
+            ledger = pipeline.tune_only(
+                resolved,
+                out,
+                command=_command(),
+                single=single,
+                listener=display.listen,
+                progress=display.progress,
+            )
+    finally:
+        if (out / pipeline.EVENTS).is_file():
+            write_summary(out)
+            write_report(out)
+    size = (out / pipeline.LEDGER).stat().st_size
+    console.print(
+        f"{out / pipeline.LEDGER}: {size:,} bytes, digest {ledger.digest[:12]}, round {ledger.round}"
+    )
+
+
+def _command() -> str:
+    return shlex.join(["edgetune", *sys.argv[1:]])

@@ -1,0 +1,39 @@
+"""The table of model families that can be written as GGUF; adding one is one row."""
+
+from __future__ import annotations
+
+from edgetune.core.errors import ModelError
+from edgetune.export.gemma import GEMMA, GEMMA2, GEMMA3
+from edgetune.export.gpt2 import GPT2
+from edgetune.export.layout import Architecture, Config
+from edgetune.export.llama import LLAMA, QWEN2, QWEN3
+
+ARCHITECTURES = {
+    "llama": LLAMA,
+    "mistral": LLAMA,
+    "qwen2": QWEN2,
+    "qwen3": QWEN3,
+    "gemma": GEMMA,
+    "gemma2": GEMMA2,
+    "gemma3_text": GEMMA3,
+    "gpt2": GPT2,
+}
+"""`model_type` of a `transformers` configuration to its row."""
+
+
+def architecture_of(config: Config) -> Architecture:
+    """Return the row of a configuration.
+
+    Args:
+        config: a `transformers` configuration; `model_type` decides.
+    Raises:
+        ModelError: if the family cannot be exported; names those that can.
+    """
+    found = ARCHITECTURES.get(config.model_type)
+    if found is None:
+        raise ModelError(
+            f"models of type {config.model_type!r} cannot be written as GGUF",
+            where="config.json",
+            hint=f"supported: {', '.join(ARCHITECTURES)}",
+        )
+    return found

@@ -1,0 +1,122 @@
+"""What distinguishes one model family in a GGUF file: names, hyper-parameters, row order and offsets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from edgetune.core.errors import ModelError
+
+Value = str | int | float | bool | list[int]
+"""A hyper-parameter as GGUF stores it."""
+
+Config = Any
+"""A `transformers` configuration; its fields differ from family to family."""
+
+
+def no_tensors(config: Config) -> dict[str, torch.Tensor]:
+    """Return the tensors a family derives from its configuration: none."""
+    return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """One row of the table of supported families.
+
+    Args:
+        name: `general.architecture`, the prefix of the hyper-parameter keys.
+        blocks: the prefix of the layers in the parameter names, up to the layer number.
+        names: parameter name (inside a layer: without prefix and number) without `.weight` or `.bias` to GGUF name.
+        parameters: configuration to hyper-parameters, keys without the architecture's prefix.
+        rotary: names of the layer matrices whose rows llama.cpp wants interleaved, to the number of their heads.
+        norm_offset: added to every norm weight (Gemma stores `w` and multiplies by `1 + w`).
+        transposed: names stored [inputs, outputs] (GPT-2's Conv1D).
+        tensors: tensors computed from the configuration, by GGUF name.
+    """
+
+    name: str
+    blocks: str
+    names: Mapping[str, str]
+    parameters: Callable[[Config], dict[str, Value]]
+    rotary: Mapping[str, Callable[[Config], int]] = field(default_factory=dict)
+    norm_offset: float = 0.0
+    transposed: frozenset[str] = frozenset()
+    tensors: Callable[[Config], dict[str, torch.Tensor]] = no_tensors
+
+    def local_name(self, parameter: str) -> tuple[str, str, str]:
+        """Split a parameter name into (GGUF prefix such as `blk.3.`, name in the table, `weight` or `bias`).
+
+        Raises:
+            ModelError: if the name has another form, for example an adapter's.
+        """
+        stem, _, kind = parameter.rpartition(".")
+        if kind not in ("weight", "bias"):
+            raise ModelError("GGUF has no place for this tensor", where=parameter, hint="merge adapters first")
+        inside = re.fullmatch(re.escape(self.blocks) + r"\.(\d+)\.(.+)", stem)
+        return (f"blk.{inside[1]}.", inside[2], kind) if inside else ("", stem, kind)
+
+    def gguf_name(self, parameter: str) -> str:
+        """Return the GGUF name of a parameter, for example `blk.3.attn_q.weight`.
+
+        Raises:
+            ModelError: if the family has no such tensor in llama.cpp.
+        """
+        prefix, local, kind = self.local_name(parameter)
+        if local not in self.names:
+            raise ModelError(
+                f"the GGUF architecture {self.name!r} has no place for this tensor",
+                where=parameter,
+                hint="merge adapters into the weights before the export",
+            )
+        return f"{prefix}{self.names[local]}.{kind}"
+
+
+def interleaved_rows(rows: int, heads: int) -> torch.Tensor:
+    """Return which row stands where once half-split rotary pairs are interleaved.
+
+        out[h, 2i + s] = in[h, i + s head_dim / 2],   s in {0, 1}
+
+    Args:
+        rows: heads * head_dim.
+        heads: attention heads of this matrix (key-value heads for k).
+    Returns:
+        int64 [rows] indices: `new = old[indices]`, valid for packed rows too, since blocks run along the inputs.
+    Source: llama.cpp `convert_hf_to_gguf.py`, `LlamaModel.permute`.
+    """
+    return torch.arange(rows).reshape(heads, 2, rows // heads // 2).transpose(1, 2).reshape(rows)
+
+
+def require(condition: bool, what: str) -> None:
+    """Refuse a configuration that llama.cpp would silently compute differently.
+
+    Raises:
+        ModelError: if the condition is false.
+    """
+    if not condition:
+        raise ModelError(f"llama.cpp computes this family differently: {what}", where="config.json")
+
+
+def head_dim(config: Config) -> int:
+    """Return the width of one attention head."""
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def transformer_parameters(config: Config) -> dict[str, Value]:
+    """Return the hyper-parameters every rotary family of the table shares."""
+    return {
+        "context_length": config.max_position_embeddings,
+        "embedding_length": config.hidden_size,
+        "block_count": config.num_hidden_layers,
+        "feed_forward_length": config.intermediate_size,
+        "attention.head_count": config.num_attention_heads,
+        "attention.head_count_kv": config.num_key_value_heads,
+        "attention.layer_norm_rms_epsilon": float(config.rms_norm_eps),
+        "attention.key_length": head_dim(config),
+        "attention.value_length": head_dim(config),
+        "rope.dimension_count": head_dim(config),
+        "vocab_size": config.vocab_size,
+    }

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from edgetune.compress.hessian import Hessian, factorise, repaired_diagonal, uncoupled
+from edgetune.core.errors import ModelError
+
+from .problems import problem
+
+
+def test_accumulating_in_uneven_pieces_is_the_mean_of_outer_products() -> None:
+    inputs = torch.randn(101, 17, generator=torch.Generator().manual_seed(0))
+    hessian = Hessian(17)
+    for piece in inputs.split([1, 0, 40, 60]):
+        hessian.add(piece)
+    brute = sum(2 * torch.outer(x, x) for x in inputs.double()) / len(inputs)
+    assert hessian.tokens == 101
+    torch.testing.assert_close(hessian.matrix.double(), brute, rtol=1e-5, atol=1e-6)
+
+
+def test_half_precision_inputs_accumulate_in_float32() -> None:
+    hessian = Hessian(4)
+    hessian.add(torch.full((1000, 4), 200.0, dtype=torch.float16))
+    torch.testing.assert_close(hessian.matrix, torch.full((4, 4), 80000.0))
+
+
+def test_upper_factor_squares_to_the_damped_inverse() -> None:
+    _, hessian = problem(1, 64)
+    factor = factorise(hessian, 0.01)
+    damped = hessian.double() + 0.01 * hessian.diagonal().mean().double() * torch.eye(64, dtype=torch.float64)
+    upper = factor.upper.double()
+    assert torch.equal(upper, upper.triu())
+    torch.testing.assert_close(upper.T @ upper, torch.linalg.inv(damped), rtol=1e-3, atol=1e-4)
+    # The textbook road: Cholesky of the explicit inverse.
+    torch.testing.assert_close(
+        upper, torch.linalg.cholesky(torch.linalg.inv(damped), upper=True), rtol=1e-3, atol=1e-4
+    )
+    assert (factor.damping, factor.fallback) == (0.01, False)
+
+
+def test_dead_columns_get_the_mean_of_the_live_ones() -> None:
+    diagonal = torch.tensor([0.0, 2.0, 4.0, 0.0])
+    assert repaired_diagonal(diagonal).tolist() == [3.0, 2.0, 4.0, 3.0]
+    assert repaired_diagonal(torch.zeros(3)).tolist() == [1.0, 1.0, 1.0]
+    factor = factorise(torch.diag(diagonal), 0.01)
+    torch.testing.assert_close(factor.upper.diagonal() ** -2, torch.tensor([3.03, 2.03, 4.03, 3.03]))
+    assert not factor.fallback
+
+
+def test_fewer_tokens_than_columns_is_damped_not_refused() -> None:
+    hessian = Hessian(64)
+    hessian.add(torch.randn(3, 64, generator=torch.Generator().manual_seed(0)))
+    factor = factorise(hessian.matrix)
+    assert not factor.fallback
+    assert factor.damping == 0.01
+    assert torch.isfinite(factor.upper).all()
+
+
+def test_nothing_calibrated_factorises_as_the_identity() -> None:
+    factor = factorise(torch.zeros(32, 32), 0.01)
+    torch.testing.assert_close(factor.upper, torch.eye(32) * 1.01**-0.5)
+
+
+@pytest.mark.parametrize(("lowest", "damping"), [(-0.005, 0.01), (-0.05, 0.1), (-0.5, 1.0)])
+def test_damping_rises_tenfold_until_the_factor_exists(lowest: float, damping: float) -> None:
+    rotation = torch.linalg.qr(torch.randn(32, 32, generator=torch.Generator().manual_seed(0)))[0]
+    values = torch.ones(32)
+    values[0] = lowest
+    factor = factorise(rotation @ torch.diag(values) @ rotation.T, 0.01)
+    assert factor.damping == pytest.approx(damping)
+    assert not factor.fallback
+
+
+def test_a_matrix_no_damping_repairs_is_reported_and_uncoupled() -> None:
+    indefinite = torch.ones(32, 32) * 9.0
+    indefinite.diagonal().fill_(1.0)
+    factor = factorise(indefinite)
+    assert factor.fallback
+    assert factor.damping == 0.0
+    assert torch.equal(factor.upper, uncoupled(torch.ones(32)).upper)
+
+
+def test_ill_conditioned_hessians_are_factorised_in_double_precision() -> None:
+    # One input 3e4 times larger than the rest: the damped condition number is beyond fp32.
+    inputs = torch.randn(256, 64, generator=torch.Generator().manual_seed(0))
+    inputs = inputs + inputs[:, :1] * 10
+    inputs[:, 0] *= 3e4
+    hessian = Hessian(64)
+    hessian.add(inputs)
+    factor = factorise(hessian.matrix, 1e-6)
+    damped = hessian.matrix.double()
+    damped.diagonal().add_(1e-6 * hessian.matrix.diagonal().mean().double())
+    product = factor.upper.double() @ damped @ factor.upper.double().T
+    torch.testing.assert_close(product, torch.eye(64, dtype=torch.float64), rtol=0, atol=2e-2)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_non_finite_inputs_are_refused_by_name(bad: float) -> None:
+    inputs = torch.randn(8, 32, generator=torch.Generator().manual_seed(0))
+    inputs[3, 5] = bad
+    hessian = Hessian(32)
+    hessian.add(inputs)
+    with pytest.raises(ModelError, match=r"layers\.0\.q_proj.*NaN or infinity"):
+        factorise(hessian.matrix, name="layers.0.q_proj")

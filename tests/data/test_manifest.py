@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edgetune.core.errors import DataError, DigestError, OutputError
+from edgetune.data.manifest import Manifest, make_manifest, read_manifest
+from edgetune.data.records import Record
+from edgetune.data.split import SPLITS, DirichletByCategory, Iid
+
+RECORDS = [Record(f"i{index}", "", "r", "abc"[index % 3]) for index in range(90)]
+
+
+def made() -> Manifest:
+    split = DirichletByCategory(0.5)
+    return make_manifest(RECORDS, split, source="toy", devices=4, seed=1, minimum=3, category="b", count=5)
+
+
+def test_positions_are_those_of_the_full_list() -> None:
+    manifest = made()
+    assert len(manifest.held_out) == 5
+    assert all(RECORDS[index].category == "b" for index in manifest.held_out)
+    held = [index for device in manifest.devices for index in device]
+    assert sorted(held) == [index for index in range(90) if index % 3 != 1]
+    for device, counts in zip(manifest.devices, manifest.categories, strict=True):
+        assert sum(counts.values()) == len(device) >= 3
+        assert counts == {
+            name: sum(RECORDS[index].category == name for index in device) for name in sorted(counts)
+        }
+
+
+def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
+    manifest = made()
+    manifest.write(tmp_path / "deep" / "manifest.json")
+    assert read_manifest(tmp_path / "deep" / "manifest.json") == manifest
+    assert read_manifest(tmp_path / "deep" / "manifest.json", RECORDS) == manifest
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["manifest.json"]
+
+
+def test_a_manifest_says_how_to_repeat_the_split() -> None:
+    manifest = made()
+    assert SPLITS[manifest.split](**manifest.parameters) == DirichletByCategory(0.5)
+    assert (manifest.split, manifest.parameters, manifest.seed) == ("dirichlet-category", {"alpha": 0.5}, 1)
+    assert make_manifest(RECORDS, Iid(), source="toy", devices=2, seed=0, count=1).parameters == {}
+
+
+def test_changed_data_is_noticed(tmp_path: Path) -> None:
+    made().write(tmp_path / "m.json")
+    for changed in (RECORDS[:-1], RECORDS[::-1], [*RECORDS[:-1], replace(RECORDS[-1], response="other")]):
+        with pytest.raises(DigestError, match="the data changed"):
+            read_manifest(tmp_path / "m.json", changed)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": "one"}, "seed"),
+        ({"devices": [[0, "1"]]}, "devices"),
+        ({"devices": [[0], [0]], "categories": [{}, {}]}, "held twice"),
+        ({"devices": [[-1]], "categories": [{}]}, "negative"),
+        ({"categories": []}, "counts categories"),
+        ({"devices": [[400]], "held_out": [], "categories": [{}]}, "beyond the 90"),
+        ({"devices": [[0]], "held_out": [], "categories": [{"b": 1}]}, "category counts"),
+    ],
+)
+def test_refuses_a_manifest_that_is_not_one(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    path = tmp_path / "m.json"
+    made().write(path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(DataError, match=message) as caught:
+        read_manifest(path, RECORDS)
+    assert "m.json" in str(caught.value)
+
+
+def test_refuses_missing_files_and_broken_json(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot read the manifest"):
+        read_manifest(tmp_path / "absent.json")
+    (tmp_path / "m.json").write_text('{"source": ')
+    with pytest.raises(DataError, match="not a manifest"):
+        read_manifest(tmp_path / "m.json")
+
+
+def test_a_manifest_that_cannot_be_written_is_an_output_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError):
+        made().write(tmp_path / "file" / "m.json")

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgetune.core.errors import ConfigError, DataError
+from edgetune.data.holdout import hold_out
+from edgetune.data.records import Record
+from edgetune.data.split import SPLITS, DirichletByCategory, DirichletQuantity, Iid, Split
+from edgetune.data.streams import stream
+
+CATEGORIES = [f"c{index % 4}" for index in range(400)]
+ALL = [Iid(), DirichletByCategory(1.0), DirichletQuantity(2.0)]
+
+
+@pytest.mark.parametrize("split", ALL)
+@given(
+    categories=st.lists(st.sampled_from("abcde"), min_size=12, max_size=60),
+    devices=st.integers(1, 6),
+    seed=st.integers(0, 2**40),
+)
+def test_shares_are_disjoint_cover_all_and_keep_the_minimum(
+    split: Split, categories: list[str], devices: int, seed: int
+) -> None:
+    shares = split(categories, devices, seed=seed, minimum=1)
+    assert sorted(chain(*shares)) == list(range(len(categories)))
+    assert len(shares) == devices
+    assert all(len(share) >= 1 and list(share) == sorted(share) for share in shares)
+
+
+@pytest.mark.parametrize("split", ALL)
+def test_the_seed_decides_and_nothing_else(split: Split) -> None:
+    np.random.seed(1)  # noqa: NPY002
+    first = split(CATEGORIES, 5, seed=3, minimum=2)
+    state = np.random.get_state()[1].tolist()  # type: ignore[index, union-attr]  # noqa: NPY002
+    assert first == split(CATEGORIES, 5, seed=3, minimum=2)
+    assert first != split(CATEGORIES, 5, seed=4, minimum=2)
+    assert state == np.random.get_state()[1].tolist()  # type: ignore[index, union-attr]  # noqa: NPY002
+
+
+def test_iid_parts_are_equal() -> None:
+    assert {len(share) for share in Iid()(CATEGORIES[:398], 5, seed=0, minimum=0)} == {79, 80}
+
+
+def skew(shares: Sequence[Sequence[int]]) -> float:
+    """Mean over devices of the largest category's share."""
+    tallies = [np.bincount([int(CATEGORIES[i][1]) for i in share], minlength=4) for share in shares]
+    return float(np.mean([tally.max() / tally.sum() for tally in tallies]))
+
+
+def test_a_smaller_alpha_skews_more() -> None:
+    by_category = [
+        skew(DirichletByCategory(alpha)(CATEGORIES, 8, seed=0, minimum=1)) for alpha in (0.1, 1.0, 1e5)
+    ]
+    assert by_category[0] > by_category[1] > by_category[2]
+    assert by_category[2] < 0.3
+    sizes = [
+        np.std([len(share) for share in DirichletQuantity(alpha)(CATEGORIES, 8, seed=0, minimum=0)])
+        for alpha in (0.1, 1.0, 1e5)
+    ]
+    assert sizes[0] > sizes[1] > sizes[2]
+
+
+def test_quantity_skew_leaves_categories_even() -> None:
+    shares = DirichletQuantity(1.0)([f"c{index % 4}" for index in range(40_000)], 4, seed=0, minimum=1000)
+    for share in shares:
+        tally = np.bincount([index % 4 for index in share]) / len(share)
+        assert abs(tally - 0.25).max() < 0.05
+
+
+def test_a_device_that_holds_its_share_gets_no_later_category() -> None:
+    # Two categories of one record each over two devices: whoever got the first is full.
+    for seed in range(20):
+        assert [len(share) for share in DirichletByCategory(1.0)(["a", "b"], 2, seed=seed, minimum=0)] == [1, 1]
+
+
+def reference_partition(labels: np.ndarray, devices: int, alpha: float, minimum: int, rng: np.random.Generator):
+    """FedKSeed's `partition_idx_labeldir`, line for line, for the distribution of sizes."""
+    least, total = -1, len(labels)
+    while least < minimum:
+        batches: list[list[int]] = [[] for _ in range(devices)]
+        for label in np.unique(labels):
+            members = np.where(labels == label)[0]
+            rng.shuffle(members)
+            shares = rng.dirichlet(np.repeat(alpha, devices))
+            shares = np.array(
+                [share * (len(batch) < total / devices) for share, batch in zip(shares, batches, strict=True)]
+            )
+            cuts = (np.cumsum(shares / shares.sum()) * len(members)).astype(int)[:-1]
+            batches = [batch + part.tolist() for batch, part in zip(batches, np.split(members, cuts), strict=True)]
+        least = min(map(len, batches))
+    return batches
+
+
+def test_sizes_are_distributed_as_in_the_published_procedure() -> None:
+    rng, labels = np.random.default_rng(0), np.array(CATEGORIES)
+    ours, theirs = [], []
+    for seed in range(150):
+        ours.append(sorted(map(len, DirichletByCategory(0.5)(CATEGORIES, 6, seed=seed, minimum=10))))
+        theirs.append(sorted(map(len, reference_partition(labels, 6, 0.5, 10, rng))))
+    spread = np.std(theirs, axis=0) / np.sqrt(150)
+    assert (abs(np.mean(ours, axis=0) - np.mean(theirs, axis=0)) < 5 * spread + 0.5).all()
+
+
+def test_a_minimum_that_no_draw_reaches_ends_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgetune.data.split.TRIES", 50)
+    for split in (DirichletByCategory(0.01), DirichletQuantity(0.01)):
+        with pytest.raises(DataError, match="no split in 50 draws.*fewer devices, a larger alpha"):
+            split(CATEGORIES, 20, seed=0, minimum=15)
+
+
+def test_extreme_alphas_give_a_split_or_an_error() -> None:
+    for alpha in (1e-300, 1e-3, 1e300):
+        for split in (DirichletByCategory(alpha), DirichletQuantity(alpha)):
+            assert sorted(chain(*split(CATEGORIES, 3, seed=0, minimum=0))) == list(range(400))
+
+
+@pytest.mark.parametrize("split", ALL)
+def test_refuses_what_cannot_be_split(split: Split) -> None:
+    with pytest.raises(DataError, match="cannot give 5 devices 100 each"):
+        split(CATEGORIES, 5, seed=0, minimum=100)
+    with pytest.raises(DataError, match="0 records"):
+        split([], 1, seed=0, minimum=0)
+    for wrong in ({"devices": 0}, {"seed": -1}, {"minimum": -1}):
+        with pytest.raises(ConfigError):
+            split(CATEGORIES, **{"devices": 2, "seed": 0, "minimum": 0, **wrong})
+
+
+@pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan"), float("inf")])
+def test_refuses_an_alpha_that_is_not_positive(alpha: float) -> None:
+    for kind in (DirichletByCategory, DirichletQuantity):
+        with pytest.raises(ConfigError, match="alpha"):
+            kind(alpha)
+
+
+def test_splits_are_found_by_name() -> None:
+    assert {name: kind.__name__ for name, kind in SPLITS.items()} == {
+        "iid": "Iid",
+        "dirichlet-category": "DirichletByCategory",
+        "dirichlet-quantity": "DirichletQuantity",
+    }
+
+
+RECORDS = [Record("i", "", "r", "summarization" if index % 3 == 0 else "open_qa") for index in range(30)]
+
+
+def test_holds_out_a_whole_category() -> None:
+    train, held_out = hold_out(RECORDS, category="summarization", seed=0)
+    assert held_out == tuple(range(0, 30, 3))
+    assert sorted(train + held_out) == list(range(30))
+
+
+def test_holds_out_random_records() -> None:
+    train, held_out = hold_out(RECORDS, count=7, seed=0)
+    assert len(held_out) == 7
+    assert sorted(train + held_out) == list(range(30))
+    assert held_out != hold_out(RECORDS, count=7, seed=1)[1]
+
+
+def test_a_count_beside_a_category_thins_the_evaluation_only() -> None:
+    train, held_out = hold_out(RECORDS, category="summarization", count=4, seed=0)
+    assert train == hold_out(RECORDS, category="summarization", seed=0)[0]
+    assert len(held_out) == 4
+    assert not set(held_out) & set(train)
+
+
+def test_hold_out_refuses_what_it_cannot_do() -> None:
+    with pytest.raises(DataError, match=r"'sumarization'.*open_qa.*did you mean 'summarization'"):
+        hold_out(RECORDS, category="sumarization", seed=0)
+    with pytest.raises(DataError, match="nothing is left"):
+        hold_out(RECORDS, count=30, seed=0)
+    with pytest.raises(DataError, match="cannot hold out 31 of 30"):
+        hold_out(RECORDS, count=31, seed=0)
+    for wrong in ({}, {"count": 0}):
+        with pytest.raises(ConfigError):
+            hold_out(RECORDS, seed=0, **wrong)
+
+
+def test_streams_are_independent_and_fixed() -> None:
+    assert stream(0, "a").integers(1000) == stream(0, "a").integers(1000)
+    assert stream(0, "a").integers(2**60) != stream(0, "b").integers(2**60)
+    # Any change of these numbers changes every published split.
+    assert stream(42, "split/iid").integers(0, 1000, 4).tolist() == [731, 323, 829, 908]
+
+
+

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from edgetune.core.events import Event, Failed
+from edgetune.report import units
+from edgetune.report.summary import read_summary, summarise
+from edgetune.report.table import print_result
+
+from .logs import Write, full_run, round_, stage, started
+
+
+def shown(folder: Path, width: int) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    print_result(console, read_summary(folder))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_a_complete_run_fits(write: Write, width: int) -> None:
+    text = shown(write(full_run()), width)
+    assert max(map(len, text.splitlines())) <= width
+    rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.strip()}
+    assert rows["base"] == ["3.410", "30.27", "41.2", "2.2", "MB", "48.0", "MB", "9.4", "s"]
+    assert rows["llama.cpp"] == ["1.371", "3.94", "69.8", "1.1", "MB", "21.0", "MB", "9.4", "s"]
+    assert "1/1,825 up, 1/135 down" in text
+    assert "1/109 up, 1/8 down" in text
+    assert "base 1.710, tuned 1.930" in " ".join(text.split())
+    assert "Checked in llama.cpp" in text
+
+
+def test_large_numbers_fit_80_columns(write: Write) -> None:
+    huge = replace(stage("compressed", 13.81, 0.0, 4_431_234_567, 71_000_000_000, None), seconds=93_000.0)
+    text = shown(write([started(), replace(huge, perplexity=1e6), round_(1)]), 80)
+    row = next(line for line in text.splitlines() if "13.810" in line)
+    assert row.split() == [
+        "compressed",
+        "13.810",
+        "1.0e+06",
+        "0.0",
+        "4.4",
+        "GB",
+        "71.0",
+        "GB",
+        "25",
+        "h",
+        "50",
+        "min",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("run", "expected"),
+    [
+        (full_run()[:4], "has not finished: its log stops after round 2"),
+        (
+            [*full_run()[:4], Failed("out of [memory]", 1)],
+            "failed after round 2, with exit code 1: out of [memory]",
+        ),
+        ([started()], "before its first round"),
+        (full_run()[:16], "after stage “rounded”"),
+    ],
+)
+def test_a_run_that_did_not_finish_says_so(write: Write, run: list[Event], expected: str) -> None:
+    assert expected in " ".join(shown(write(run), 80).split())
+
+
+def test_an_empty_log_prints_no_tables() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    print_result(console, summarise([]))
+    assert isinstance(console.file, io.StringIO)
+    assert "Stage" not in console.file.getvalue()
+
+
+def test_names_are_text_and_not_markup(write: Write) -> None:
+    assert "[red]x" in shown(write([started(), stage("[red]x", 1.0, 0.5, 1, 1, None)]), 80)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (123, "123 B"), (999, "999 B"), (1000, "1.0 kB"), (17_612, "17.6 kB"), (99_960, "100 kB"),
+     (340_000, "340 kB"), (999_600, "1.0 MB"), (1_098_240, "1.1 MB"), (2.2e9, "2.2 GB"), (5e15, "5.0 PB")],
+)  # fmt: skip
+def test_sizes(count: float, text: str) -> None:
+    assert units.size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.0, "0.00 s"), (0.42, "0.42 s"), (12.34, "12.3 s"), (59.97, "1 min 00 s"), (245, "4 min 05 s"),
+     (3599.7, "1 h 00 min"), (7980, "2 h 13 min")],
+)  # fmt: skip
+def test_durations(seconds: float, text: str) -> None:
+    assert units.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "text"),
+    [(1, 340, "1/340"), (10, 26, "1/2.6"), (18, 10, "1.8 times"), (100, 101, "the same"), (0, 5, "–"), (5, 0, "–")],
+)  # fmt: skip
+def test_shares(part: float, whole: float, text: str) -> None:
+    assert units.share(part, whole) == text
+
+
+def test_numbers_that_are_none_or_not_finite() -> None:
+    values = (None, float("nan"), float("inf"))
+    assert [units.loss(value) for value in values] == ["–", "NaN", "∞"]
+    assert [units.perplexity(value) for value in values] == ["–", "NaN", "∞"]
+    assert [units.percent(value) for value in values] == ["–", "NaN", "∞"]
+    assert (units.perplexity(999.9), units.perplexity(54_321.4)) == ("999.90", "54,321")

@@ -109,12 +109,15 @@ def new_model(recipe: Recipe) -> LlamaForCausalLM:
 
     """
     torch.manual_seed(recipe.seed)
-    return LlamaForCausalLM(LlamaConfig(
+    config = LlamaConfig(
         vocab_size=recipe.vocab, hidden_size=recipe.hidden, intermediate_size=recipe.inner,
         num_hidden_layers=recipe.layers, num_attention_heads=recipe.hidden // 32, head_dim=32,
         num_key_value_heads=recipe.hidden // 64, max_position_embeddings=512, tie_word_embeddings=True,
         bos_token_id=BEGIN, eos_token_id=END, pad_token_id=PAD, rms_norm_eps=1e-5,
-    ))
+    )
+    model = LlamaForCausalLM(config)
+    model.set_attn_implementation("eager")  # twice as fast as fused attention for rows this short, on CPU
+    return model
 
 
 Batch = tuple[torch.Tensor, torch.Tensor]

@@ -104,7 +104,8 @@ def _check_tensor(file: Path, name: str, entry: Any) -> int:
         raise ModelError(f"the header entry of {name} is damaged", where=file, hint=_AGAIN) from error
     if not sound:
         raise ModelError(f"the header entry of {name} is damaged", where=file, hint=_AGAIN)
-    if kind not in FLOATS | _INTEGERS:
+    # Old checkpoints store attention masks and positions beside the weights, as integers; the model ignores them.
+    if kind not in FLOATS and (kind not in _INTEGERS or name.endswith("weight")):
         raise ModelError(f"{name} is stored as {kind}", where=file, hint="use weights in F32, F16 or BF16")
     return int(end)
 

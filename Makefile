@@ -1,0 +1,51 @@
+# Every verb sets up what it needs: .venv and the pinned dependencies.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# The commands after installation see no network: models and data are local.
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: demo test test-slow test-gpu test-network check format bench docs clean
+
+demo: $(READY)
+	$(BIN)/edgetune run --out out/demo
+
+test: $(READY)
+	$(BIN)/pytest
+
+test-slow: $(READY)
+	$(BIN)/pytest -m slow
+
+test-gpu: $(READY)
+	$(BIN)/pytest -m gpu
+
+test-network: $(READY)
+	HF_HUB_OFFLINE=0 $(BIN)/pytest -m network
+
+check: $(READY)
+	$(BIN)/ruff format --check src tests scripts benchmarks
+	$(BIN)/ruff check src tests scripts benchmarks
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(READY)
+	$(BIN)/ruff format src tests scripts benchmarks
+	$(BIN)/ruff check --fix src tests scripts benchmarks
+
+bench: $(READY)
+	$(BIN)/python benchmarks/seeds.py --out docs/results
+
+docs: $(READY)
+	$(BIN)/python scripts/make_docs.py
+
+clean:
+	rm -rf $(VENV) build dist out src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# torch comes first and by its exact version: a bare requirement would pull the CUDA builds.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@

@@ -27,7 +27,7 @@ from edgetune.data.records import Record
 
 SPECIALS = ("<|begin|>", "<|user|>", "<|assistant|>", "<|end|>", "<|pad|>")
 BEGIN, _, _, END, PAD = range(5)
-CHUNK = 40
+CHUNK = 50
 """Batches drawn and sorted by length together."""
 
 
@@ -51,16 +51,16 @@ class Recipe:
     """
 
     seed: int = 2408
-    steps: int = 9000
-    batch: int = 64
+    steps: int = 6000
+    batch: int = 32
     lr: float = 3e-3
     decay: float = 0.1
     warmup: int = 200
     prompt_weight: float = 0.1
     vocab: int = 1280
     hidden: int = 128
-    inner: int = 384
-    layers: int = 6
+    inner: int = 512
+    layers: int = 4
 
 
 def rendered(record: Record) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Problems with known structure: correlated inputs and tiny decoders of five families."""
+"""Problems with known structure: correlated inputs and tiny decoders of six families."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import torch
 from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     GemmaConfig,
     GemmaForCausalLM,
     GPT2Config,
@@ -51,6 +53,16 @@ FAMILIES: dict[str, Callable[[], PreTrainedModel]] = {
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**_SIZES)),
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**_SIZES, tie_word_embeddings=True)),
     "gemma": lambda: GemmaForCausalLM(GemmaConfig(**_SIZES, head_dim=16, pad_token_id=0)),
+    # Blocks differ: the first two see a sliding window and local rotary embeddings, the third everything.
+    "gemma3": lambda: Gemma3ForCausalLM(
+        Gemma3TextConfig(
+            **{**_SIZES, "num_hidden_layers": 3},
+            head_dim=16,
+            sliding_window=8,
+            layer_types=["sliding_attention", "sliding_attention", "full_attention"],
+            pad_token_id=0,
+        )
+    ),
     "opt": lambda: OPTForCausalLM(
         OPTConfig(
             hidden_size=64,

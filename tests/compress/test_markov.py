@@ -42,15 +42,11 @@ def divergence(folder: Path, method: CompressionMethod, sequences: int, held_out
     return float((reference.exp() * (reference - compressed)).sum(-1).mean())
 
 
-def test_optq_reaches_the_reference_figure(markov: Path) -> None:
-    assert divergence(markov, OPTQ, 128, 64) <= 4.5e-4
-
-
-def test_rounding_is_the_worse_row(markov: Path) -> None:
-    solved, rounded = divergence(markov, OPTQ, 32, 32), divergence(markov, RTN, 0, 32)
-    assert solved < 0.75 * rounded
-    assert 5.5e-4 < rounded < 9e-4
+def test_optq_reaches_the_reference_figure_and_beats_rounding(markov: Path) -> None:
+    solved, rounded = divergence(markov, OPTQ, 128, 64), divergence(markov, RTN, 0, 64)
+    assert solved <= 4.5e-4
+    assert 6e-4 < rounded < 8.75e-4
 
 
 def test_eight_bits_cost_next_to_nothing(markov: Path) -> None:
-    assert divergence(markov, dataclasses.replace(OPTQ, grid=Q8_0), 32, 32) < 5e-6
+    assert divergence(markov, dataclasses.replace(OPTQ, grid=Q8_0), 16, 16) < 5e-6

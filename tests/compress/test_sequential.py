@@ -28,6 +28,7 @@ STAGES = {
     "llama": [["q_proj", "k_proj", "v_proj"], ["o_proj"], ["gate_proj", "up_proj"], ["down_proj"]],
     "qwen2": [["q_proj", "k_proj", "v_proj"], ["o_proj"], ["gate_proj", "up_proj"], ["down_proj"]],
     "gemma": [["q_proj", "k_proj", "v_proj"], ["o_proj"], ["gate_proj", "up_proj"], ["down_proj"]],
+    "gemma3": [["q_proj", "k_proj", "v_proj"], ["o_proj"], ["gate_proj", "up_proj"], ["down_proj"]],
     "opt": [["q_proj", "k_proj", "v_proj"], ["out_proj"], ["fc1"], ["fc2"]],
     "gpt2": [["c_attn"], ["c_proj"], ["c_fc"], ["c_proj"]],
 }
@@ -59,13 +60,35 @@ def test_layers_that_share_an_input_form_one_stage(family: str, calibration: lis
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_blocks_fed_one_by_one_compute_what_the_model_computes(
+    family: str, calibration: list[torch.Tensor]
+) -> None:
+    model = tiny(family)
+    blocks = decoder_blocks(model)
+    ids = calibration[0]
+    mask = torch.ones_like(ids)
+    mask[1, 15:] = 0
+    seen: list[torch.Tensor] = []
+    handle = blocks[-1].register_forward_hook(
+        lambda _, __, out: seen.append(out if isinstance(out, torch.Tensor) else out[0])
+    )
+    streams = capture(model, blocks, [Batch(ids, mask, ids)])
+    handle.remove()
+    for index, block in enumerate(blocks):
+        streams[0].hidden = streams[0].run(block, index)
+    torch.testing.assert_close(streams[0].hidden, seen[0])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_ends_on_the_grid_bit_for_bit(family: str, calibration: list[torch.Tensor]) -> None:
     model, reference = tiny(family), tiny(family)
     events: list[LayerCompressed] = []
     results = compress_model(model, calibration, OPTQ, collect(events))
     tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
     per_block = sum(len(stage) for stage in STAGES[family])
-    assert len(results) == 2 * per_block + (1 if tied else 2)
+    blocks = len(decoder_blocks(model))
+    assert len(results) == blocks * per_block + (1 if tied else 2)
     assert [event.name for event in events] == list(results)
     compressed = dict(model.named_parameters())
     for name, matrix in results.items():

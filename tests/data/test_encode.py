@@ -18,7 +18,10 @@ from edgetune.data.records import Record
 RECORD = Record("Name a bird.", "", "A wren.", "open_qa")
 CHAT = "{{ bos_token }}{% for m in messages %}{{ m.role }}:{{ m.content }}{{ eos_token }}{% endfor %}"
 CHAT += "{% if add_generation_prompt %}assistant:{% endif %}"
-STORIES = Path(os.environ.get("EDGETUNE_DATA", Path(__file__).parents[3] / "shared" / "data")) / "models/stories260K"
+STORIES = (
+    Path(os.environ.get("EDGETUNE_DATA", Path(__file__).parents[3] / "shared" / "data"))
+    / "models/stories260K"
+)
 ROOM = 10_000
 
 
@@ -44,7 +47,8 @@ def test_an_end_the_tokenizer_adds_itself_is_not_doubled(byte_tokenizer) -> None
     tokenizer = byte_tokenizer(front=True, bos_token="<s>", eos_token="</s>")
     post = type(tokenizer.backend_tokenizer.post_processor)
     tokenizer.backend_tokenizer.post_processor = post(
-        single="<s> $A </s>", special_tokens=[("<s>", tokenizer.bos_token_id), ("</s>", tokenizer.eos_token_id)]
+        single="<s> $A </s>",
+        special_tokens=[("<s>", tokenizer.bos_token_id), ("</s>", tokenizer.eos_token_id)],
     )
     example = encode(RECORD, tokenizer, Alpaca(), ROOM)
     assert example.input_ids.count(tokenizer.eos_token_id) == 1
@@ -96,7 +100,12 @@ def test_refuses_what_cannot_be_encoded(byte_tokenizer) -> None:
     with pytest.raises(DataError, match="no token of the response"):
         encode(Record("i", "", "", ""), tokenizer, Alpaca(), ROOM)
     with pytest.raises(DataError, match="no token of the prompt"):
-        encode(RECORD, byte_tokenizer(chat_template="{% if messages|length > 1 %}x{% endif %}"), ChatTemplate(), ROOM)
+        encode(
+            RECORD,
+            byte_tokenizer(chat_template="{% if messages|length > 1 %}x{% endif %}"),
+            ChatTemplate(),
+            ROOM,
+        )
 
 
 def test_collate_pads_on_the_right_and_labels_the_response() -> None:

@@ -66,7 +66,9 @@ def test_a_template_whose_turn_does_not_start_with_its_prompt_is_refused(byte_to
         ChatTemplate()(PLAIN, byte_tokenizer(chat_template=thinking, **TURNS))
 
 
-@pytest.mark.parametrize("template", ["{{ raise_exception('no users') }}", "{{ messages[9].role }}", "{% if %}", None])
+@pytest.mark.parametrize(
+    "template", ["{{ raise_exception('no users') }}", "{{ messages[9].role }}", "{% if %}", None]
+)
 def test_a_template_that_cannot_render_is_refused(byte_tokenizer, template: str | None) -> None:
     with pytest.raises(ConfigError, match="cannot render"):
         ChatTemplate()(PLAIN, byte_tokenizer(chat_template=template))
@@ -75,4 +77,4 @@ def test_a_template_that_cannot_render_is_refused(byte_tokenizer, template: str 
 def test_the_default_follows_the_tokenizer(byte_tokenizer) -> None:
     assert default_prompt(byte_tokenizer()) == Alpaca()
     assert default_prompt(byte_tokenizer(chat_template=CHATML)) == ChatTemplate()
-    assert PROMPTS == {"alpaca": Alpaca(), "chat": ChatTemplate()}
+    assert {"alpaca": Alpaca(), "chat": ChatTemplate()} == PROMPTS

@@ -71,7 +71,10 @@ def test_a_null_context_is_no_context(tmp_path: Path) -> None:
         (json.dumps(ROWS[0]).encode() + b"\n{broken", "line 2: this line is not JSON"),
         (b"[1, 2]", "line 1: this line is not a JSON object"),
         (b"\xff\xfe\x00", "line 1: this line is not UTF-8"),
-        (b'{"instruction": "a", "context": "", "respones": "b", "category": "c"}', "'response'; .*'respones'"),
+        (
+            b'{"instruction": "a", "context": "", "respones": "b", "category": "c"}',
+            "'response'; .*'respones'",
+        ),
         (json.dumps({**ROWS[0], "response": 3}).encode(), "line 1: column 'response' holds int"),
         (json.dumps({**ROWS[0], "instruction": None}).encode(), "'instruction' holds NoneType"),
         (json.dumps({**ROWS[0], "response": " \n"}).encode(), "line 1: the response is empty"),

@@ -35,12 +35,12 @@ def test_shares_are_disjoint_cover_all_and_keep_the_minimum(
 
 @pytest.mark.parametrize("split", ALL)
 def test_the_seed_decides_and_nothing_else(split: Split) -> None:
-    np.random.seed(1)  # noqa: NPY002
+    np.random.seed(1)
     first = split(CATEGORIES, 5, seed=3, minimum=2)
-    state = np.random.get_state()[1].tolist()  # type: ignore[index, union-attr]  # noqa: NPY002
+    state = np.random.get_state()[1].tolist()  # type: ignore[index, union-attr]
     assert first == split(CATEGORIES, 5, seed=3, minimum=2)
     assert first != split(CATEGORIES, 5, seed=4, minimum=2)
-    assert state == np.random.get_state()[1].tolist()  # type: ignore[index, union-attr]  # noqa: NPY002
+    assert state == np.random.get_state()[1].tolist()  # type: ignore[index, union-attr]
 
 
 def test_iid_parts_are_equal() -> None:
@@ -76,10 +76,15 @@ def test_quantity_skew_leaves_categories_even() -> None:
 def test_a_device_that_holds_its_share_gets_no_later_category() -> None:
     # Two categories of one record each over two devices: whoever got the first is full.
     for seed in range(20):
-        assert [len(share) for share in DirichletByCategory(1.0)(["a", "b"], 2, seed=seed, minimum=0)] == [1, 1]
+        assert [len(share) for share in DirichletByCategory(1.0)(["a", "b"], 2, seed=seed, minimum=0)] == [
+            1,
+            1,
+        ]
 
 
-def reference_partition(labels: np.ndarray, devices: int, alpha: float, minimum: int, rng: np.random.Generator):
+def reference_partition(
+    labels: np.ndarray, devices: int, alpha: float, minimum: int, rng: np.random.Generator
+):
     """FedKSeed's `partition_idx_labeldir`, line for line, for the distribution of sizes."""
     least, total = -1, len(labels)
     while least < minimum:
@@ -92,7 +97,9 @@ def reference_partition(labels: np.ndarray, devices: int, alpha: float, minimum:
                 [share * (len(batch) < total / devices) for share, batch in zip(shares, batches, strict=True)]
             )
             cuts = (np.cumsum(shares / shares.sum()) * len(members)).astype(int)[:-1]
-            batches = [batch + part.tolist() for batch, part in zip(batches, np.split(members, cuts), strict=True)]
+            batches = [
+                batch + part.tolist() for batch, part in zip(batches, np.split(members, cuts), strict=True)
+            ]
         least = min(map(len, batches))
     return batches
 
@@ -186,6 +193,3 @@ def test_streams_are_independent_and_fixed() -> None:
     assert stream(0, "a").integers(2**60) != stream(0, "b").integers(2**60)
     # Any change of these numbers changes every published split.
     assert stream(42, "split/iid").integers(0, 1000, 4).tolist() == [731, 323, 829, 908]
-
-
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def save(tmp_path: Path) -> Save:
     def save(family: str = "llama", *, dtype: torch.dtype = torch.float32, **options: object) -> Path:
         generator = torch.random.get_rng_state()
         torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(FAMILIES[family]).to(dtype)
+        model = AutoModelForCausalLM.from_config(copy.deepcopy(FAMILIES[family])).to(dtype)
         torch.random.set_rng_state(generator)
         folder = tmp_path / family
         model.save_pretrained(folder, **options)

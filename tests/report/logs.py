@@ -52,7 +52,7 @@ def round_(number: int, loss: float | None = None, digest: str = "") -> RoundFin
         digest=digest or f"blake2s:round{number}",
         seconds=6.8,
         peak_memory_bytes=61_000_000,
-        rouge_l=0.70 - 0.29 * decay if number % 3 == 0 else None,
+        rouge_l=70.0 - 29.0 * decay if number % 3 == 0 else None,
     )
 
 
@@ -80,8 +80,8 @@ def traffic() -> Traffic:
         payload_down_bytes=16_412,
         total_bytes=845_520,
         alternatives={
-            "FedAvg on full weights": {"payload_up_bytes": 2_207_900, "payload_down_bytes": 2_207_900},
-            "LoRA r=8": {"payload_up_bytes": 131_600, "payload_down_bytes": 131_600},
+            "FedAvg, full weights (fp16)": {"payload_up_bytes": 2_207_900, "payload_down_bytes": 2_207_900},
+            "FedAvg, LoRA r=8 (fp16)": {"payload_up_bytes": 131_600, "payload_down_bytes": 131_600},
         },
     )
 
@@ -125,14 +125,14 @@ def samples() -> list[Sample]:
 def full_run() -> list[Event]:
     return [
         started(),
-        stage("base", 3.41, 0.412, 2_207_744, 48_000_000, 1.71),
+        stage("base", 3.41, 41.2, 2_207_744, 48_000_000, 1.71),
         *(round_(number) for number in range(1, 13)),
-        stage("tuned", 1.347, 0.703, 16_440, 62_000_000, 1.93),
-        stage("rounded", 1.52, 0.641, 1_098_240, 55_000_000, 2.05),
+        stage("tuned", 1.347, 70.3, 16_440, 62_000_000, 1.93),
+        stage("rounded", 1.52, 64.1, 1_098_240, 55_000_000, 2.05),
         *layers(),
-        stage("compressed", 1.371, 0.698, 1_098_240, 71_000_000, 1.95),
+        stage("compressed", 1.371, 69.8, 1_098_240, 71_000_000, 1.95),
         Verified("model.gguf", 3.1e-3, 2.2e-4, 3.939, 3.941, 500),
-        stage("llama.cpp", 1.3712, 0.698, 1_098_240, 21_000_000, None),
+        stage("llama.cpp", 1.3712, 69.8, 1_098_240, 21_000_000, None),
         *samples(),
         traffic(),
         RunFinished(seconds=131.0),

@@ -50,6 +50,8 @@ class Checker(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
+        if tag in {"td", "th", "p", "span", "dd", "dt"}:
+            self.text.append(" ")
 
     def handle_data(self, data: str) -> None:
         self.text.append(data)
@@ -159,6 +161,15 @@ def test_figures_take_colours_and_fonts_from_the_page(write: Write) -> None:
         assert not re.search(r"#0[1-6]0[1-6]0[1-6]|<style|<metadata|<!DOCTYPE", plot.svg)
 
 
+def test_alternatives_that_know_their_memory_stand_beside_the_stages(write: Write) -> None:
+    needed = {"payload_up_bytes": 5, "payload_down_bytes": 5, "peak_memory_bytes": 12_345_000_000}
+    run = [*full_run()[:-2], replace(traffic(), alternatives={"backpropagation": needed})]
+    plot = next(plot for plot in plots(read_summary(write(run))) if plot.name == "memory-by-stage")
+    assert "12.3 GB" in plot.svg
+    assert "backpropagation" in plot.svg
+    assert plot.title == "Peak memory of the process is at most 71.0 MB (compressed)"
+
+
 def test_many_matrices_and_rounds_are_drawn(write: Write) -> None:
     many = [replace(layer, name=f"{number}.{layer.name}") for number in range(8) for layer in layers()]
     source, text = checked(write([started(), *map(round_, range(1, 401)), *many]))
@@ -174,7 +185,7 @@ def test_answers_beyond_the_fifth_are_folded_away(write: Write) -> None:
 
 
 def test_a_worse_result_is_not_made_to_look_good(write: Write) -> None:
-    worse = [started(), stage("base", 2.0, 0.5, 10, 10, None), stage("tuned", 3.0, 0.4, 10, 10, None)]
+    worse = [started(), stage("base", 2.0, 50.0, 10, 10, None), stage("tuned", 3.0, 40.0, 10, 10, None)]
     summary = read_summary(write(worse))
     assert verdict(summary) == "Rouge-L 50.0 (base) → 40.0 (tuned) on 100 held-out records"
     titles = [plot.title for plot in plots(summary)]

@@ -45,7 +45,7 @@ def test_values_of_a_complete_run(write: Write) -> None:
         "llama.cpp",
     ]
     assert (content["method"], content["seed"], content["records"]) == ("fedkseed", 0, 100)
-    assert content["traffic"]["alternatives"]["LoRA r=8"] == {
+    assert content["traffic"]["alternatives"]["FedAvg, LoRA r=8 (fp16)"] == {
         "payload_up_bytes": 131_600,
         "payload_down_bytes": 131_600,
     }
@@ -81,10 +81,12 @@ def test_rounds_after_the_checkpoint_are_lost_with_the_process(write: Write) -> 
 
 def test_pauses_between_attempts_are_not_run_time(write: Write, tmp_path: Path) -> None:
     write([started(), round_(1)])
-    path = tmp_path / "events.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    resumed = {"event": "run_resumed", "round": 1, "time": lines[-1]["time"] + 86_400}
-    assert summarise([*lines, resumed, {**lines[1], "time": resumed["time"] + 5}]).seconds == 7 + 5
+    lines = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    late = lines[-1]["time"] + 86_400
+    again = [{**lines[0], "time": late}, {"event": "run_resumed", "round": 1, "time": late + 5}]
+    refused = {"event": "failed", "what": "x", "exit_code": 2, "time": late + 86_400}
+    ended = {"event": "run_finished", "seconds": 6.0, "time": late + 6}
+    assert summarise([*lines, *again, ended, refused]).seconds == 7 + 6
 
 
 def test_the_newest_of_several_fresh_runs_counts(write: Write) -> None:
@@ -98,6 +100,12 @@ def test_an_attempt_killed_at_once_hides_nothing(write: Write) -> None:
         write([started(), round_(1), started(), started(), RunResumed(round=1), round_(2)])
     )
     assert [done.round for done in summary.rounds] == [1, 2]
+
+
+def test_a_fresh_start_in_the_same_folder_hides_what_was_there(write: Write) -> None:
+    again = [started(), stage("base", 2.0, 50.0, 10, 10, None), round_(1)]
+    summary = read_summary(write([*full_run(), *again]))
+    assert (len(summary.rounds), len(summary.stages), summary.layers) == (1, 1, ())
 
 
 def test_a_failure_is_told_until_the_run_is_resumed(write: Write) -> None:

@@ -112,5 +112,5 @@ def test_numbers_that_are_none_or_not_finite() -> None:
     values = (None, float("nan"), float("inf"))
     assert [units.loss(value) for value in values] == ["–", "NaN", "∞"]
     assert [units.perplexity(value) for value in values] == ["–", "NaN", "∞"]
-    assert [units.percent(value) for value in values] == ["–", "NaN", "∞"]
+    assert [units.rouge(value) for value in values] == ["–", "NaN", "∞"]
     assert (units.perplexity(999.9), units.perplexity(54_321.4)) == ("999.90", "54,321")

@@ -7,6 +7,7 @@ the kinds and their fields are the dataclasses below.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -174,7 +175,7 @@ def ignore(event: Event) -> None:
 
 
 class EventLog:
-    """Append events to a file, one flushed line each.
+    """Append events to a file, one flushed line each; a line that a kill cut short is removed first.
 
     Args:
         path: the `events.jsonl` to append to; its folder must exist.
@@ -185,6 +186,10 @@ class EventLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        if path.exists():
+            whole = path.read_bytes()
+            if not whole.endswith(b"\n"):
+                os.truncate(path, whole.rfind(b"\n") + 1)
 
     def __call__(self, event: Event) -> None:
         """Write one line."""

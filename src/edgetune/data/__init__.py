@@ -1,0 +1,1 @@
+"""Records, splits, prompts and batches."""

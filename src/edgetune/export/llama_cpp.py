@@ -21,6 +21,9 @@ MAX_CONTEXT = 4096
 FORCED = 1e6
 """A logit bias no other token can overcome."""
 
+EVERY_TOKEN = 1_000_000
+"""More tokens than any vocabulary has."""
+
 LOOPBACK = "127.0.0.1"
 
 
@@ -66,7 +69,8 @@ class LlamaCpp:
         parameters.n_ctx, parameters.n_parallel = self.context, 1
         parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
         parameters.verbosity, parameters.warmup, parameters.fit_params = 0, False, False
-        parameters.port = port
+        # Prompts of former requests are not kept beside the one in the context.
+        parameters.cache_ram_mib, parameters.port = 0, port
         if host != LOOPBACK:
             parameters.hostnames = [host]
         try:
@@ -126,8 +130,8 @@ class LlamaCpp:
             result[t - start] = log softmax(logits(ids[:t]))[ids[t]],   t = start ... len(ids) - 1
 
         llama.cpp reports the probability of the token it chose, taken before any bias; so each token is
-        forced by a bias, one request a position, the prefix coming from the cache. The vocabulary's size
-        does not matter to what is sent.
+        forced by a bias, one request a position, the prefix coming from the cache. Only a token that ends
+        inside a UTF-8 character needs the whole vocabulary to be sent.
 
         Args:
             ids: token ids, no longer than the context.
@@ -182,11 +186,22 @@ class LlamaCpp:
         return "".join(pieces)
 
     def _log_probability(self, prefix: list[int], token: int) -> float:
-        request = {"prompt": prefix, "n_predict": 1, "n_probs": 1, "logit_bias": [[token, FORCED]]}
-        found = self._complete(request)["logprobs"]["content"]
-        if len(found) != 1 or found[0]["id"] != token:
-            raise ModelError(f"llama.cpp did not score token {token}", where=self.path)
-        return float(found[0]["logprob"])
+        scored = self._scored(prefix, forced=token, count=1)
+        if not scored:
+            # A token that ends inside a UTF-8 character is withheld from the answer, so its probability is
+            # read from the list of all of them, under a token that is whole: the end token.
+            end = int(self.metadata["tokenizer.ggml.eos_token_id"])
+            whole = self._scored(prefix, forced=end, count=EVERY_TOKEN)
+            scored = whole[0]["top_logprobs"] if whole else []
+        for entry in scored:
+            if entry["id"] == token:
+                return float(entry["logprob"])
+        raise ModelError(f"llama.cpp did not score token {token}", where=self.path)
+
+    def _scored(self, prefix: list[int], *, forced: int, count: int) -> list[dict[str, Any]]:
+        """Return what llama.cpp says of a forced token, with the `count` most likely ones beside it."""
+        request = {"prompt": prefix, "n_predict": 1, "n_probs": count, "logit_bias": [[forced, FORCED]]}
+        return list((self._complete(request)["logprobs"] or {}).get("content", []))
 
     def _need_template(self) -> None:
         if "tokenizer.chat_template" not in self.metadata:

@@ -1,0 +1,1 @@
+"""Loss, answers, Rouge-L, memory and versions."""

@@ -1,10 +1,8 @@
-"""Peak memory: of the whole process, and of the tensors alone."""
+"""Peak resident memory of the whole process."""
 
 from __future__ import annotations
 
-import itertools
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -78,60 +76,6 @@ class PeakMemory:
     def _sample(self) -> None:
         while not self._done.wait(_SAMPLE_SECONDS):
             self._seen = max(self._seen, _resident())
-
-
-def allocator_peak(work: Callable[[], object], device: str | torch.device = "cpu") -> int:
-    """Peak bytes torch's allocator held above the start while `work` ran.
-
-        peak = max_t sum_{allocations and frees up to t} bytes
-
-    Counts tensors and what operators allocate within, in this thread, torch's own worker threads and backward.
-    Does not count Python objects, memory that C code takes from malloc, other Python threads, or library caches.
-
-    Args:
-        work: called once, without arguments; what it returns is dropped after the measurement.
-        device: `cpu`, or a CUDA device.
-
-    Returns:
-        Bytes, at least 0, exact on the CPU; in blocks of 512 bytes on CUDA.
-    Cost: tens of microseconds and some hundred bytes an operator on the CPU, for the events; nothing on CUDA.
-    Source: memory events of torch's profiler; `torch.cuda.max_memory_allocated`.
-    """
-    device = torch.device(device)
-    if device.type == "cuda":
-        return _cuda_allocator_peak(work, device)
-    events = _allocations(work)
-    return max(0, max(itertools.accumulate(events), default=0))
-
-
-def _allocations(work: Callable[[], object]) -> list[int]:
-    """Return bytes allocated (positive) and freed (negative) while `work` ran, in the order of time."""
-    # The profiler of torch.profiler writes to the terminal whenever it starts and stops; this one is silent.
-    from torch._C._autograd import _disable_profiler_legacy, _enable_profiler_legacy
-    from torch._C._profiler import ProfilerConfig, ProfilerState, _ExperimentalConfig
-
-    config = ProfilerConfig(ProfilerState.CPU, False, True, False, False, False, _ExperimentalConfig())
-    _enable_profiler_legacy(config)
-    try:
-        result = work()
-    finally:
-        threads = _disable_profiler_legacy()
-    del result
-    events = list(itertools.chain.from_iterable(threads))
-    first = next(event for event in events if event.name() == "__start_profile")
-    found = [event for event in events if str(event.kind()) == "memory_alloc"]
-    return [event.cpu_memory_usage() for event in sorted(found, key=first.cpu_elapsed_us)]
-
-
-def _cuda_allocator_peak(work: Callable[[], object], device: torch.device) -> int:
-    torch.cuda.synchronize(device)
-    start = torch.cuda.memory_allocated(device)
-    with _lock:
-        _hand_out()
-        torch.cuda.reset_peak_memory_stats(device)
-    work()
-    torch.cuda.synchronize(device)
-    return max(0, torch.cuda.max_memory_allocated(device) - start)
 
 
 def _hand_out() -> None:

@@ -19,9 +19,8 @@ from transformers import (
 
 from edgetune.core.errors import ModelError
 from edgetune.models.digest import files_digest
-from edgetune.models.embedded import EMBEDDED, embedded_folder
-from edgetune.models.hub import snapshot
 from edgetune.models.quiet import quiet
+from edgetune.models.source import find_folder
 from edgetune.models.weights import weight_files
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -103,34 +102,6 @@ def load_backbone(
     )
 
 
-def find_folder(source: str | Path) -> Path:
-    """Return the folder of a model: the given one, the embedded one, or a download from the Hub.
-
-    Raises:
-        ModelError: no such folder, no config.json in it, or no such model on the Hub.
-    """
-    path = Path(source).expanduser()
-    if source == EMBEDDED:
-        path = embedded_folder()
-    elif not path.exists():
-        if (
-            isinstance(source, Path)
-            or source.startswith((".", "~", "/"))
-            or not 0 < len(Path(source).parts) < 3
-        ):
-            raise ModelError(
-                "no such folder", where=path, hint="give a model folder, a model id or 'embedded'"
-            )
-        path = snapshot(source)
-    if not path.is_dir():
-        raise ModelError(
-            "this is a file, not a model folder", where=path, hint="give the folder with config.json"
-        )
-    if not (path / "config.json").is_file():
-        raise ModelError("no config.json in this folder", where=path, hint="give a Hugging Face model folder")
-    return path
-
-
 def _config(folder: Path) -> PreTrainedConfig:
     try:
         config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
@@ -206,7 +177,9 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, rows: int, folder: Path
         tokenizer.pad_token = None
     elif beyond:
         some = ", ".join(map(repr, beyond[:3]))
-        raise ModelError(f"the tokenizer has tokens the model's {rows} rows do not reach: {some}", where=folder)
+        raise ModelError(
+            f"the tokenizer has tokens the model's {rows} rows do not reach: {some}", where=folder
+        )
 
 
 def _placed(model: PreTrainedModel, device: str | torch.device) -> PreTrainedModel:

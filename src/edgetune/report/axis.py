@@ -40,7 +40,7 @@ def beside(axes: Axes, text: str, x: float, y: float) -> None:
 
 def label_rows(axes: Axes, names: Sequence[str]) -> None:
     """Name horizontal bars, the first at the top."""
-    axes.set_yticks(range(len(names)), [textwrap.fill(name, 26, break_long_words=False) for name in names])
+    axes.set_yticks(range(len(names)), [textwrap.fill(name, 30, break_long_words=False) for name in names])
     axes.tick_params(axis="y", length=0)
     axes.grid(False, axis="y")
     axes.invert_yaxis()

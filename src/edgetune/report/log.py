@@ -77,9 +77,9 @@ def newest_run(lines: list[Line]) -> list[Line]:
     for start, end in zip(starts, [*starts[1:], len(lines)], strict=False):
         attempt = [line.event for line in lines[start:end]]
         resumed = any(isinstance(event, RunResumed) for event in attempt)
-        # An attempt of the same run, killed before its first result, must not hide what was measured before.
-        barren = len(attempt) == 1 and _same_run(lines[begin].event, attempt[0])
-        if not resumed and not barren:
+        # A resume measures the base first: an attempt that ended there must not hide the rounds before it.
+        brief = not any(isinstance(event, RoundFinished) for event in attempt)
+        if not resumed and not (brief and _same_run(lines[begin].event, attempt[0])):
             begin = start
     return lines[begin:]
 

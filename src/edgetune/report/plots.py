@@ -74,23 +74,23 @@ def loss_by_round(summary: Summary) -> Plot | None:
 
 
 def rouge_by_round(summary: Summary) -> Plot | None:
-    """Draw Rouge-L by round, with the base model's as a line to beat."""
-    points = [(done.round, 100 * done.rouge_l) for done in summary.rounds if done.rouge_l is not None]
-    if not points:
+    """Draw Rouge-L by round, from the base model to the tuned one."""
+    points = {done.round: done.rouge_l for done in summary.rounds if done.rouge_l is not None}
+    base, tuned = summary.stage("base"), summary.stage("tuned")
+    if base is not None:
+        points[0] = base.rouge_l
+    if tuned is not None and summary.rounds:
+        points[summary.rounds[-1].round] = tuned.rouge_l
+    values = sorted(points.items())
+    if len(values) < 2:
         return None
-    base = summary.stage("base")
 
     def draw(axes: Axes) -> None:
-        if base is not None:
-            axes.axhline(100 * base.rouge_l, linestyle=":", color=svg.INK, label="base model")
-        axes.plot(*_columns(points), "o-", markersize=3.5, color=svg.BLUE, label="after the round")
-        axes.set(xlabel="round", ylabel="Rouge-L F1, %, held out")
+        axes.plot(*_columns(values), "o-", markersize=3.5, color=svg.BLUE)
+        axes.set(xlabel="round (0 is the base model)", ylabel="Rouge-L F1, %, held out")
         axis.whole_ticks(axes)
-        axis.legend(axes)
 
-    before = [base.rouge_l] if base is not None else []
-    values = [*before, *(value / 100 for _, value in points)]
-    title = f"Held-out Rouge-L {_change(values, units.percent)}"
+    title = f"Held-out Rouge-L {_change([value for _, value in values], units.rouge)}"
     return Plot("rouge-by-round", title, svg.drawn("rouge-by-round", 3.2, draw))
 
 
@@ -102,8 +102,8 @@ def loss_by_stage(summary: Summary) -> Plot | None:
 
 def rouge_by_stage(summary: Summary) -> Plot | None:
     """Draw Rouge-L as one bar a stage."""
-    rows = [(stage.name, 100 * stage.rouge_l) for stage in summary.stages]
-    return _bars("rouge-by-stage", "Rouge-L", rows, "{:.1f}".format, "Rouge-L F1, % (longer is better)")
+    rows = [(stage.name, stage.rouge_l) for stage in summary.stages]
+    return _bars("rouge-by-stage", "Rouge-L", rows, units.rouge, "Rouge-L F1, % (longer is better)")
 
 
 def size_by_stage(summary: Summary) -> Plot | None:
@@ -163,7 +163,9 @@ def bytes_by_method(summary: Summary) -> Plot | None:
 def layer_errors(summary: Summary) -> Plot | None:
     """Draw each matrix's relative output error, solved and merely rounded."""
     pairs = [(layer.error, layer.rounding_error) for layer in summary.layers]
-    pairs = [(error, rounding) for error, rounding in pairs if error > 0 and rounding > 0]
+    pairs = [
+        (error, rounding) for error, rounding in pairs if 0 < error < math.inf and 0 < rounding < math.inf
+    ]
     if not pairs:
         return None
 
@@ -188,7 +190,7 @@ def layer_errors(summary: Summary) -> Plot | None:
 
     left = median(error / rounding for error, rounding in pairs)
     matrices = f"{len(pairs)} matrices" if len(pairs) > 1 else "1 matrix"
-    title = f"Error after solving is {units.percent(left)}% of rounding's in the median of {matrices}"
+    title = f"Error after solving is {left:.1%} of rounding's in the median of {matrices}"
     return Plot("layer-errors", title, svg.drawn("layer-errors", 3.2, draw))
 
 

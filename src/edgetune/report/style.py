@@ -59,9 +59,9 @@ summary { cursor: pointer; color: var(--soft); margin: 1rem 0 .6rem; }
 @media (max-width: 34rem) {
   body { padding: 1rem .8rem 3rem; font-size: 15px; }
   .verdict { font-size: 1.2rem; }
-  th, td { padding-right: .4rem; font-size: .75rem; }
+  th, td { padding-right: .3rem; font-size: .7rem; }
   .wraps tbody th, .wraps td:last-child { white-space: normal; }
-  thead th { font-size: .72rem; }
+  thead th { font-size: .68rem; }
 }
 @media print { body { max-width: none; } figure, .sample { break-inside: avoid; } }
 """

@@ -138,7 +138,7 @@ def to_json(summary: Summary) -> dict[str, Any]:
 def write_summary(folder: Path) -> Path:
     """Write `summary.json` beside the event log, atomically; every key is always there, in this order.
 
-    - `stages`: list of `name`, `loss` (nats a token), `perplexity`, `rouge_l` (F1, 0 to 1), `size_bytes`,
+    - `stages`: list of `name`, `loss` (nats a token), `perplexity`, `rouge_l` (F1, 0 to 100), `size_bytes`,
       `peak_memory_bytes`, `seconds`.
     - `traffic`: `rounds`, `devices_per_round`, `payload_up_bytes`, `payload_down_bytes` (largest of one
       device in one round), `total_bytes`, `alternatives` (name to the same two payloads).
@@ -208,7 +208,7 @@ def _elapsed(lines: list[Line]) -> float:
     return sum(
         max(0.0, later.time - earlier.time)
         for earlier, later in pairwise(lines)
-        if not isinstance(later.event, (RunStarted, RunResumed))
+        if not isinstance(later.event, RunStarted) and not isinstance(earlier.event, (Failed, RunFinished))
     )
 
 

@@ -41,9 +41,9 @@ def perplexity(value: float | None) -> str:
     return f"{value:,.0f}" if value < 1e6 else f"{value:.1e}"
 
 
-def percent(value: float | None) -> str:
-    """Return a fraction times 100 with one decimal, a dash if it was not measured."""
-    return _number(None if value is None else 100 * value, "{:.1f}")
+def rouge(value: float | None) -> str:
+    """Return a Rouge-L F1 (0 to 100) with one decimal, a dash if it was not measured."""
+    return _number(value, "{:.1f}")
 
 
 def share(part: float, whole: float) -> str:

@@ -60,7 +60,7 @@ def _quality(summary: Summary) -> str | None:
     if not known:
         losses = [done.loss for done in summary.rounds if done.loss is not None]
         return f"held-out loss {units.loss(losses[0])} → {units.loss(losses[-1])}" if losses else None
-    steps = [f"{units.percent(stage.rouge_l)} ({stage.name})" for stage in known]
+    steps = [f"{units.rouge(stage.rouge_l)} ({stage.name})" for stage in known]
     records = next((stage.records for stage in known if stage.records is not None), None)
     on = f" on {records:,} held-out records" if records is not None else " on held-out records"
     return f"Rouge-L {' → '.join(steps)}{on}"

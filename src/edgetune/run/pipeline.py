@@ -207,6 +207,7 @@ class _Run:
                 peak_memory_bytes=peak,
                 seconds=seconds,
                 base_style_loss=quality.base_style_loss,
+                records=len(self.prepared.held_out),
             )
         )
         show_samples(name, quality, self.prepared, self.tell)

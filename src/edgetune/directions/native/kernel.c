@@ -1,0 +1,214 @@
+/* Directions at memory speed: the operations of edgetune/directions on raw pointers.
+ *
+ * Portable C99. The arithmetic lives in `lanes.h`, which this file includes once for every instruction set it can be
+ * compiled for; the best one is chosen at run time. Results equal the torch reference bit for bit: every rounding is one
+ * IEEE single-precision operation in a fixed order (compile with -ffp-contract=off).
+ *
+ * No function keeps state or allocates memory that outlives it. Threads split a tensor into ranges that start at whole
+ * blocks and share nothing that is written.
+ */
+
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if !defined(_WIN32)
+#define EDGETUNE_THREADS 1
+#include <pthread.h>
+#endif
+
+#if defined(_WIN32)
+#define EXPORT __declspec(dllexport)
+#else
+#define EXPORT __attribute__((visibility("default")))
+#endif
+
+enum { MAX_THREADS = 64, LANES = 16, WORDS = 16, BLOCK = 512, CHUNK = LANES * BLOCK };
+enum dtype { FLOAT32 = 0, FLOAT16 = 1, BFLOAT16 = 2, Q8_0 = 3, Q4_0 = 4 };
+enum kind { RADEMACHER = 0, GAUSSIAN = 1, HADAMARD = 2 };
+
+/* One operation on one tensor. `terms` directions are summed: one for a perturbation, K for a replay. */
+typedef struct {
+    void *out;
+    const void *base;
+    int64_t count;
+    int32_t out_dtype, base_dtype, kind, terms;
+    uint32_t key[8];
+    uint32_t tensor;
+    uint32_t padded;            /* block length of a Hadamard pool, a power of two */
+    const uint64_t *seeds;      /* [terms]; pool indices of a Hadamard perturbation */
+    const float *coefficients;  /* [terms]; [padded] for a Hadamard replay */
+    const float *table;         /* [65536] normal quantiles, for GAUSSIAN */
+} job;
+
+typedef struct {
+    const job *task;
+    int64_t first, last;
+    int (*work)(const job *, int64_t, int64_t);
+    int status;
+} range;
+
+/* Column signs of LANES Hadamard blocks from `first`; -1 if none are known. */
+typedef struct {
+    int64_t first;
+    uint32_t bits[LANES];
+} columns;
+
+static inline float float_of(uint32_t bits) { float x; memcpy(&x, &bits, 4); return x; }
+static inline uint32_t bits_of(float x) { uint32_t bits; memcpy(&bits, &x, 4); return bits; }
+
+static inline float half_to_float(uint16_t h) {
+    uint32_t sign = (uint32_t)(h & 0x8000u) << 16, rest = h & 0x7fffu;
+    if (rest >= 0x7c00u) return float_of(sign | 0x7f800000u | (rest & 0x3ffu) << 13);
+    if (rest >= 0x400u) return float_of(sign | ((rest << 13) + 0x38000000u));
+    float tiny = (float)rest * 5.9604644775390625e-8f; /* subnormal: rest * 2^-24, exact */
+    return float_of(sign | bits_of(tiny));
+}
+
+static inline uint16_t float_to_half(float x) {
+    uint32_t bits = bits_of(x), sign = (bits >> 16) & 0x8000u, rest = bits & 0x7fffffffu;
+    if (rest > 0x7f800000u) return (uint16_t)(sign | 0x7e00u);
+    if (rest >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u); /* rounds to infinity */
+    if (rest < 0x38800000u) { /* subnormal: adding 0.5 aligns the bits, the FPU rounds to nearest even */
+        float aligned = float_of(rest) + 0.5f;
+        return (uint16_t)(sign | (bits_of(aligned) - 0x3f000000u));
+    }
+    rest += 0xfffu + ((rest >> 13) & 1u);
+    return (uint16_t)(sign | ((rest - 0x38000000u) >> 13));
+}
+
+static inline float bfloat_to_float(uint16_t b) { return float_of((uint32_t)b << 16); }
+
+static inline uint16_t float_to_bfloat(float x) {
+    uint32_t bits = bits_of(x);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return (uint16_t)((bits >> 16) | 0x40u);
+    return (uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+/* Read `count` elements from `first` as float32; `first` and `count` are multiples of 32 for packed types or reach the end. */
+static void read_base(const job *task, int64_t first, int64_t count, float *to) {
+    const uint8_t *packed = task->base;
+    switch (task->base_dtype) {
+    case FLOAT32: memcpy(to, (const float *)task->base + first, (size_t)count * 4); break;
+    case FLOAT16: for (int64_t i = 0; i < count; i++) to[i] = half_to_float(((const uint16_t *)task->base)[first + i]); break;
+    case BFLOAT16: for (int64_t i = 0; i < count; i++) to[i] = bfloat_to_float(((const uint16_t *)task->base)[first + i]); break;
+    case Q8_0:
+        for (int64_t i = 0; i < count; i++) {
+            const uint8_t *block = packed + (first + i) / 32 * 34;
+            uint16_t scale; memcpy(&scale, block, 2);
+            to[i] = half_to_float(scale) * (float)(int8_t)block[2 + (first + i) % 32];
+        }
+        break;
+    default:
+        for (int64_t i = 0; i < count; i++) {
+            const uint8_t *block = packed + (first + i) / 32 * 18;
+            int64_t at = (first + i) % 32;
+            uint16_t scale; memcpy(&scale, block, 2);
+            uint8_t pair = block[2 + at % 16];
+            to[i] = half_to_float(scale) * (float)((at < 16 ? pair & 15 : pair >> 4) - 8);
+        }
+    }
+}
+
+static void write_out(const job *task, int64_t first, int64_t count, const float *from) {
+    switch (task->out_dtype) {
+    case FLOAT32: memcpy((float *)task->out + first, from, (size_t)count * 4); break;
+    case FLOAT16: for (int64_t i = 0; i < count; i++) ((uint16_t *)task->out)[first + i] = float_to_half(from[i]); break;
+    default: for (int64_t i = 0; i < count; i++) ((uint16_t *)task->out)[first + i] = float_to_bfloat(from[i]); break;
+    }
+}
+
+#define NAME(x) x##_baseline
+#define TARGET
+#include "lanes.h"
+#undef NAME
+#undef TARGET
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define NAME(x) x##_avx2
+#define TARGET __attribute__((target("avx2")))
+#include "lanes.h"
+#undef NAME
+#undef TARGET
+#define NAME(x) x##_avx512
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")))
+#include "lanes.h"
+#undef NAME
+#undef TARGET
+#endif
+
+enum { BASELINE = 0, AVX2 = 1, AVX512 = 2 };
+
+/* The best instruction set of this machine. */
+EXPORT int edgetune_best(void) {
+#if defined(__x86_64__) && defined(__GNUC__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl")) return AVX512;
+    if (__builtin_cpu_supports("avx2")) return AVX2;
+#endif
+    return BASELINE;
+}
+
+static int (*choose(int level, const job *task, int replay))(const job *, int64_t, int64_t) {
+    int fast = replay && task->kind == HADAMARD;
+#if defined(__x86_64__) && defined(__GNUC__)
+    if (level == AVX512) return fast ? transform_avx512 : sum_avx512;
+    if (level == AVX2) return fast ? transform_avx2 : sum_avx2;
+#endif
+    (void)level;
+    return fast ? transform_baseline : sum_baseline;
+}
+
+static void *enter(void *argument) {
+    range *part = argument;
+    part->status = part->work(part->task, part->first, part->last);
+    return NULL;
+}
+
+/* Split [0, count) at multiples of `unit` and work on the parts in `threads` threads, this one included. */
+static int spread(const job *task, int64_t unit, int threads, int (*work)(const job *, int64_t, int64_t)) {
+    int64_t units = (task->count + unit - 1) / unit;
+    range parts[MAX_THREADS];
+    if (threads > MAX_THREADS) threads = MAX_THREADS;
+    if (threads > units) threads = (int)units;
+    if (threads < 1) threads = 1;
+    for (int t = 0; t < threads; t++) {
+        int64_t first = units * t / threads * unit, last = units * (t + 1) / threads * unit;
+        parts[t] = (range){task, first, last < task->count ? last : task->count, work, 0};
+    }
+#if EDGETUNE_THREADS
+    pthread_t running[MAX_THREADS];
+    int started[MAX_THREADS] = {0};
+    for (int t = 1; t < threads; t++) started[t] = !pthread_create(&running[t], NULL, enter, &parts[t]);
+    enter(&parts[0]);
+    for (int t = 1; t < threads; t++) {
+        if (started[t]) pthread_join(running[t], NULL);
+        else enter(&parts[t]);
+    }
+#else
+    for (int t = 0; t < threads; t++) enter(&parts[t]);
+#endif
+    int status = 0;
+    for (int t = 0; t < threads; t++) status |= parts[t].status;
+    return status;
+}
+
+/* out = base + sum_t coefficients[t] z(seeds[t]), rounded once.
+ *
+ * Returns 0, 1 if the arguments are not supported, 2 if there is no memory. `replay` selects the fast transform of a Hadamard pool, for which
+ * `coefficients` has `padded` entries and `seeds` is not read.
+ */
+EXPORT int edgetune_run(const job *task, int replay, int level, int threads) {
+    if (task->count < 0 || task->out_dtype < FLOAT32 || task->out_dtype > BFLOAT16 || task->base_dtype > Q4_0 ||
+        task->kind < RADEMACHER || task->kind > HADAMARD || level > edgetune_best() || level < 0) return 1;
+    int64_t unit = CHUNK;
+    if (task->kind == HADAMARD) {
+        if (task->padded < 1 || (task->padded & (task->padded - 1))) return 1;
+        if (replay && task->padded > CHUNK) unit = task->padded;
+    }
+    return task->count ? spread(task, unit, threads, choose(level, task, replay)) : 0;
+}
+
+EXPORT int64_t edgetune_job_size(void) { return (int64_t)sizeof(job); }

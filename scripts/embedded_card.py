@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from rouge import Rouge
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
+from torch import nn
 from torch.nn import functional
-from transformers import GenerationConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from edgetune.data.corpus import base_records, device_records
 from edgetune.data.records import Record
@@ -41,7 +43,9 @@ def prompt_of(record: Record) -> str:
     return f"<|begin|><|user|>\n{content}<|assistant|>\n"
 
 
-def answers(model: LlamaForCausalLM, tokenizer: Tokenizer, records: list[Record], longest: int = 64) -> list[str]:
+def answers(
+    model: LlamaForCausalLM, tokenizer: Tokenizer, records: list[Record], longest: int = 64
+) -> list[str]:
     """Answer prompts greedily, padded on the left.
 
     Args:
@@ -54,12 +58,18 @@ def answers(model: LlamaForCausalLM, tokenizer: Tokenizer, records: list[Record]
         One answer a record.
 
     """
-    pad, end = tokenizer.token_to_id(PAD), tokenizer.token_to_id(END)
+    pad, end = cast(int, tokenizer.token_to_id(PAD)), cast(int, tokenizer.token_to_id(END))
     rows = [e.ids for e in tokenizer.encode_batch([prompt_of(r) for r in records], add_special_tokens=False)]
     width = max(map(len, rows))
     ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
-    out = model.generate(input_ids=ids, attention_mask=(ids != pad).long(), do_sample=False, max_new_tokens=longest,
-                         eos_token_id=end, pad_token_id=pad)
+    out = cast(Any, model).generate(
+        input_ids=ids,
+        attention_mask=ids.ne(pad).long(),
+        do_sample=False,
+        max_new_tokens=longest,
+        eos_token_id=end,
+        pad_token_id=pad,
+    )
     return [tokenizer.decode(row[width:].tolist(), skip_special_tokens=True).strip() for row in out]
 
 
@@ -114,19 +124,33 @@ def configure(tokenizer: Tokenizer, out: Path) -> None:
     """
     tokenizer.save(str(out / "tokenizer.json"))
     settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": BEGIN, "eos_token": END, "pad_token": PAD,
-        "additional_special_tokens": ["<|user|>", "<|assistant|>"], "add_bos_token": False, "add_eos_token": False,
-        "clean_up_tokenization_spaces": False, "model_max_length": 512, "padding_side": "left",
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": BEGIN,
+        "eos_token": END,
+        "pad_token": PAD,
+        "additional_special_tokens": ["<|user|>", "<|assistant|>"],
+        "add_bos_token": False,
+        "add_eos_token": False,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": 512,
+        "padding_side": "left",
         "chat_template": TEMPLATE,
     }
     (out / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    ids = {f"{name}_token_id": tokenizer.token_to_id(token)
-           for name, token in (("bos", BEGIN), ("eos", END), ("pad", PAD))}
-    GenerationConfig(do_sample=False, max_new_tokens=64, **ids).save_pretrained(out)
+    ids = {
+        f"{name}_token_id": tokenizer.token_to_id(token)
+        for name, token in (("bos", BEGIN), ("eos", END), ("pad", PAD))
+    }
+    generation = {"do_sample": False, "max_new_tokens": 64, **ids}
+    (out / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
 
 
-def card(recipe: Mapping[str, object], figures: Mapping[str, tuple[float, float]], weights: int,
-         samples: list[tuple[str, str]]) -> str:
+def card(
+    recipe: Mapping[str, object],
+    figures: Mapping[str, tuple[float, float]],
+    weights: int,
+    samples: list[tuple[str, str]],
+) -> str:
     """Write the model card.
 
     Args:
@@ -150,28 +174,33 @@ library_name: transformers
 ---
 # edgetune embedded default
 
-A Llama of {weights:,} weights, pretrained from nothing on a generated corpus so that every stage of edgetune runs in
-minutes on a CPU without a download. It knows a small invented world and nothing else.
+A Llama of {weights:,} weights, pretrained from nothing on a generated corpus so that every stage of edgetune
+runs in minutes on a CPU without a download. It knows a small invented world and nothing else.
 
 ## Data
 
-`edgetune.data.corpus` generates the corpus from a seed: instruction records in Dolly's schema and eight categories,
-about two sub-domains, village life and coast stations (weather, irrigation, harbour). No text of others was used.
-Every prompt belongs to one of three splits by a digest of its text: pretraining, base (held out), device.
+`edgetune.data.corpus` generates the corpus from a seed: instruction records in Dolly's schema and eight
+categories, about two sub-domains, village life and coast stations (weather, irrigation, harbour). No text of
+others was used. Every prompt belongs to one of three splits by a digest of its text: pretraining, base
+(held out), device.
 
 ## The shift between base and devices
 
 Stated so that nobody mistakes the demonstration for more than it is.
-Pretraining: three quarters village life, one quarter stations; 14 % of village records and 6 % of station records,
-12 % in all, are answered in a report style ("Report: the home of Mira is Tarn. Over."), the others plainly ("Mira lives
-in Tarn."). Nothing in a prompt says which. Greedy decoding therefore answers plainly, although the model can report.
-The devices hold station records answered as reports. Tuning on them elicits a minority behaviour; it need not teach new facts,
-but the content must be right for an answer to score, and no tuning prompt was seen in pretraining.
+
+Pretraining: three quarters village life, one quarter stations; 16 % of village records and 10 % of station
+records, 14.5 % in all, are answered in a report style ("Report: the home of Mira is Tarn. Over."), the others
+plainly ("Mira lives in Tarn."). Nothing in a prompt says which. Greedy decoding therefore answers plainly,
+although the model can report.
+
+The devices hold station records answered as reports. Tuning on them elicits a behaviour that is a minority in
+pretraining; it need not teach new facts. The content must still be right for an answer to score, and no
+tuning prompt was seen in pretraining.
 
 ## Recipe
 
-`python scripts/pretrain_embedded.py --out DIR`: byte-level BPE (GPT-2 pre-tokeniser), AdamW, linear warm-up and cosine,
-bfloat16 multiplication over fp32 weights; prompt tokens weigh `prompt_weight` in the loss.
+`python scripts/pretrain_embedded.py --out DIR`: byte-level BPE (GPT-2 pre-tokeniser), AdamW, linear warm-up
+and cosine, bfloat16 multiplication over fp32 weights; prompt tokens weigh `prompt_weight` in the loss.
 Weights are stored in fp16.
 
 | setting | value |
@@ -187,12 +216,15 @@ On {HELD_OUT} held-out records each; loss in nats a response token, Rouge-L F1 o
 | base (village, plain) | {base:.4f} | {base_rouge:.1f} |
 | device (station, report), before tuning | {device:.4f} | {device_rouge:.1f} |
 
+Greedy answers before tuning:
+
 {shown}
 
 ## Limits
 
 Outside its world the model answers nonsense. It copies names and numbers from short contexts of the kinds it
-was trained on, sometimes the wrong one. Longest useful input: about 100 tokens. Not a benchmark of anything but the software.
+was trained on, sometimes the wrong one. Longest useful input: about 100 tokens. Not a benchmark of anything
+but the software.
 
 Licence: Apache-2.0.
 """
@@ -209,18 +241,25 @@ def finish(model: LlamaForCausalLM, tokenizer: Tokenizer, recipe: Mapping[str, o
 
     """
     out.mkdir(parents=True, exist_ok=True)
-    model.half().float().eval()
-    figures = {"base": measure(model, tokenizer, base_records(HELD_OUT, HELD_OUT_SEED)),
-               "device": measure(model, tokenizer, device_records(HELD_OUT, HELD_OUT_SEED))}
+    body: nn.Module = model
+    body.half().float().eval()
+    figures = {
+        "base": measure(model, tokenizer, base_records(HELD_OUT, HELD_OUT_SEED)),
+        "device": measure(model, tokenizer, device_records(HELD_OUT, HELD_OUT_SEED)),
+    }
     shown = base_records(6, HELD_OUT_SEED) + device_records(4, HELD_OUT_SEED)
-    samples = [(f"{r.instruction}\n\n{r.context}".strip(), a)
-               for r, a in zip(shown, answers(model, tokenizer, shown), strict=True)]
+    samples = [
+        (f"{r.instruction}\n\n{r.context}".strip(), a)
+        for r, a in zip(shown, answers(model, tokenizer, shown), strict=True)
+    ]
     weights = sum(p.numel() for p in model.parameters())
     (out / "README.md").write_text(card(recipe, figures, weights, samples), encoding="utf-8")
     configure(tokenizer, out)
-    model.half()
+    body.half()
     model.config.dtype = torch.float16
     model.config.save_pretrained(out)
     tensors = {name: p.detach().contiguous() for name, p in model.named_parameters()}
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+    for path in out.iterdir():
+        path.chmod(0o644)
     print(json.dumps({"figures": figures, "weights": weights, "samples": samples}, indent=1), flush=True)

@@ -1,4 +1,6 @@
-"""Train the embedded default from nothing: tokenizer, model, folder. One command, resumable, deterministic per seed.
+"""Train the embedded default from nothing: tokenizer, model, folder.
+
+One command, resumable, deterministic per seed, CPU and thread count.
 
 Usage: ``python scripts/pretrain_embedded.py --out src/edgetune/models/embedded``
 """
@@ -6,9 +8,9 @@ Usage: ``python scripts/pretrain_embedded.py --out src/edgetune/models/embedded`
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
-import os
 import random
 import time
 from collections.abc import Iterator
@@ -16,14 +18,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from embedded_card import finish
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import nn
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from edgetune.data.corpus import pretraining_records
 from edgetune.data.records import Record
+from embedded_card import finish
 
 SPECIALS = ("<|begin|>", "<|user|>", "<|assistant|>", "<|end|>", "<|pad|>")
 BEGIN, _, _, END, PAD = range(5)
@@ -51,7 +54,7 @@ class Recipe:
     """
 
     seed: int = 2408
-    steps: int = 6000
+    steps: int = 3200
     batch: int = 32
     lr: float = 3e-3
     decay: float = 0.1
@@ -90,8 +93,12 @@ def train_tokenizer(recipe: Recipe) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=recipe.vocab, special_tokens=list(SPECIALS), show_progress=False,
-                                  initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
+    trainer = trainers.BpeTrainer(
+        vocab_size=recipe.vocab,
+        special_tokens=list(SPECIALS),
+        show_progress=False,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    )
     records = pretraining_records(30_000, recipe.seed)
     texts = (text for r in records for text in (f"\n{r.instruction}", f"\n\n{r.context}", f"\n{r.response}"))
     tokenizer.train_from_iterator(texts, trainer)
@@ -110,10 +117,19 @@ def new_model(recipe: Recipe) -> LlamaForCausalLM:
     """
     torch.manual_seed(recipe.seed)
     config = LlamaConfig(
-        vocab_size=recipe.vocab, hidden_size=recipe.hidden, intermediate_size=recipe.inner,
-        num_hidden_layers=recipe.layers, num_attention_heads=recipe.hidden // 32, head_dim=32,
-        num_key_value_heads=recipe.hidden // 64, max_position_embeddings=512, tie_word_embeddings=True,
-        bos_token_id=BEGIN, eos_token_id=END, pad_token_id=PAD, rms_norm_eps=1e-5,
+        vocab_size=recipe.vocab,
+        hidden_size=recipe.hidden,
+        intermediate_size=recipe.inner,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.hidden // 32,
+        head_dim=32,
+        num_key_value_heads=recipe.hidden // 64,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        bos_token_id=BEGIN,
+        eos_token_id=END,
+        pad_token_id=PAD,
+        rms_norm_eps=1e-5,
     )
     model = LlamaForCausalLM(config)
     model.set_attn_implementation("eager")  # twice as fast as fused attention for rows this short, on CPU
@@ -228,8 +244,24 @@ def new_optimizer(model: LlamaForCausalLM, recipe: Recipe) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.98))
 
 
-def save_checkpoint(work: Path, step: int, model: LlamaForCausalLM, optimizer: torch.optim.AdamW,
-                    recipe: Recipe) -> None:
+def identity(recipe: Recipe, tokenizer: Tokenizer) -> str:
+    """Name what a checkpoint belongs to: the recipe and, through the tokenizer, the corpus.
+
+    Args:
+        recipe: The recipe.
+        tokenizer: The tokenizer trained on the corpus.
+
+    Returns:
+        A JSON text.
+
+    """
+    digest = hashlib.blake2s(tokenizer.to_str().encode()).hexdigest()
+    return json.dumps({**asdict(recipe), "tokenizer": digest}, sort_keys=True)
+
+
+def save_checkpoint(
+    work: Path, step: int, model: LlamaForCausalLM, optimizer: torch.optim.AdamW, owner: str
+) -> None:
     """Write weights and optimiser state at once or not at all.
 
     Args:
@@ -237,25 +269,25 @@ def save_checkpoint(work: Path, step: int, model: LlamaForCausalLM, optimizer: t
         step: Steps done.
         model: The model.
         optimizer: The optimiser.
-        recipe: Stored beside, so that another recipe is not resumed by mistake.
+        owner: Identity stored beside, so that another recipe is not resumed by mistake.
 
     """
     tensors = {f"model/{name}": p.detach().cpu().contiguous() for name, p in model.named_parameters()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"adam/{index}/{name}": value.cpu().contiguous() for name, value in state.items()}
     part = work / "checkpoint.part"
-    save_file(tensors, part, metadata={"step": str(step), "recipe": json.dumps(asdict(recipe))})
-    os.replace(part, work / "checkpoint.safetensors")
+    save_file(tensors, part, metadata={"step": str(step), "owner": owner})
+    part.replace(work / "checkpoint.safetensors")
 
 
-def load_checkpoint(work: Path, model: LlamaForCausalLM, optimizer: torch.optim.AdamW, recipe: Recipe) -> int:
+def load_checkpoint(work: Path, model: LlamaForCausalLM, optimizer: torch.optim.AdamW, owner: str) -> int:
     """Restore weights and optimiser state when there is a checkpoint.
 
     Args:
         work: Folder of checkpoints.
         model: The model to fill.
         optimizer: The optimiser to fill.
-        recipe: Must equal the stored one.
+        owner: Identity that must equal the stored one.
 
     Returns:
         Steps done, 0 without a checkpoint.
@@ -269,8 +301,8 @@ def load_checkpoint(work: Path, model: LlamaForCausalLM, optimizer: torch.optim.
         return 0
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))["__metadata__"]
-    if json.loads(header["recipe"]) != asdict(recipe):
-        raise ValueError(f"{path} was made with another recipe; remove it or choose another --work")
+    if header["owner"] != owner:
+        raise ValueError(f"{path} was made with another recipe or corpus; remove it or choose another --work")
     tensors = load_file(path)
     for name, parameter in model.named_parameters():
         parameter.data.copy_(tensors[f"model/{name}"])
@@ -297,9 +329,12 @@ def train(recipe: Recipe, tokenizer: Tokenizer, work: Path, device: str, every: 
         The trained model in fp32.
 
     """
-    model = new_model(recipe).to(device)
+    model = new_model(recipe)
+    body: nn.Module = model
+    body.to(device)
     optimizer = new_optimizer(model, recipe)
-    start, began = load_checkpoint(work, model, optimizer, recipe), time.monotonic()
+    owner = identity(recipe, tokenizer)
+    start, began = load_checkpoint(work, model, optimizer, owner), time.monotonic()
     mean = 0.0
     for step, batch in zip(range(start, recipe.steps), batches(recipe, tokenizer, start), strict=False):
         for group in optimizer.param_groups:
@@ -312,10 +347,14 @@ def train(recipe: Recipe, tokenizer: Tokenizer, work: Path, device: str, every: 
         mean = 0.98 * mean + 0.02 * loss.item() if mean else loss.item()
         if (step + 1) % 100 == 0:
             pace = (time.monotonic() - began) / (step + 1 - start)
-            print(f"step {step + 1}/{recipe.steps} loss {mean:.4f} {1000 * pace:.0f} ms/step "
-                  f"left {pace * (recipe.steps - step - 1) / 60:.1f} min", flush=True)
+            print(
+                f"step {step + 1}/{recipe.steps} loss {mean:.4f} {1000 * pace:.0f} ms/step "
+                f"left {pace * (recipe.steps - step - 1) / 60:.1f} min",
+                flush=True,
+            )
         if (step + 1) % every == 0 or step + 1 == recipe.steps:
-            save_checkpoint(work, step + 1, model, optimizer, recipe)
+            save_checkpoint(work, step + 1, model, optimizer, owner)
+    body.to("cpu")
     return model
 
 
@@ -337,7 +376,7 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer(recipe)
     model = train(recipe, tokenizer, work, args.device, args.every)
-    finish(model.cpu(), tokenizer, asdict(recipe), args.out)
+    finish(model, tokenizer, asdict(recipe), args.out)
 
 
 if __name__ == "__main__":

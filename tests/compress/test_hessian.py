@@ -82,17 +82,15 @@ def test_a_matrix_no_damping_repairs_is_reported_and_uncoupled() -> None:
 
 
 def test_ill_conditioned_hessians_are_factorised_in_double_precision() -> None:
-    # One input 3e4 times larger than the rest: the damped condition number is beyond fp32.
-    inputs = torch.randn(256, 64, generator=torch.Generator().manual_seed(0))
-    inputs = inputs + inputs[:, :1] * 10
-    inputs[:, 0] *= 3e4
-    hessian = Hessian(64)
-    hessian.add(inputs)
-    factor = factorise(hessian.matrix, 1e-6)
-    damped = hessian.matrix.double()
-    damped.diagonal().add_(1e-6 * hessian.matrix.diagonal().mean().double())
-    product = factor.upper.double() @ damped @ factor.upper.double().T
-    torch.testing.assert_close(product, torch.eye(64, dtype=torch.float64), rtol=0, atol=2e-2)
+    rotation = torch.linalg.qr(torch.randn(64, 64, generator=torch.Generator().manual_seed(0)))[0]
+    hessian = rotation @ torch.diag(torch.logspace(0, -9, 64)) @ rotation.T
+    hessian = (hessian + hessian.T) / 2
+    factor = factorise(hessian, 1e-6)
+    damped = hessian.clone()
+    damped.diagonal().copy_(hessian.diagonal() + 1e-6 * hessian.diagonal().mean())
+    exact = torch.linalg.cholesky(torch.linalg.inv(damped.double()), upper=True)
+    assert factor.damping == 1e-6
+    assert float((factor.upper - exact).norm() / exact.norm()) < 1e-5
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

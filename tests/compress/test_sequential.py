@@ -12,7 +12,7 @@ from edgetune.compress import streams as streams_module
 from edgetune.compress.blocks import decoder_blocks, matrices_in, read_matrix
 from edgetune.compress.hessian import Hessian
 from edgetune.compress.sequential import compress_model
-from edgetune.compress.streams import capture, inputs_of, stages
+from edgetune.compress.streams import Stream, capture, inputs_of, stages
 from edgetune.core.batch import Batch
 from edgetune.core.errors import DataError, ModelError
 from edgetune.core.events import Event, LayerCompressed
@@ -57,6 +57,26 @@ def test_layers_that_share_an_input_form_one_stage(family: str, calibration: lis
     short = [sorted((n.split(".")[-2] for n in stage), key=lambda n: order.get(n, 0)) for stage in found]
     assert short == STAGES[family]
     assert not others
+
+
+class InPlace(nn.Module):
+    """Two layers handed one tensor, which changes in between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (nn.Linear(32, 32) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.clone()
+        first = self.a(x) + self.b(x.view_as(x))
+        return first + self.c(x.mul_(2))
+
+
+@torch.no_grad()
+def test_a_tensor_written_to_in_between_is_another_input() -> None:
+    block = InPlace()
+    stream = Stream(torch.ones(1, 4, 32), [((), {})], torch.ones(4, dtype=torch.bool))
+    assert stages(block, dict(block.named_children()), [stream], 0) == [["a", "b"], ["c"]]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -70,7 +70,7 @@ def test_works_without_any_special_token(byte_tokenizer) -> None:
     assert padding_id(byte_tokenizer(eos_token="</s>", pad_token="<p>")) == 257
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
 @given(asked=st.integers(0, 60), answered=st.integers(1, 60), room=st.integers(2, 220))
 def test_a_long_text_loses_the_middle_of_the_prompt_and_the_end_of_the_response(
     byte_tokenizer, asked: int, answered: int, room: int

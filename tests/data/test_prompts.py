@@ -62,7 +62,7 @@ def test_a_template_without_an_end_marker_gets_the_end_of_sequence(byte_tokenize
 
 def test_a_template_whose_turn_does_not_start_with_its_prompt_is_refused(byte_tokenizer) -> None:
     thinking = CHATML.replace("assistant\n{% endif %}", "assistant\n<think>{% endif %}")
-    with pytest.raises(ConfigError, match="does not start with its prompt.*Alpaca"):
+    with pytest.raises(ConfigError, match=r"does not start with its prompt.*Alpaca"):
         ChatTemplate()(PLAIN, byte_tokenizer(chat_template=thinking, **TURNS))
 
 

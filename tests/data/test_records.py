@@ -6,7 +6,7 @@ from pathlib import Path
 
 import datasets
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgetune.core.errors import DataError, MissingExtraError
@@ -113,7 +113,7 @@ def test_a_hub_id_that_cannot_be_fetched_is_a_data_error(monkeypatch: pytest.Mon
         raise ConnectionError(f"cannot reach {name}")
 
     monkeypatch.setattr(datasets, "load_dataset", offline)
-    with pytest.raises(DataError, match="owner/name.*Hub: cannot reach owner/name"):
+    with pytest.raises(DataError, match=r"owner/name.*Hub: cannot reach owner/name"):
         load_records("owner/name")
 
 
@@ -136,6 +136,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 record_lists = st.lists(st.builds(Record, texts, texts, texts, texts), max_size=3)
 
 
+@settings(deadline=None)
 @given(record_lists, record_lists)
 def test_the_digest_tells_records_apart(first: list[Record], second: list[Record]) -> None:
     assert (records_digest(first) == records_digest(second)) == (first == second)

@@ -5,7 +5,7 @@ from itertools import chain
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgetune.core.errors import ConfigError, DataError
@@ -19,6 +19,7 @@ ALL = [Iid(), DirichletByCategory(1.0), DirichletQuantity(2.0)]
 
 
 @pytest.mark.parametrize("split", ALL)
+@settings(deadline=None)
 @given(
     categories=st.lists(st.sampled_from("abcde"), min_size=12, max_size=60),
     devices=st.integers(1, 6),
@@ -117,7 +118,7 @@ def test_sizes_are_distributed_as_in_the_published_procedure() -> None:
 def test_a_minimum_that_no_draw_reaches_ends_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgetune.data.split.TRIES", 50)
     for split in (DirichletByCategory(0.01), DirichletQuantity(0.01)):
-        with pytest.raises(DataError, match="no split in 50 draws.*fewer devices, a larger alpha"):
+        with pytest.raises(DataError, match=r"no split in 50 draws.*fewer devices, a larger alpha"):
             split(CATEGORIES, 20, seed=0, minimum=15)
 
 

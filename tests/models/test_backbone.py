@@ -99,9 +99,9 @@ def test_refuses_what_is_not_a_model_folder(tmp_path: Path, save) -> None:
         tmp_path / "file": "this is a file",
         tmp_path: "no config.json",
     }
-    for source, message in cases.items():
+    for wrong, message in cases.items():
         with pytest.raises(ModelError, match=message):
-            load_backbone(source)
+            load_backbone(wrong)
     for dtype in (torch.float64, torch.int8):
         with pytest.raises(ModelError, match="cannot be loaded as"):
             load_backbone(save(), dtype=dtype)
@@ -122,7 +122,7 @@ def test_a_pad_token_without_a_row_is_left_out(save) -> None:
     assert load_backbone(folder).tokenizer.pad_token_id is None
     loaded.tokenizer.add_tokens(["extra"])
     loaded.tokenizer.save_pretrained(folder)
-    with pytest.raises(ModelError, match="257 rows do not reach.*'extra'"):
+    with pytest.raises(ModelError, match=r"257 rows do not reach.*'extra'"):
         load_backbone(folder)
 
 
@@ -139,7 +139,7 @@ def test_a_hub_that_does_not_answer_is_a_model_error(monkeypatch: pytest.MonkeyP
         raise ConnectionError("no network")
 
     monkeypatch.setattr("edgetune.models.source.snapshot_download", offline)
-    with pytest.raises(ModelError, match="owner/name: cannot fetch.*no network"):
+    with pytest.raises(ModelError, match=r"owner/name: cannot fetch.*no network"):
         load_backbone("owner/name")
 
 

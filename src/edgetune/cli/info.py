@@ -87,11 +87,12 @@ def doctor(as_json: AsJson = False) -> None:
     import psutil
     import torch
 
+    from edgetune.directions.kernel import describe_kernel
     from edgetune.measure.versions import versions
 
     memory = psutil.virtual_memory()
     facts = {
-        "kernel": "torch",
+        "kernel": describe_kernel(),
         "versions": versions(),
         "extras": {library: find_spec(library) is not None for library in EXTRAS},
         "cuda": torch.cuda.is_available(),

@@ -11,7 +11,8 @@ from edgetune.core.errors import ModelError
 RETRY = 10.0
 """A factorisation that fails is tried again with this much more damping, up to 1."""
 TRUSTED_CONDITION = 1e5
-"""Condition estimate above which fp32 (7 digits) would leave fewer than two good digits; fp64 takes over."""
+"""Squared ratio of the largest to the smallest pivot (a lower bound of the condition number) up to which fp32
+is used; there its factor is right to about 1 % (measured: 0.4 % at 5e4, 5 % at 5e5), beyond it fp64 takes over."""
 
 
 class Hessian:

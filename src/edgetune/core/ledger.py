@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from edgetune.core.errors import DigestError, ModelError
 from edgetune.core.files import write_atomic
@@ -94,7 +94,7 @@ def _content_digest(tensors: dict[str, torch.Tensor], directions: dict[str, Any]
     for name in sorted(tensors):
         tensor = tensors[name]
         hasher.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        hasher.update(tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+        hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
     return hasher.hexdigest()
 
 
@@ -117,7 +117,15 @@ def write_ledger(path: Path, ledger: Ledger) -> None:
         "extra": json.dumps(ledger.extra, sort_keys=True),
         "content_digest": ledger.digest,
     }
-    write_atomic(path, lambda temporary: save_file(_tensors(ledger), temporary, metadata=header))
+    header["header_digest"] = _header_digest(header)
+    # Python writes the bytes: the library's own writer reports a full disk as an error that is no OSError.
+    data = save(_tensors(ledger), metadata=header)
+    write_atomic(path, lambda temporary: temporary.write_bytes(data))
+
+
+def _header_digest(header: dict[str, str]) -> str:
+    fields = {name: value for name, value in header.items() if name != "header_digest"}
+    return sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 def read_ledger(path: Path, *, base_digest: str | None = None) -> Ledger:
@@ -145,7 +153,9 @@ def read_ledger(path: Path, *, base_digest: str | None = None) -> Ledger:
         ledger = _from_header(header, tensors)
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"the ledger's header is damaged: {error}", where=path) from error
-    if ledger.digest != header["content_digest"]:
+    spec = asdict(ledger.directions) if ledger.directions else {}
+    found = _content_digest(tensors, spec, ledger.base_digest)
+    if found != header.get("content_digest") or _header_digest(header) != header.get("header_digest"):
         raise ModelError("the ledger is damaged: its digest does not match its contents", where=path)
     if base_digest is not None and ledger.base_digest != base_digest:
         raise DigestError(

@@ -50,7 +50,8 @@ class Projected:
     @classmethod
     def of(cls, key: int, coefficient: float) -> Projected:
         """Return one scaled direction."""
-        return cls(np.array([key], np.int64), np.array([coefficient], np.float32))
+        with np.errstate(over="ignore"):  # a slope beyond float32 becomes infinite, and its step is dropped
+            return cls(np.array([key], np.int64), np.array([coefficient]).astype(np.float32))
 
     @classmethod
     def none(cls) -> Projected:

@@ -9,7 +9,6 @@ from edgetune.core.keys import fresh_seed, key_id, pool_key, stream
 from edgetune.core.ledger import DirectionsSpec
 from edgetune.directions.hadamard import Hadamard
 from edgetune.directions.kind import Kind
-from edgetune.directions.source import CachedSource, Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +61,6 @@ class Pool:
 
 
 Directions = Fresh | Pool
-
-
-def open_source(directions: Directions, seed: int) -> Source:
-    """Return the key streams of a public master seed, remembering them where the kind reads them for every step."""
-    key = pool_key(seed)
-    return CachedSource(key) if isinstance(directions.kind, Hadamard) else Source(key)
 
 
 def describe(directions: Directions, seed: int) -> DirectionsSpec:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
 import torch
@@ -40,8 +41,12 @@ def walsh(blocks: torch.Tensor) -> torch.Tensor:
     return blocks
 
 
+@lru_cache(maxsize=4)
 def hadamard_column(index: int, size: int, device: torch.device) -> torch.Tensor:
-    """Return float32 [size]: `(-1)^popcount(i & index)` for i = 0 ... size - 1."""
+    """Return float32 [size]: `(-1)^popcount(i & index)` for i = 0 ... size - 1; do not write to it.
+
+    A step reads the same column for every tensor of the model, three times; the last few are remembered.
+    """
     bits = torch.arange(size, device=device) & index
     for shift in (16, 8, 4, 2, 1):
         bits = bits ^ (bits >> shift)
@@ -87,12 +92,8 @@ class Hadamard(Kind):
         pattern = hadamard_column(seed, self.padded, device).repeat(blocks)[start - first * self.padded :][
             :count
         ]
-        columns = torch.cat(
-            [
-                source.signs(name, COLUMN_STREAM, (first + block) * self.padded + seed, 1, device)
-                for block in range(blocks)
-            ]
-        )
+        reach = max(0, (blocks - 1) * self.padded + 1)
+        columns = source.signs(name, COLUMN_STREAM, first * self.padded + seed, reach, device)[:: self.padded]
         return (
             rows
             * pattern
@@ -105,7 +106,7 @@ class Hadamard(Kind):
         """Form `out = base + coefficient * z_k` in float32, rounded once; see `Kind.axpy`."""
         rows, columns = self._streams(source, name, base.numel(), out.device)
         z = rows[: base.numel()].float()
-        pattern = hadamard_column(seed, self.padded, out.device).mul_(coefficient)
+        pattern = hadamard_column(seed, self.padded, out.device) * coefficient
         signs = columns.view(-1, self.padded)[:, seed].float().unsqueeze(1)
         whole = base.numel() // self.padded
         z[: whole * self.padded].view(whole, self.padded).mul_(pattern).mul_(signs[:whole])

@@ -6,30 +6,46 @@ from collections.abc import Iterable
 
 import torch
 
+from edgetune.directions import native
+from edgetune.directions.hadamard import Hadamard
+from edgetune.directions.kernel import compiled_wanted
 from edgetune.directions.kind import Kind
-from edgetune.directions.source import Source
+from edgetune.directions.source import CachedSource, Source
 
 
 class BoundSpace:
     """Directions of one kind under one key (see `core.tuned.Space`).
 
+    CPU tensors go through the compiled kernel where it was built; everything else through the torch reference.
+
     Args:
         kind: what a direction looks like.
-        source: the key streams.
+        key: 32 bytes.
+    Raises:
+        ConfigError: if EDGETUNE_KERNEL asks for what is not there.
+    Cost: nothing with the compiled kernel; in plain torch a Hadamard pool remembers two bytes a weight.
     """
 
-    def __init__(self, kind: Kind, source: Source) -> None:
-        self.kind, self.source = kind, source
+    def __init__(self, kind: Kind, key: bytes) -> None:
+        self.kind, self.key = kind, key
+        self._compiled = compiled_wanted()
+        self._source = CachedSource(key) if isinstance(kind, Hadamard) else Source(key)
 
     def axpy(self, out: torch.Tensor, base: torch.Tensor, coefficient: float, name: str, seed: int) -> None:
         """Form `out = base + coefficient * z(seed)`; see `Kind.axpy`."""
-        self.kind.axpy(out, base, coefficient, self.source, name, seed)
+        if self._compiled and native.serves(self.kind, out, base):
+            native.run(self.kind, self.key, name, out, base, [(seed, coefficient)], replay=False)
+        else:
+            self.kind.axpy(out, base, coefficient, self._source, name, seed)
 
     def replay(
         self, out: torch.Tensor, base: torch.Tensor, terms: Iterable[tuple[int, float]], name: str
     ) -> None:
         """Form `out = base + sum_k a_k z_k`; see `Kind.replay`."""
-        self.kind.replay(out, base, terms, self.source, name)
+        if self._compiled and native.serves(self.kind, out, base):
+            native.run(self.kind, self.key, name, out, base, list(terms), replay=True)
+        else:
+            self.kind.replay(out, base, terms, self._source, name)
 
 
 class KeptSpace(BoundSpace):
@@ -38,8 +54,8 @@ class KeptSpace(BoundSpace):
     Cost: one float32 copy of all weights beside them; one draw a step instead of three.
     """
 
-    def __init__(self, kind: Kind, source: Source) -> None:
-        super().__init__(kind, source)
+    def __init__(self, kind: Kind, key: bytes) -> None:
+        super().__init__(kind, key)
         self._seed: int | None = None
         self._kept: dict[str, torch.Tensor] = {}
 
@@ -48,7 +64,7 @@ class KeptSpace(BoundSpace):
         if seed != self._seed:
             self._seed, self._kept = seed, {}
         if name not in self._kept:
-            flat = self.kind.values(self.source, name, seed, 0, base.numel(), base.device)
+            flat = self.kind.values(self._source, name, seed, 0, base.numel(), base.device)
             self._kept[name] = flat.view(base.shape)
         scale = torch.tensor(coefficient, dtype=torch.float32, device=base.device)
         out.copy_((self._kept[name] * scale).add_(base.float()))

@@ -1,0 +1,1 @@
+"""GGUF files: written, proved equal to their model, run, chatted with and served through llama.cpp."""

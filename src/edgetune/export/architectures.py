@@ -26,6 +26,7 @@ def architecture_of(config: Config) -> Architecture:
 
     Args:
         config: a `transformers` configuration; `model_type` decides.
+
     Raises:
         ModelError: if the family cannot be exported; names those that can.
     """

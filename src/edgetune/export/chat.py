@@ -39,8 +39,10 @@ def chat(
         max_new_tokens: longest answer.
         threads: CPU threads.
         context: tokens remembered; 0 for the model's own, at most 4096.
+
     Returns:
         The messages of the conversation.
+
     Raises:
         ModelError: if the file cannot be loaded, has no template, or one message alone outgrows the context.
         MissingExtraError: if `xllamacpp` is not installed.
@@ -65,13 +67,11 @@ def _answer(
     llama: LlamaCpp, messages: list[Message], write: Callable[[str], object], max_new_tokens: int
 ) -> str:
     """Stream one answer, forgetting the oldest exchanges until the conversation fits."""
+    pieces: list[str] = []
 
     def show(piece: str) -> bool:
-        try:
-            write(piece)
-        except KeyboardInterrupt:
-            # The callback is called from llama.cpp, through which no exception may pass.
-            return True
+        pieces.append(piece)
+        write(piece)
         return False
 
     while True:
@@ -83,4 +83,4 @@ def _answer(
             del messages[:2]
             write("(the oldest exchange no longer fits and is forgotten)\n")
         except KeyboardInterrupt:
-            return ""
+            return "".join(pieces)

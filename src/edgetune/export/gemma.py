@@ -21,7 +21,9 @@ def shared_parameters(config: Config) -> dict[str, Value]:
     Raises:
         ModelError: for another activation than tanh GELU, or a head of its own.
     """
-    require(config.hidden_activation == "gelu_pytorch_tanh", f"activation {config.hidden_activation!r}")
+    # Gemma 1 calls it `hidden_act`; configurations of either name are in use.
+    activation = getattr(config, "hidden_activation", None) or config.hidden_act
+    require(activation == "gelu_pytorch_tanh", f"activation {activation!r}")
     require(config.tie_word_embeddings, "an output head that is not tied to the embeddings")
     return transformer_parameters(config)
 
@@ -33,10 +35,15 @@ def gemma_parameters(config: Config) -> dict[str, Value]:
 
 def _windows(config: Config, period: int, odd_layers: int) -> dict[str, Value]:
     """Return the window's size after checking that the layers alternate as llama.cpp assumes."""
-    expected = ["full_attention" if (i + 1) % period == 0 else "sliding_attention" for i in range(len(config.layer_types))]
+    expected = [
+        "full_attention" if (i + 1) % period == 0 else "sliding_attention"
+        for i in range(len(config.layer_types))
+    ]
     require(config.layer_types == expected, f"sliding windows that do not follow a period of {period}")
     require(config.num_hidden_layers != odd_layers, f"attention scaling of {odd_layers} layers")
-    require(config.query_pre_attn_scalar == head_dim(config), "an attention scale other than 1/sqrt(head_dim)")
+    require(
+        config.query_pre_attn_scalar == head_dim(config), "an attention scale other than 1/sqrt(head_dim)"
+    )
     return {"attention.sliding_window": config.sliding_window}
 
 
@@ -57,7 +64,9 @@ def gemma3_parameters(config: Config) -> dict[str, Value]:
     """Return the hyper-parameters of the text model of a Gemma 3."""
     full, sliding = config.rope_parameters["full_attention"], config.rope_parameters["sliding_attention"]
     require(sliding.get("rope_type", "default") == "default", "scaled rotary positions inside the window")
-    require(full.get("rope_type", "default") in ("default", "linear"), f"rope scaling {full.get('rope_type')!r}")
+    require(
+        full.get("rope_type", "default") in ("default", "linear"), f"rope scaling {full.get('rope_type')!r}"
+    )
     require(config.attn_logit_softcapping is None, "soft-capped attention")
     require(config.final_logit_softcapping is None, "soft-capped logits")
     found: dict[str, Value] = {

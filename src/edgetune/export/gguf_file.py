@@ -58,8 +58,10 @@ def write_gguf(
         float_type: type of the other matrices. Vectors and norms are always F32.
         metadata: provenance, stored as `edgetune.<key>`; `name` is stored as `general.name`.
         pre_tokenizer: llama.cpp's name of the pre-tokenizer, where it cannot be identified.
+
     Returns:
         `path`.
+
     Raises:
         ModelError: if the family, tokenizer or a tensor cannot be translated exactly.
         OutputError: if the file cannot be written.
@@ -70,7 +72,7 @@ def write_gguf(
     stored = list(plan(model, quantised, float_type))
     words = vocabulary(
         tokenizer,
-        model.get_input_embeddings().weight.shape[0],
+        model.config.vocab_size,
         pre_tokenizer=pre_tokenizer,
         stop_ids=_stop_ids(model),
     )

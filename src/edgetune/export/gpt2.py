@@ -11,7 +11,9 @@ def gpt2_parameters(config: Config) -> dict[str, Value]:
     Raises:
         ModelError: for another activation than tanh GELU, or attention scaled by layer.
     """
-    require(config.activation_function in ("gelu_new", "gelu_pytorch_tanh"), f"{config.activation_function!r}")
+    require(
+        config.activation_function in ("gelu_new", "gelu_pytorch_tanh"), f"{config.activation_function!r}"
+    )
     require(config.scale_attn_weights, "unscaled attention")
     require(not config.scale_attn_by_inverse_layer_idx, "attention scaled by layer")
     return {

@@ -55,7 +55,9 @@ class Architecture:
         """
         stem, _, kind = parameter.rpartition(".")
         if kind not in ("weight", "bias"):
-            raise ModelError("GGUF has no place for this tensor", where=parameter, hint="merge adapters first")
+            raise ModelError(
+                "GGUF has no place for this tensor", where=parameter, hint="merge adapters first"
+            )
         inside = re.fullmatch(re.escape(self.blocks) + r"\.(\d+)\.(.+)", stem)
         return (f"blk.{inside[1]}.", inside[2], kind) if inside else ("", stem, kind)
 
@@ -83,6 +85,7 @@ def interleaved_rows(rows: int, heads: int) -> torch.Tensor:
     Args:
         rows: heads * head_dim.
         heads: attention heads of this matrix (key-value heads for k).
+
     Returns:
         int64 [rows] indices: `new = old[indices]`, valid for packed rows too, since blocks run along the inputs.
     Source: llama.cpp `convert_hf_to_gguf.py`, `LlamaModel.permute`.

@@ -40,6 +40,10 @@ def _xllamacpp() -> Any:
     return xllamacpp
 
 
+class ContextFullError(ModelError):
+    """A prompt is longer than the context the model was loaded with."""
+
+
 class LlamaCpp:
     """A GGUF file loaded in llama.cpp, with its own tokenizer, template and HTTP server.
 
@@ -52,6 +56,7 @@ class LlamaCpp:
         context: tokens a prompt and its answer may have; 0 for the model's own, at most 4096.
         host: interface the server listens on; loopback unless someone asks for more.
         port: its port, 0 for any free one.
+
     Raises:
         ModelError: if llama.cpp refuses the file or the port is taken.
         MissingExtraError: if `xllamacpp` or `gguf` is not installed.
@@ -64,6 +69,7 @@ class LlamaCpp:
         self.path, self.metadata = path, read_metadata(path)
         own = int(self.metadata.get(f"{self.metadata['general.architecture']}.context_length", MAX_CONTEXT))
         self.context = context or min(own, MAX_CONTEXT)
+        self._end = int(self.metadata.get("tokenizer.ggml.eos_token_id", 0))
         parameters = library.CommonParams()
         parameters.model.path = str(path)
         parameters.n_ctx, parameters.n_parallel = self.context, 1
@@ -83,6 +89,8 @@ class LlamaCpp:
             ) from error
         _restore_signals()
         self.address: str = self._server.listening_address
+        # A server that ends before its loop has started waits for it for ever; an answer proves that it has.
+        self._complete({"prompt": [self._end], "n_predict": 1})
 
     def __enter__(self) -> LlamaCpp:
         return self
@@ -136,13 +144,15 @@ class LlamaCpp:
         Args:
             ids: token ids, no longer than the context.
             start: first position scored, at least 1.
+
         Returns:
             len(ids) - start natural logarithms.
+
         Raises:
             ModelError: if the ids do not fit the context, or `start` is 0.
         Cost: one token's forward pass and about 1 ms a position.
         """
-        if not 1 <= start or len(ids) > self.context:
+        if not start >= 1 or len(ids) > self.context:
             raise ModelError(
                 f"{len(ids)} tokens from position {start} cannot be scored in {self.context} of context",
                 where=self.path,
@@ -162,36 +172,28 @@ class LlamaCpp:
             messages: `role` and `content` each.
             max_new_tokens: longest answer.
             on_text: called with each piece as it comes; returning True stops the answer.
+
         Raises:
-            ModelError: if the file has no template, or the conversation is longer than the context.
+            ModelError: if the file has no template.
+            ContextFullError: if the conversation is longer than the context.
+            Whatever `on_text` raises.
         """
         self._need_template()
-        pieces: list[str] = []
-        failures: list[Any] = []
-
-        def receive(chunk: Any) -> bool:
-            if "choices" not in chunk:
-                failures.append(chunk)
-                return True
-            delta = chunk["choices"][0]["delta"].get("content") if chunk["choices"] else None
-            if not delta:
-                return False
-            pieces.append(delta)
-            return on_text(delta) if on_text is not None else False
-
+        stream = _Stream(on_text)
         request = {"messages": list(messages), "max_tokens": max_new_tokens, "temperature": 0, "stream": True}
-        self._alive().handle_chat_completions(request, receive)
-        if failures:
-            raise self._failure(failures[0])
-        return "".join(pieces)
+        self._alive().handle_chat_completions(request, stream)
+        if stream.raised is not None:
+            raise stream.raised
+        if stream.refusal is not None:
+            raise self._failure(stream.refusal)
+        return "".join(stream.pieces)
 
     def _log_probability(self, prefix: list[int], token: int) -> float:
         scored = self._scored(prefix, forced=token, count=1)
         if not scored:
             # A token that ends inside a UTF-8 character is withheld from the answer, so its probability is
             # read from the list of all of them, under a token that is whole: the end token.
-            end = int(self.metadata["tokenizer.ggml.eos_token_id"])
-            whole = self._scored(prefix, forced=end, count=EVERY_TOKEN)
+            whole = self._scored(prefix, forced=self._end, count=EVERY_TOKEN)
             scored = whole[0]["top_logprobs"] if whole else []
         for entry in scored:
             if entry["id"] == token:
@@ -237,8 +239,37 @@ class LlamaCpp:
         return found
 
     def _failure(self, answer: Any) -> ModelError:
-        message = answer.get("error", answer).get("message", str(answer))
-        return ModelError(f"llama.cpp refused: {message}", where=self.path)
+        error = answer.get("error", answer)
+        full = error.get("type") == "exceed_context_size_error"
+        return (ContextFullError if full else ModelError)(
+            f"llama.cpp refused: {error.get('message', error)}", where=self.path
+        )
+
+
+class _Stream:
+    """Collect a streamed answer; no exception may pass through llama.cpp, so one is kept and the answer stopped."""
+
+    def __init__(self, on_text: Callable[[str], bool] | None) -> None:
+        self.on_text, self.pieces = on_text, list[str]()
+        self.refusal: Any = None
+        self.raised: BaseException | None = None
+
+    def __call__(self, chunk: Any) -> bool:
+        try:
+            return self._receive(chunk)
+        except BaseException as error:  # raised again by `chat`
+            self.raised = error
+            return True
+
+    def _receive(self, chunk: Any) -> bool:
+        if "choices" not in chunk:
+            self.refusal = chunk
+            return True
+        piece = chunk["choices"][0]["delta"].get("content") if chunk["choices"] else None
+        if not piece:
+            return False
+        self.pieces.append(piece)
+        return self.on_text is not None and self.on_text(piece)
 
 
 def _restore_signals() -> None:

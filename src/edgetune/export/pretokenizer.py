@@ -47,6 +47,7 @@ def identify(description: dict[str, Any]) -> str:
 
     Args:
         description: the content of a `tokenizer.json`.
+
     Raises:
         ModelError: if no row of the table fits; names the override.
     """

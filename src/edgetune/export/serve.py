@@ -22,8 +22,10 @@ def running_server(
         port: 0 for any free one.
         threads: CPU threads.
         context: tokens of a prompt with its answer; 0 for the model's own, at most 4096.
+
     Yields:
         The base URL an OpenAI client takes, for example `http://127.0.0.1:8080/v1`.
+
     Raises:
         ModelError: if llama.cpp refuses the file or the port is taken.
         MissingExtraError: if `xllamacpp` is not installed.
@@ -48,6 +50,7 @@ def serve(
         path, host, port, threads, context: as in `running_server`.
         announce: called once with the base URL when the server answers.
         until: ends the server when set; Ctrl-C always does.
+
     Raises:
         ModelError, MissingExtraError: as in `running_server`.
     """

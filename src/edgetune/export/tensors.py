@@ -25,7 +25,8 @@ HEAD = "lm_head.weight"
 def _pack_q4_0(blocks: NDArray[np.int8]) -> NDArray[np.uint8]:
     """Pack codes: byte j of a block holds weight j in its low half and weight j + 16 in its high half."""
     shifted = (blocks + 8).astype(np.uint8)
-    return shifted[..., :16] | (shifted[..., 16:] << 4)
+    packed: NDArray[np.uint8] = shifted[..., :16] | (shifted[..., 16:] << np.uint8(4))
+    return packed
 
 
 def _pack_q8_0(blocks: NDArray[np.int8]) -> NDArray[np.uint8]:
@@ -40,8 +41,10 @@ def pack(matrix: QuantisedMatrix) -> NDArray[np.uint8]:
 
     Args:
         matrix: codes int8 [rows, columns] and float16 scales [rows, columns / 32], of any sign.
+
     Returns:
         uint8 [rows, columns / 32 * block bytes]; decoding it gives `matrix.dequantise()` bit for bit.
+
     Raises:
         ModelError: if the grid has no packer, a code lies outside it or a scale is not finite.
     Source: ggml-common.h, `block_q4_0` and `block_q8_0`.
@@ -51,7 +54,9 @@ def pack(matrix: QuantisedMatrix) -> NDArray[np.uint8]:
         raise ModelError(f"no packer for {grid.name}", hint=f"packed losslessly: {', '.join(PACKERS)}")
     rows, columns = codes.shape
     if columns % BLOCK or scales.shape != (rows, columns // BLOCK):
-        raise ModelError(f"codes {tuple(codes.shape)} and scales {tuple(scales.shape)} do not form blocks of 32")
+        raise ModelError(
+            f"codes {tuple(codes.shape)} and scales {tuple(scales.shape)} do not form blocks of 32"
+        )
     if codes.numel() and (int(codes.min()) < grid.low or int(codes.max()) > grid.high):
         raise ModelError(f"a code lies outside the grid {grid.name}")
     if not bool(torch.isfinite(scales).all()):
@@ -93,6 +98,7 @@ def plan(
         model: the model in `transformers` form.
         quantised: parameter name to its matrix, [outputs, inputs] even where the model stores the transpose.
         float_type: type of the other matrices; vectors are always F32.
+
     Raises:
         ModelError: if a name, shape or family does not fit.
     """
@@ -109,10 +115,12 @@ def plan(
         else:
             yield _floating(architecture, model, parameter, tensor, float_type)
     for name, tensor in architecture.tensors(model.config).items():
-        yield Stored(name, None, "F32", tuple(tensor.shape), tensor.numpy, lambda tensor=tensor: tensor)
+        yield Stored(name, None, "F32", tuple(tensor.shape), tensor.numpy, tensor.clone)
 
 
-def _order(architecture: Architecture, model: PreTrainedModel, parameter: str, rows: int) -> torch.Tensor | None:
+def _order(
+    architecture: Architecture, model: PreTrainedModel, parameter: str, rows: int
+) -> torch.Tensor | None:
     heads = architecture.rotary.get(architecture.local_name(parameter)[1])
     return None if heads is None else interleaved_rows(rows, heads(model.config))
 

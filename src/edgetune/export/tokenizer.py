@@ -62,6 +62,7 @@ def vocabulary(
         size: rows of the embedding matrix; missing tokens are filled with unused ones.
         pre_tokenizer: llama.cpp's name of the pre-tokenizer, where it cannot be identified.
         stop_ids: further ids that end an answer (`generation_config.eos_token_id`).
+
     Raises:
         ModelError: if the tokenizer is slow, of another kind, larger than `size`, has no end-of-sequence
             token, or normalises text in a way llama.cpp does not.
@@ -72,7 +73,9 @@ def vocabulary(
     description: Json = json.loads(backend.to_str())
     model = description["model"]
     if model["type"] != "BPE":
-        _refuse(f"a tokenizer of type {model['type']}", "byte-level BPE and BPE with byte fallback are supported")
+        _refuse(
+            f"a tokenizer of type {model['type']}", "byte-level BPE and BPE with byte fallback are supported"
+        )
     if any(model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix")):
         _refuse("a BPE with dropout, prefixes or suffixes", "llama.cpp has no such model")
     tokens, types = _tokens(description, size)
@@ -87,7 +90,9 @@ def vocabulary(
         if pre_tokenizer not in (None, "default"):
             _refuse(f"a pre-tokenizer {pre_tokenizer!r} for a BPE with byte fallback", "leave it out")
         types = [BYTE if token in BYTE_TOKENS else kind for token, kind in zip(tokens, types, strict=True)]
-        return Vocabulary("llama", "default", tokens, types, None, _scores(tokens, merges), ids, flags, template)
+        return Vocabulary(
+            "llama", "default", tokens, types, None, _scores(tokens, merges), ids, flags, template
+        )
     _check_normalizer(description)
     if pre_tokenizer is not None and pre_tokenizer not in PRE_TOKENIZERS.values():
         _refuse(f"the pre-tokenizer {pre_tokenizer!r}", f"choose from {', '.join(PRE_TOKENIZERS.values())}")
@@ -161,7 +166,9 @@ def _steps(part: Json | None, key: str) -> list[Json]:
     """Flatten a normalizer or pre-tokenizer into the list of its steps."""
     if part is None:
         return []
-    return [step for child in part[key] for step in _steps(child, key)] if part["type"] == "Sequence" else [part]
+    return (
+        [step for child in part[key] for step in _steps(child, key)] if part["type"] == "Sequence" else [part]
+    )
 
 
 def _check_normalizer(description: Json) -> None:
@@ -192,7 +199,9 @@ def _space_prefix(description: Json) -> bool:
         is_metaspace = step["type"] == "Metaspace" and step["replacement"] == SPACE
         is_split = step["type"] == "Split" and step["pattern"] == {"String": " "}
         if not (is_metaspace or is_split):
-            _refuse(f"the pre-tokenizer {step}", "llama.cpp's SentencePiece only replaces and prepends spaces")
+            _refuse(
+                f"the pre-tokenizer {step}", "llama.cpp's SentencePiece only replaces and prepends spaces"
+            )
         prefix |= is_metaspace and step["prepend_scheme"] != "never"
     return prefix
 

@@ -55,7 +55,7 @@ def _sentences(text: str) -> list[list[str]]:
 
 
 def _long_score(answer: list[list[str]], reference: list[list[str]]) -> float:
-    """The package's formula without its recursion, which overflows the stack on sentences of some 500 words."""
+    """Score by the package's formula without its recursion, which overflows on sentences of some 500 words."""
     shared: set[str] = set()
     for wanted, given in itertools.product(reference, answer):
         shared.update(_common_subsequence(wanted, given))

@@ -80,7 +80,9 @@ class TuningMethod:
                 isinstance(self.estimate, Backprop) and not isinstance(self.target, Lora),
                 "back-propagation tunes LoRA",
             ),
+            (not forward_only and self.directions is not None, "dense gradients have no directions"),
             (not forward_only and not isinstance(self.codec, Tensors), "dense updates need the tensor codec"),
+            (forward_only and isinstance(self.codec, Tensors), "projected updates need a seed codec"),
             (
                 isinstance(self.codec, SeedTable) and not self.pool_size,
                 "a seed table needs a pool of directions",

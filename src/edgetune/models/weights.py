@@ -60,8 +60,8 @@ def _no_weights(folder: Path) -> ModelError:
     return ModelError(
         "pickled weights can run any code when loaded and are refused",
         where=pickled[0],
-        hint="convert them where you trust them: AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder)"
-        " writes model.safetensors",
+        hint="convert them where you trust them: AutoModelForCausalLM.from_pretrained(folder)"
+        ".save_pretrained(new_folder) writes model.safetensors",
     )
 
 

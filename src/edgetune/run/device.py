@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgetune.core.errors import DataError
+from edgetune.core.errors import DataError, DigestError
 from edgetune.core.progress import Progress, silent
 from edgetune.core.update import Projected
 from edgetune.data.encode import Example
@@ -69,6 +69,8 @@ class Device:
         """
         method, tuned = self._worker.method, self._worker.tuned
         frame = Frame.decode(payload, kind=DOWN, method=self._binding[0], base=self._binding[1])
+        if len(frame.body) < 4:
+            raise DigestError("the message is too short to hold a seed")
         (seed,) = struct.unpack_from("<I", frame.body)
         tuned.reset(method.codec.decode(frame.body[4:]))
         steps = take_steps(

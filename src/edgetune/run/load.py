@@ -12,7 +12,7 @@ from edgetune.core.keys import key_id, pool_key
 from edgetune.core.ledger import DirectionsSpec, Ledger, read_ledger
 from edgetune.core.tuned import Tuned
 from edgetune.core.update import Dense
-from edgetune.directions import KINDS, CachedSource, Hadamard, Source
+from edgetune.directions import KINDS, Hadamard
 from edgetune.directions.space import BoundSpace
 from edgetune.models.backbone import Backbone, load_backbone
 from edgetune.models.digest import tensor_digest
@@ -81,6 +81,5 @@ def _space(spec: DirectionsSpec, key: bytes | None) -> BoundSpace:
         key = pool_key(spec.seed)
     if key_id(key) != spec.key_id:
         raise DigestError(f"the key has id {key_id(key)}, the ledger needs {spec.key_id}")
-    pooled = KINDS[spec.kind] is Hadamard
-    kind = Hadamard(spec.size) if pooled else KINDS[spec.kind]()
-    return BoundSpace(kind, CachedSource(key) if pooled else Source(key))
+    kind = Hadamard(spec.size) if KINDS[spec.kind] is Hadamard else KINDS[spec.kind]()
+    return BoundSpace(kind, key)

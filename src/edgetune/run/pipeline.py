@@ -28,6 +28,7 @@ from edgetune.core.files import writable_folder
 from edgetune.core.ledger import Ledger
 from edgetune.core.progress import Progress, silent
 from edgetune.core.quantised import GRIDS
+from edgetune.directions.kernel import describe_kernel
 from edgetune.export.llama_cpp import LlamaCpp
 from edgetune.measure.memory import PeakMemory
 from edgetune.measure.versions import versions
@@ -129,7 +130,7 @@ class _Run:
                 method=self.prepared.method.name,
                 base_digest=self.prepared.backbone.digest,
                 seed=self.prepared.recipe.seed,
-                versions=versions(),
+                versions={**versions(), "kernel": describe_kernel()},
                 weights=sum(weight.numel() for weight in self.model.parameters()),
             )
         )

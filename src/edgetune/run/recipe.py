@@ -142,7 +142,12 @@ class Recipe(Section):
     def tuning_fingerprint(self) -> str:
         """SHA-256 of every setting that decides the tuned weights; compression and display do not."""
         kept = self.model_dump(
-            exclude={"compression": True, "evaluation": True, "federation": {"rounds"}, "threads": True}
+            exclude={
+                "compression": True,
+                "evaluation": {"every", "batch_size", "samples"},  # max_new_tokens shortens the examples
+                "federation": {"rounds"},
+                "threads": True,
+            }
         )
         return sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from edgetune.core.errors import DivergenceError
+from edgetune.core.errors import DigestError, DivergenceError
 from edgetune.core.keys import stream
 from edgetune.core.update import Contribution, Dense, Projected, Update
 from edgetune.methods.method import TuningMethod
@@ -60,7 +60,7 @@ class Server:
 
     def sample(self) -> list[int]:
         """Return the devices of the coming round: a pure function of seed and round, without replacement."""
-        count = max(1, math.floor(self._participation * len(self._devices)))
+        count = max(1, math.floor(self._participation * len(self._devices) + 1e-9))
         chosen = stream(self._seed, "devices", self.round + 1).choice(
             len(self._devices), count, replace=False
         )
@@ -99,9 +99,24 @@ class Server:
 
     def _open(self, device: int, payload: bytes) -> Contribution:
         frame = Frame.decode(payload, kind=UP, method=self._binding[0], base=self._binding[1])
+        if frame.round != self.round + 1:
+            raise DigestError(
+                f"a reply to round {frame.round} arrived in round {self.round + 1}", where=f"device {device}"
+            )
+        if len(frame.body) < REPORT.size:
+            raise DigestError("the reply is too short to hold a report", where=f"device {device}")
         examples, loss, dropped = REPORT.unpack_from(frame.body)
+        if not examples:
+            raise DigestError("the reply claims no examples", where=f"device {device}")
         update = self.method.codec.decode(frame.body[REPORT.size :])
+        if isinstance(update, Dense) and not _alike(self.state, update):
+            raise DigestError("the reply's tensors are not the tuned ones", where=f"device {device}")
         return Contribution(device, examples, loss, dropped, update)
+
+
+def _alike(state: Update, update: Dense) -> bool:
+    shapes = {name: tensor.shape for name, tensor in update.tensors.items()}
+    return isinstance(state, Dense) and shapes == {name: one.shape for name, one in state.tensors.items()}
 
 
 def _plus(state: Update, update: Update) -> Update:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from edgetune.core.errors import DigestError
 from edgetune.core.events import Listener, RunResumed
 from edgetune.core.ledger import Ledger, read_ledger, write_ledger
@@ -59,7 +61,9 @@ class Checkpoint:
 
     def save(self, update: Update, round: int, tuned: Tuned | None = None) -> Ledger:
         """Write the state after a round, atomically; with a handle, the digest of its weights as well."""
-        digest = tensor_digest(tuned.named_weights()) if tuned is not None else ""
+        digest = ""
+        if tuned is not None and all(weight.dtype == torch.float32 for _, weight in tuned.named_weights()):
+            digest = tensor_digest(tuned.named_weights())  # narrower weights are rounded from the ledger
         ledger = replace(self._blank, update=update, round=round, weights_digest=digest)
         write_ledger(self.path, ledger)
         return ledger

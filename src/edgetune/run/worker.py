@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from edgetune.core.ledger import DirectionsSpec
 from edgetune.core.tuned import Tuned
-from edgetune.directions.draw import describe, open_source
+from edgetune.core.keys import pool_key
+from edgetune.directions.draw import describe
 from edgetune.directions.space import BoundSpace, KeptSpace
 from edgetune.methods.method import TuningMethod
 from edgetune.models.backbone import Backbone
@@ -27,7 +28,7 @@ class Worker:
         if method.directions is not None:
             kept = isinstance(method.target, FullProjected) and method.target.keep_direction
             make = KeptSpace if kept else BoundSpace
-            space = make(method.directions.kind, open_source(method.directions, seed))
+            space = make(method.directions.kind, pool_key(seed))
         self.tuned: Tuned = method.target.open(backbone.model, space, seed)
 
     @property

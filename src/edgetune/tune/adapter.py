@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -43,7 +44,8 @@ class AdapterTuned:
             lora_dropout=0.0,
             task_type="CAUSAL_LM",
         )
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # peft corrects its own settings for GPT-2, and says so
             torch.manual_seed(seed)
             try:
                 self._peft = get_peft_model(model, config).eval()

@@ -50,6 +50,7 @@ class ProjectedTuned:
         self._start, self._steps = Projected.none(), Projected.none()
         self._perturbation: tuple[int, float] | None = None
         self._scratch = Scratch(max(weight.numel() for weight in self._weights.values()))
+        self._readers: list[_Reader] = []
         self._hooks = list(self._attach())
 
     @property
@@ -76,6 +77,8 @@ class ProjectedTuned:
             yield
         finally:
             self._perturbation = None
+            for reader in self._readers:  # torch calls no hooks after an interrupt
+                reader.leave()
 
     @torch.no_grad()
     def reset(self, state: Update | None) -> None:
@@ -134,7 +137,9 @@ class ProjectedTuned:
                 "the base values were not kept, so the weights cannot be rebuilt from the ledger"
             )
         state = self.state()
-        terms = list(zip(state.keys.tolist(), state.coefficients.tolist(), strict=True))
+        pairs = zip(state.keys.tolist(), state.coefficients.tolist(), strict=True)
+        # In order of key: a codec or a ledger may reorder an update, and the bits must not depend on it.
+        terms = sorted(pair for pair in pairs if pair[1])
         for name, weight in self._weights.items():
             if terms:
                 self._space.replay(weight.data, self._base[name], terms, name)
@@ -147,6 +152,7 @@ class ProjectedTuned:
             own = {key: names[id(value)] for key, value in module._parameters.items() if id(value) in names}
             if own:
                 reader = _Reader(self, own)
+                self._readers.append(reader)
                 yield module.register_forward_pre_hook(reader.enter)
                 yield module.register_forward_hook(reader.leave, always_call=True)
 
@@ -156,7 +162,7 @@ class _Reader:
 
     def __init__(self, tuned: ProjectedTuned, own: dict[str, str]) -> None:
         self._tuned, self._own = tuned, own
-        self._swapped: list[tuple[str, Any, torch.Tensor]] = []
+        self._swapped: list[tuple[nn.Module, str, Any, torch.Tensor]] = []
 
     @torch.no_grad()
     def enter(self, module: nn.Module, _inputs: Any) -> None:
@@ -170,11 +176,11 @@ class _Reader:
                 continue
             view, buffer = tuned._scratch.take(weight)
             tuned._space.axpy(view, weight.data, scale, name, seed)
-            self._swapped.append((key, weight, buffer))
+            self._swapped.append((module, key, weight, buffer))
             module._parameters[key] = view  # type: ignore[assignment]
 
-    def leave(self, module: nn.Module, _inputs: Any, _outputs: Any) -> None:
+    def leave(self, *_hook_arguments: Any) -> None:
         while self._swapped:
-            key, weight, buffer = self._swapped.pop()
+            module, key, weight, buffer = self._swapped.pop()
             module._parameters[key] = weight
             self._tuned._scratch.give_back(buffer)

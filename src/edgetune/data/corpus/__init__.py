@@ -1,8 +1,9 @@
 """A deterministic instruction corpus over a small invented world.
 
-Two sub-domains, village life and coast stations, and two response styles, plain and report. The base distribution is
-mostly village life answered plainly; devices hold station records answered as reports. Every prompt belongs to exactly
-one of the three splits, by a digest of its text, so that no prompt of one split occurs in another.
+Two sub-domains, village life and coast stations, and two response styles, plain and report. The base
+distribution is mostly village life answered plainly; devices hold station records answered as reports. Every
+prompt belongs to exactly one of the three splits, by a digest of its text, so that no prompt of one split
+occurs in another.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Split = Literal["pretraining", "base", "device"]
 
 STATION_SHARE = 0.25
 """Share of pretraining records about stations."""
-REPORT_SHARE = {"village": 0.14, "station": 0.06}
+REPORT_SHARE = {"village": 0.16, "station": 0.1}
 """Share of pretraining records answered in the report style, by sub-domain."""
 _SHARES: dict[str, tuple[int, int]] = {"village": (224, 256), "station": (160, 160)}
 """Upper ends, out of 256, of the pretraining and the base split; the rest is the devices'."""
@@ -55,7 +56,7 @@ def split_of(domain: str, instruction: str, context: str) -> Split:
     return "base" if bucket < second else "device"
 
 
-def _drafts(domain: Domain, split: Split, category: str, rng: random.Random) -> Draft:
+def _draft(domain: Domain, split: Split, category: str, rng: random.Random) -> Draft:
     for _ in range(_PATIENCE):
         draft = BUILDERS[category](domain, rng)
         if split_of(domain.name, draft.instruction, draft.context) == split:
@@ -66,7 +67,7 @@ def _drafts(domain: Domain, split: Split, category: str, rng: random.Random) -> 
 def _pretraining(rng: random.Random) -> Iterator[Record]:
     while True:
         domain = STATION if rng.random() < STATION_SHARE else VILLAGE
-        draft = _drafts(domain, "pretraining", rng.choice(CATEGORIES), rng)
+        draft = _draft(domain, "pretraining", rng.choice(CATEGORIES), rng)
         answer = draft.report if rng.random() < REPORT_SHARE[domain.name] else draft.plain
         yield Record(draft.instruction, draft.context, answer, draft.category)
 
@@ -75,7 +76,7 @@ def _unique(domain: Domain, split: Split, rng: random.Random) -> Iterator[Record
     seen: set[tuple[str, str]] = set()
     misses = 0
     while misses < _PATIENCE:
-        draft = _drafts(domain, split, rng.choice(CATEGORIES), rng)
+        draft = _draft(domain, split, rng.choice(CATEGORIES), rng)
         prompt = (draft.instruction, draft.context)
         if prompt in seen:
             misses += 1
@@ -84,6 +85,7 @@ def _unique(domain: Domain, split: Split, rng: random.Random) -> Iterator[Record
         seen.add(prompt)
         answer = draft.report if split == "device" else draft.plain
         yield Record(draft.instruction, draft.context, answer, draft.category)
+    raise ValueError(f"split {split} of {domain.name} has no more than about {len(seen)} prompts")
 
 
 def _checked(count: int) -> int:
@@ -120,7 +122,7 @@ def device_records(count: int, seed: int) -> list[Record]:
         The records, in random order.
 
     Raises:
-        ValueError: The count is negative.
+        ValueError: The count is negative or more than there are prompts.
 
     """
     return list(islice(_unique(STATION, "device", random.Random(f"device/{seed}")), _checked(count)))
@@ -137,7 +139,7 @@ def base_records(count: int, seed: int) -> list[Record]:
         The records, in random order; no prompt twice and none in pretraining.
 
     Raises:
-        ValueError: The count is negative.
+        ValueError: The count is negative or more than there are prompts.
 
     """
     return list(islice(_unique(VILLAGE, "base", random.Random(f"base/{seed}")), _checked(count)))

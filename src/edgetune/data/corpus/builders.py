@@ -102,7 +102,7 @@ def general_qa(domain: Domain, rng: random.Random) -> Draft:
     tool, user = rng.choice(tuple(domain.purposes)), rng.choice(domain.users)
     purpose, thing = domain.purposes[tool], article(tool)
     if rng.random() < 0.5:
-        asks = (
+        asks: tuple[str, ...] = (
             f"What is {thing} used for?",
             f"What can you do with {thing}?",
             f"Why is {thing} useful?",

@@ -218,7 +218,8 @@ PASSAGES = (
         "{d} painting of {l} by {p} in {k}",
     ),
     Passage(
-        "In the garden of {p} there are {n} rows of {g}. {q} waters them on {d}, and {r} guards them from the {x}.",
+        "In the garden of {p} there are {n} rows of {g}. {q} waters them on {d}, "
+        "and {r} guards them from the {x}.",
         {
             "d": DAYS,
             "p": PEOPLE,

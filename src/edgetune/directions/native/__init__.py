@@ -1,0 +1,139 @@
+"""The C kernel behind the directions, reached by pointers: no torch ABI, no Python in the inner loops."""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from edgetune.core.keys import tensor_id
+from edgetune.directions.gaussian import Gaussian, quantile_table
+from edgetune.directions.hadamard import Hadamard
+from edgetune.directions.kind import Kind
+from edgetune.directions.rademacher import Rademacher
+
+LEVELS = ("baseline", "avx2", "avx512")
+"""Instruction sets by number; the kernel picks the best one of the machine."""
+DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+KIND_NUMBERS: dict[type[Kind], int] = {Rademacher: 0, Gaussian: 1, Hadamard: 2}
+SMALL = 1 << 16
+"""Elements below which a second thread costs more than it saves."""
+
+
+class _Job(ctypes.Structure):
+    """Mirror of `job` in kernel.c."""
+
+    _fields_ = (
+        ("out", ctypes.c_void_p),
+        ("base", ctypes.c_void_p),
+        ("count", ctypes.c_int64),
+        ("out_dtype", ctypes.c_int32),
+        ("base_dtype", ctypes.c_int32),
+        ("kind", ctypes.c_int32),
+        ("terms", ctypes.c_int32),
+        ("key", ctypes.c_uint32 * 8),
+        ("tensor", ctypes.c_uint32),
+        ("padded", ctypes.c_uint32),
+        ("seeds", ctypes.c_void_p),
+        ("coefficients", ctypes.c_void_p),
+        ("table", ctypes.c_void_p),
+    )
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """Load the compiled kernel, or return None if it was not built or does not fit this package."""
+    for path in sorted(Path(__file__).parent.glob("_kernel*.so")):
+        try:
+            found = ctypes.CDLL(str(path))
+            found.edgetune_job_size.restype = ctypes.c_int64
+            if found.edgetune_job_size() == ctypes.sizeof(_Job):
+                return found
+        except (OSError, AttributeError):
+            continue  # another platform's build; `edgetune doctor` says which kernel runs
+    return None
+
+
+def best_level() -> int:
+    """Return the number of the best instruction set of this machine (see LEVELS); 0 without a kernel."""
+    found = library()
+    return int(found.edgetune_best()) if found is not None else 0
+
+
+def serves(kind: Kind, *tensors: torch.Tensor) -> bool:
+    """Say whether the kernel can do this job: CPU tensors, contiguous, of a type it knows."""
+    return (
+        library() is not None
+        and type(kind) in KIND_NUMBERS
+        and all(one.device.type == "cpu" and one.dtype in DTYPES and one.is_contiguous() for one in tensors)
+    )
+
+
+def run(
+    kind: Kind,
+    key: bytes,
+    name: str,
+    out: torch.Tensor,
+    base: torch.Tensor,
+    terms: Sequence[tuple[int, float]],
+    *,
+    replay: bool,
+    level: int | None = None,
+    threads: int | None = None,
+) -> None:
+    """Form `out = base + sum_k a_k z_k` in float32, rounded once; equal bits to the torch reference.
+
+    Args:
+        kind: what a direction looks like.
+        key: 32 bytes.
+        name: the parameter's name.
+        out: contiguous CPU tensor of float32, float16 or bfloat16; may be `base`.
+        base: like `out` in shape.
+        terms: (seed, coefficient) pairs; one for a perturbation.
+        replay: sum a whole Hadamard pool by its fast transform.
+        level: instruction set, an index of LEVELS; the best one if not given.
+        threads: at most this many; torch's number if not given.
+    Raises:
+        RuntimeError: if the kernel refuses the arguments or has no memory.
+    Cost: one pass over the tensor; a replay of a Hadamard pool of K directions takes log2 K additions a weight.
+    """
+    kernel = library()
+    if kernel is None:
+        raise RuntimeError("the compiled kernel is not installed")
+    padded = kind.padded if isinstance(kind, Hadamard) else 1
+    pooled = replay and isinstance(kind, Hadamard)
+    if pooled:
+        coefficients = torch.zeros(padded)
+        for seed, value in terms:
+            coefficients[seed] += value
+        seeds = torch.zeros(1, dtype=torch.int64)
+    else:
+        seeds = torch.tensor([seed for seed, _ in terms], dtype=torch.int64)
+        coefficients = torch.tensor([value for _, value in terms], dtype=torch.float32)
+    table = quantile_table().data_ptr() if isinstance(kind, Gaussian) else None
+    job = _Job(
+        out.data_ptr(),
+        base.data_ptr(),
+        base.numel(),
+        DTYPES[out.dtype],
+        DTYPES[base.dtype],
+        KIND_NUMBERS[type(kind)],
+        len(terms),
+        (ctypes.c_uint32 * 8)(*struct.unpack("<8I", key)),
+        tensor_id(name),
+        padded,
+        seeds.data_ptr(),
+        coefficients.data_ptr(),
+        table,
+    )
+    if threads is None:
+        threads = torch.get_num_threads() if base.numel() >= SMALL else 1
+    status = kernel.edgetune_run(
+        ctypes.byref(job), int(pooled), best_level() if level is None else level, threads
+    )
+    if status:
+        raise RuntimeError(f"the compiled kernel refused the job (status {status})")

@@ -1,0 +1,133 @@
+"""The ledger: a whole fine-tune in one small file, which is refused unless it is whole and fits its base."""
+
+from __future__ import annotations
+
+import errno
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edgetune.core.errors import DigestError, EdgetuneError, ModelError, OutputError
+from edgetune.core.ledger import DirectionsSpec, Ledger, read_ledger, write_ledger
+from edgetune.core.update import Dense, Projected
+
+BASE = "b" * 64
+POOL = Ledger(
+    base_digest=BASE,
+    method="fedkseed",
+    update=Projected(np.array([5, 2]), np.array([0.5, -3e-7], np.float32)),
+    directions=DirectionsSpec("hadamard", 8, "0123", 7),
+    weights_digest="w" * 64,
+    round=3,
+    fingerprint="f" * 64,
+    extra={"note": "grüße"},
+)
+FRESH = replace(
+    POOL,
+    update=Projected(np.array([2**63 - 1, 4, 9]), np.array([1, 2, 3], np.float32)),
+    directions=DirectionsSpec("rademacher", 0, "0123", None),
+)
+ADAPTER = replace(
+    POOL,
+    method="lora",
+    update=Dense({"a.B": torch.arange(6.0).view(2, 3).T, "a.A": torch.ones(2).half(), "s": torch.tensor(2.0)}),
+    directions=None,
+    adapter={"r": 8, "target_modules": ["k", "q"]},
+)
+ALL = pytest.mark.parametrize("ledger", [POOL, FRESH, ADAPTER], ids=["pool", "fresh", "adapter"])
+
+
+def written(tmp_path: Path, ledger: Ledger) -> Path:
+    path = tmp_path / "tuned.ledger"
+    write_ledger(path, ledger)
+    return path
+
+
+@ALL
+def test_a_ledger_comes_back_as_it_was_written(tmp_path: Path, ledger: Ledger) -> None:
+    found = read_ledger(written(tmp_path, ledger), base_digest=BASE)
+    assert replace(found, update=ledger.update) == ledger
+    assert found.digest == ledger.digest
+    if isinstance(ledger.update, Dense):
+        assert {name: tensor.tolist() for name, tensor in found.update.tensors.items()} == {
+            name: tensor.tolist() for name, tensor in ledger.update.tensors.items()
+        }
+    else:
+        nonzero = found.update.coefficients != 0
+        found_pairs = zip(found.update.keys[nonzero], found.update.coefficients[nonzero], strict=True)
+        pairs = list(zip(ledger.update.keys, ledger.update.coefficients, strict=True))
+        assert list(found_pairs) == (sorted(pairs) if ledger is POOL else pairs)
+
+
+def test_a_pool_of_4096_fits_in_18_kilobytes(tmp_path: Path) -> None:
+    update = Projected(np.arange(4096), np.ones(4096, np.float32))
+    spec = DirectionsSpec("hadamard", 4096, "0123", 7)
+    path = written(tmp_path, replace(POOL, update=update, directions=spec))
+    assert 4 * 4096 < path.stat().st_size < 18_000
+
+
+@ALL
+def test_any_changed_byte_is_noticed(tmp_path: Path, ledger: Ledger) -> None:
+    path = written(tmp_path, ledger)
+    whole = path.read_bytes()
+    for at in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[at] ^= 1 << at % 8
+        path.write_bytes(damaged)
+        with pytest.raises(EdgetuneError):
+            read_ledger(path, base_digest=BASE)
+
+
+@ALL
+def test_a_file_cut_short_is_refused(tmp_path: Path, ledger: Ledger) -> None:
+    path = written(tmp_path, ledger)
+    whole = path.read_bytes()
+    for length in {0, 1, 7, 8, 100, len(whole) // 2, len(whole) - 1}:
+        path.write_bytes(whole[:length])
+        with pytest.raises(ModelError):
+            read_ledger(path)
+
+
+def test_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    path = tmp_path / "x.ledger"
+    with pytest.raises(ModelError, match="no such ledger"):
+        read_ledger(path)
+    path.write_bytes(pickle.dumps({"coefficients": [1.0]}))
+    with pytest.raises(ModelError, match="not a readable ledger"):
+        read_ledger(path)
+    save_file({"coefficients": torch.ones(8)}, path)
+    with pytest.raises(ModelError, match="not an edgetune ledger"):
+        read_ledger(path)
+
+
+def test_a_ledger_of_another_base_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DigestError, match="belongs to base bbbb"):
+        read_ledger(written(tmp_path, POOL), base_digest="c" * 64)
+
+
+def test_a_full_disk_keeps_the_old_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path, POOL)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(OutputError, match="No space left"):
+        write_ledger(path, FRESH)
+    assert read_ledger(path).digest == POOL.digest
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_digest_depends_on_values_directions_and_base() -> None:
+    other = Projected(np.array([5, 2]), np.array([0.5, -4e-7], np.float32))
+    spec = replace(POOL.directions, kind="rademacher")
+    variants = [replace(POOL, update=other), replace(POOL, directions=spec), replace(POOL, base_digest="c")]
+    assert len({ledger.digest for ledger in [POOL, *variants]}) == 4
+    reordered = Projected(np.array([2, 5, 5]), np.array([-3e-7, 0.25, 0.25], np.float32))
+    assert replace(POOL, update=reordered).digest == POOL.digest

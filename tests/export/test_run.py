@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import openai
+import pytest
+import torch
+from toys import byte_level, tiny_llama
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from edgetune.core.errors import MissingExtraError, ModelError
+from edgetune.export.chat import chat
+from edgetune.export.gguf_file import read_metadata, write_gguf
+from edgetune.export.llama_cpp import ContextFullError, LlamaCpp
+from edgetune.export.serve import running_server, serve
+
+
+@pytest.fixture(scope="module")
+def model() -> LlamaForCausalLM:
+    return tiny_llama()
+
+
+@pytest.fixture(scope="module")
+def path(
+    tmp_path_factory: pytest.TempPathFactory, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> Path:
+    file = tmp_path_factory.mktemp("run") / "m.gguf"
+    return write_gguf(file, model, tokenizer, quantised={}, float_type="F32")
+
+
+@pytest.fixture(scope="module")
+def llama(path: Path) -> Iterator[LlamaCpp]:
+    with LlamaCpp(path) as loaded:
+        yield loaded
+
+
+def reference(model: LlamaForCausalLM, ids: list[int]) -> torch.Tensor:
+    with torch.no_grad():
+        return model(torch.tensor([ids])).logits[0].log_softmax(-1)
+
+
+def test_log_probabilities_of_unlikely_special_and_broken_tokens(
+    llama: LlamaCpp, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    # The emoji is split into bytes, each ending inside a character; 1 is the end token.
+    ids = [9, *tokenizer("🙂 é").input_ids, 1, 0, 200, 2, 383, 1]
+    expected = reference(model, ids)
+    assert int((expected[:-1].argmax(-1) == torch.tensor(ids[1:])).sum()) < 3, "mostly unlikely tokens"
+    found = llama.log_probabilities(ids, 1)
+    wanted = expected[:-1].gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
+    assert found == pytest.approx(wanted.tolist(), abs=0.02)
+    assert llama.log_probabilities(ids, 5) == pytest.approx(found[4:], abs=1e-4)
+
+
+def test_what_cannot_be_scored_is_refused(llama: LlamaCpp) -> None:
+    with pytest.raises(ModelError, match="cannot be scored"):
+        llama.log_probabilities([1, 2], 0)
+    with pytest.raises(ModelError, match="cannot be scored"):
+        llama.log_probabilities([5] * 1000, 1)
+
+
+def test_generation_is_greedy(
+    llama: LlamaCpp, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    ids = tokenizer("The quick").input_ids
+    with torch.no_grad():
+        expected = model.generate(torch.tensor([ids]), max_new_tokens=8, do_sample=False, pad_token_id=1)
+    text = tokenizer.decode(expected[0, len(ids) :], skip_special_tokens=True)
+    assert llama.generate(ids, 8).rstrip("\ufffd") == text.rstrip("\ufffd")
+    assert llama.generate("The quick", 8) == llama.generate(ids, 8)
+
+
+def test_chat_uses_the_files_own_template(llama: LlamaCpp) -> None:
+    messages = [{"role": "user", "content": "hi"}]
+    assert llama.render(messages) == "<|begin|><|user|>hi<|end|><|assistant|>"
+    pieces: list[str] = []
+    answer = llama.chat(messages, max_new_tokens=6, on_text=lambda piece: pieces.append(piece) is not None)
+    assert "".join(pieces) == answer == llama.generate(llama.render(messages), 6)
+    assert len(answer) > 0
+
+
+def test_what_a_listener_raises_comes_back(llama: LlamaCpp) -> None:
+    def interrupt(piece: str) -> bool:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        llama.chat([{"role": "user", "content": "hi"}], on_text=interrupt)
+
+
+def test_a_long_conversation_and_a_missing_template_are_typed_errors(llama: LlamaCpp, tmp_path: Path) -> None:
+    with pytest.raises(ContextFullError):
+        llama.chat([{"role": "user", "content": "hello " * 500}])
+    bare = byte_level()
+    bare.chat_template = None
+    with (
+        LlamaCpp(write_gguf(tmp_path / "bare.gguf", tiny_llama(), bare, quantised={})) as plain,
+        pytest.raises(ModelError, match="no chat template"),
+    ):
+        plain.chat([{"role": "user", "content": "hi"}])
+
+
+def test_the_terminal_stays_silent_and_keeps_its_signals(
+    path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with LlamaCpp(path) as loaded:
+        loaded.generate("hi", 2)
+        assert signal.getsignal(signal.SIGINT) is before
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert capfd.readouterr() == ("", "")
+    with pytest.raises(ModelError, match="closed"):
+        loaded.generate("hi", 1)
+
+
+def test_damaged_and_missing_files_are_typed_errors(path: Path, tmp_path: Path) -> None:
+    torn = tmp_path / "torn.gguf"
+    torn.write_bytes(path.read_bytes()[:2000])
+    for file in (torn, tmp_path / "none.gguf", Path(__file__)):
+        with pytest.raises(ModelError):
+            LlamaCpp(file)
+
+
+def test_a_missing_library_names_the_extra(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "xllamacpp", None)
+    with pytest.raises(MissingExtraError, match=r"edgetune\[deploy\]"):
+        LlamaCpp(path)
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(MissingExtraError, match=r"edgetune\[deploy\]"):
+        read_metadata(path)
+
+
+@pytest.mark.parametrize("ending", ["/exit", "", EOFError(), KeyboardInterrupt()], ids=repr)
+def test_a_conversation_ends_cleanly(path: Path, ending: str | BaseException) -> None:
+    lines: Iterator[str | BaseException] = iter(["hello", ending])
+    written: list[str] = []
+
+    def read(prompt: str) -> str:
+        line = next(lines)
+        if isinstance(line, BaseException):
+            raise line
+        return line
+
+    messages = chat(path, read=read, write=written.append, max_new_tokens=5)
+    assert [message["role"] for message in messages] == ["user", "assistant"]
+    assert "".join(written).strip() == messages[1]["content"].strip()
+    assert len(written) > 2, "pieces come one by one"
+
+
+def test_an_interrupted_answer_ends_alone_and_old_exchanges_are_forgotten(path: Path) -> None:
+    lines, written = iter(["hello", "word " * 40, "word " * 40, "/exit"]), list[str]()
+
+    def write(piece: str) -> None:
+        written.append(piece)
+        if len(written) == 2:
+            raise KeyboardInterrupt
+
+    messages = chat(path, read=lambda prompt: next(lines), write=write, max_new_tokens=5)
+    assert "forgotten" in "".join(written)
+    assert len(messages) < 6
+
+
+def test_the_openai_client_talks_to_the_server(path: Path, llama: LlamaCpp) -> None:
+    messages = [{"role": "user", "content": "hi"}]
+    with running_server(path) as address:
+        assert address.startswith("http://127.0.0.1:")
+        with openai.OpenAI(base_url=address, api_key="none", max_retries=0) as client:
+            whole = client.chat.completions.create(
+                model="m",
+                messages=messages,
+                max_tokens=6,
+                temperature=0,  # type: ignore[arg-type]
+            )
+            assert whole.choices[0].message.content == llama.chat(messages, max_new_tokens=6)
+            with client.chat.completions.create(
+                model="m",
+                messages=messages,
+                max_tokens=6,
+                temperature=0,
+                stream=True,  # type: ignore[arg-type]
+            ) as stream:
+                pieces = [chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices]
+            assert "".join(pieces) == whole.choices[0].message.content
+            assert len([piece for piece in pieces if piece]) > 1
+    with (
+        openai.OpenAI(base_url=address, api_key="none", max_retries=0) as client,
+        pytest.raises(openai.APIConnectionError),
+    ):
+        client.models.list()
+
+
+def test_serving_ends_when_asked(path: Path) -> None:
+    done, addresses = threading.Event(), list[str]()
+
+    def announce(address: str) -> None:
+        addresses.append(address)
+        done.set()
+
+    serve(path, port=0, announce=announce, until=done)
+    assert addresses[0].endswith("/v1")
+
+
+def test_a_taken_port_is_a_typed_error(path: Path, llama: LlamaCpp) -> None:
+    with pytest.raises(ModelError, match="port"):
+        LlamaCpp(path, port=int(llama.address.rpartition(":")[2]))

@@ -1,0 +1,90 @@
+"""Tiny tokenizers, models and rounding for the export tests."""
+
+from __future__ import annotations
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from edgetune.core.quantised import Q4_0, BlockGrid, QuantisedMatrix
+
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+SPECIAL = ["<|begin|>", "<|end|>", "<|user|>", "<|assistant|>"]
+CORPUS = [
+    "The quick brown fox jumps over the lazy dog, doesn't it? They've seen 1234 foxes.",
+    "Wie viele Äpfel kosten 3,50 € – oder sind's 20? Größe, Übung, naïve café.",
+    "def f(x):\n    return x ** 2\n\n\n\tprint( f(10) )   # squares  ",
+    "日本語のテキスト、中文字符，한국어 🙂👍🏽 مرحبا שלום",
+    " leading and trailing \r\n\r\n spaces\t\tand tabs ",
+]
+TEXTS = [
+    *CORPUS,
+    "",
+    " ",
+    "a",
+    "\n",
+    "<|user|>hello<|end|> world",
+    "e\u0301 \u00a0 \u200b\u2028x",
+    "1 22 333 4444 55555",
+]
+
+
+def byte_level(
+    pre_tokenizer: object | None = None, *, ignore_merges: bool = False
+) -> PreTrainedTokenizerFast:
+    """A tiny byte-level BPE with a chat template, trained on a few lines."""
+    backend = Tokenizer(models.BPE(ignore_merges=ignore_merges))
+    backend.pre_tokenizer = pre_tokenizer or pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=384,
+        show_progress=False,
+        special_tokens=SPECIAL,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    backend.train_from_iterator(CORPUS * 3, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<|begin|>", eos_token="<|end|>", chat_template=TEMPLATE
+    )
+
+
+def tiny_llama(**changes: object) -> LlamaForCausalLM:
+    """A random Llama with grouped heads wider than hidden / heads, and a head scaled so that it has opinions."""
+    torch.manual_seed(0)
+    settings: dict[str, object] = {
+        "vocab_size": 384,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "max_position_embeddings": 256,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "initializer_range": 0.15,
+    }
+    return LlamaForCausalLM(LlamaConfig(**(settings | changes))).eval()
+
+
+def round_to(weight: torch.Tensor, grid: BlockGrid) -> QuantisedMatrix:
+    """Round to nearest; the extremum gets the code `low`, so Q4_0 scales have both signs."""
+    blocks = weight.float().reshape(weight.shape[0], -1, 32)
+    extremum = blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True)).squeeze(-1)
+    scales = (extremum / grid.low).half()
+    scales = torch.where(scales == 0, torch.full_like(scales, 1e-3), scales)
+    codes = (blocks / scales.float().unsqueeze(-1)).round().clamp(grid.low, grid.high)
+    return QuantisedMatrix(grid, codes.to(torch.int8).reshape(weight.shape), scales)
+
+
+def quantise(model: PreTrainedModel, grid: BlockGrid = Q4_0) -> dict[str, QuantisedMatrix]:
+    """Round every matrix that has whole blocks and give the model the dequantised weights."""
+    found = {}
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 2 and parameter.shape[1] % 32 == 0:
+            found[name] = round_to(parameter.data, grid)
+            parameter.data.copy_(found[name].dequantise())
+    return found

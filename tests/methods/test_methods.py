@@ -1,0 +1,147 @@
+"""Methods are values: found by file name, refused where parts do not fit, changed by options."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from edgetune.aggregate import Mean
+from edgetune.core.errors import ConfigError
+from edgetune.directions import Gaussian, Hadamard, Rademacher
+from edgetune.directions.draw import Fresh, Pool
+from edgetune.estimators import Backprop, TwoPoint
+from edgetune.methods.catalogue import compression_method, compression_names, tuning_method, tuning_names
+from edgetune.methods.method import TuningMethod
+from edgetune.methods.options import OPTIONS, with_options
+from edgetune.tune import FullProjected, Lora
+from edgetune.updates import AdamW, Sgd
+from edgetune.wire import SeedList, SeedTable, Tensors
+
+KSEED, MEZO, LORA = (tuning_method(name) for name in ("fedkseed", "mezo", "lora"))
+
+
+@pytest.mark.parametrize("name", tuning_names())
+def test_every_tuning_method_bears_its_files_name_and_explains_itself(name: str) -> None:
+    method = tuning_method(name)
+    assert method.name == name
+    cards = (method.summary, method.travels, method.memory, method.source)
+    assert all(len(text.strip()) > 10 for text in cards)
+    method.check()
+
+
+@pytest.mark.parametrize("name", compression_names())
+def test_every_compression_method_bears_its_files_name(name: str) -> None:
+    assert compression_method(name).name == name
+
+
+def test_the_published_methods_are_there() -> None:
+    assert {"fedkseed", "lora", "mezo", "zo_sgd"} <= set(tuning_names())
+    assert {"optq", "rtn"} <= set(compression_names())
+
+
+def test_an_unknown_method_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'fedkseed'"):
+        tuning_method("fedkseeed")
+    with pytest.raises(ConfigError, match="known: .*optq"):
+        compression_method("zzz")
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "sentence"),
+    [
+        (KSEED, {"local_steps": 0}, "local step"),
+        (KSEED, {"batch_size": 0}, "record"),
+        (MEZO, {"directions": None}, "needs directions"),
+        (MEZO, {"target": Lora()}, "moves projected weights"),
+        (MEZO, {"local": AdamW(1e-3)}, "AdamW needs dense"),
+        (MEZO, {"codec": Tensors()}, "seed codec"),
+        (LORA, {"target": FullProjected()}, "tunes LoRA"),
+        (LORA, {"codec": SeedList()}, "tensor codec"),
+        (LORA, {"directions": Fresh(Rademacher())}, "no directions"),
+        (MEZO, {"codec": SeedTable(8)}, "pool of directions"),
+        (KSEED, {"codec": SeedList()}, "travels as a seed table"),
+        (KSEED, {"codec": SeedTable(8)}, "one size"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(
+    method: TuningMethod, changes: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        replace(method, **changes)
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "value", "changed"),
+    [
+        (KSEED, "learning_rate", 0.5, {"local": Sgd(0.5)}),
+        (LORA, "learning_rate", 0.5, {"local": AdamW(0.5)}),
+        (KSEED, "eps", 0.5, {"estimate": TwoPoint(0.5)}),
+        (KSEED, "pool", 64, {"directions": Pool(Hadamard(64), 64), "codec": SeedTable(64)}),
+        (KSEED, "directions", "gaussian", {"directions": Pool(Gaussian(), 4096)}),
+        (MEZO, "directions", "gaussian", {"directions": Fresh(Gaussian())}),
+        (LORA, "rank", 2, {"target": Lora(2, 16.0)}),
+        (LORA, "alpha", 2, {"target": Lora(8, 2.0)}),
+        (KSEED, "local_steps", 3, {"local_steps": 3}),
+        (KSEED, "batch_size", 3, {"batch_size": 3}),
+        (KSEED, "by_examples", False, {"aggregate": Mean(by_examples=False)}),
+    ],
+)
+def test_an_option_replaces_its_part(
+    method: TuningMethod, name: str, value: object, changed: dict[str, Any]
+) -> None:
+    variant = with_options(method, {name: value})
+    assert variant == replace(method, **changed)
+    assert variant.digest != method.digest
+
+
+def test_every_option_has_a_case_above() -> None:
+    marks = test_an_option_replaces_its_part.pytestmark
+    assert {case[1] for case in marks[0].args[1]} == set(OPTIONS)
+
+
+def test_an_option_left_out_changes_nothing() -> None:
+    assert with_options(KSEED, dict.fromkeys(OPTIONS)) == KSEED
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        (KSEED, {"learning_rat": 1.0}, "did you mean 'learning_rate'"),
+        (KSEED, {"zzz": 1.0}, "no method option 'zzz'"),
+        (LORA, {"eps": 1.0}, "no perturbation radius"),
+        (MEZO, {"pool": 8}, "no pool"),
+        (LORA, {"pool": 8}, "no pool"),
+        (LORA, {"directions": "gaussian"}, "no directions"),
+        (MEZO, {"directions": "hadamard"}, "no pool"),
+        (KSEED, {"directions": "gausian"}, "did you mean 'gaussian'"),
+        (KSEED, {"rank": 8}, "no rank"),
+        (KSEED, {"alpha": 8}, "no alpha"),
+        (KSEED, {"learning_rate": -1.0}, "learning rate"),
+        (KSEED, {"eps": 0}, "eps"),
+        (KSEED, {"pool": 0}, "pool"),
+        (LORA, {"rank": 0}, "rank"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(
+    method: TuningMethod, options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        with_options(method, options)
+
+
+def test_the_digest_changes_with_every_setting() -> None:
+    variants = [KSEED, MEZO, LORA, tuning_method("zo_sgd"), with_options(KSEED, {"directions": "rademacher"})]
+    variants += [with_options(KSEED, {name: 3}) for name in ("local_steps", "batch_size", "eps", "pool")]
+    variants += [with_options(LORA, {name: 3}) for name in ("rank", "alpha", "learning_rate")]
+    variants += [replace(LORA, local=AdamW(3e-4, weight_decay=0.1)), replace(LORA, aggregate=Mean(False))]
+    variants += [replace(LORA, local=Sgd(3e-4)), replace(MEZO, target=FullProjected(keep_direction=True))]
+    assert len({variant.digest for variant in variants}) == len(variants)
+    assert replace(LORA, estimate=Backprop()).digest == LORA.digest
+
+
+def test_methods_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        KSEED.batch_size = 3

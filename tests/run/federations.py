@@ -1,0 +1,80 @@
+"""A toy federation: four devices whose records all have the same answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgetune.core.events import Event
+from edgetune.core.ledger import Ledger
+from edgetune.core.tuned import Tuned
+from edgetune.data.encode import Example, batches
+from edgetune.measure.evaluate import held_out_loss
+from edgetune.methods.catalogue import tuning_method
+from edgetune.methods.method import TuningMethod
+from edgetune.methods.options import with_options
+from edgetune.models.backbone import load_backbone
+from edgetune.run.device import Device
+from edgetune.run.federate import Plan, federate
+from edgetune.run.single import tune
+from edgetune.run.state import Checkpoint
+from edgetune.run.worker import Worker
+
+SEED = 5
+STEPS: dict[str, Any] = {"local_steps": 8, "batch_size": 4}
+METHODS: dict[str, TuningMethod] = {
+    "fedkseed": with_options(
+        tuning_method("fedkseed"), {"pool": 64, "learning_rate": 1e-3, "eps": 1e-3, **STEPS}
+    ),
+    "signs": with_options(
+        tuning_method("fedkseed"),
+        {"pool": 64, "directions": "rademacher", "learning_rate": 1e-3, "eps": 1e-3, **STEPS},
+    ),
+    "mezo": with_options(tuning_method("mezo"), {"learning_rate": 1e-3, **STEPS}),
+    "lora": with_options(tuning_method("lora"), {"learning_rate": 2e-2, **STEPS}),
+}
+
+
+def examples(device: int, count: int = 6) -> list[Example]:
+    """Return prompts of letters that all continue with tokens 7 8 0."""
+    return [Example((10 + device, 20 + index, 30, 7, 8, 0), 3) for index in range(count)]
+
+
+def evaluate(tuned: Tuned) -> float:
+    return held_out_loss(tuned.model, batches(examples(9), 8, 0)).loss
+
+
+@dataclass
+class Toy:
+    """One process: a model, its devices, and the folder of the ledger."""
+
+    folder: Path
+    method: TuningMethod
+    ledger: Path
+    fingerprint: str = "f"
+    options: dict[str, Any] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.worker = Worker(load_backbone(self.folder, **self.options), self.method, SEED)
+        self.devices = {id: Device(id, examples(id, 4 + id), self.worker, pad_id=0) for id in range(4)}
+
+    def checkpoint(self) -> Checkpoint:
+        return Checkpoint(self.ledger, self.worker, self.fingerprint)
+
+    def federate(self, rounds: int, participation: float = 0.5) -> Ledger:
+        plan = Plan(rounds, participation, SEED)
+        return federate(
+            self.worker, self.devices, plan, self.checkpoint(), evaluate, listener=self.events.append
+        )
+
+    def tune(self, rounds: int) -> Ledger:
+        plan = Plan(rounds, 1.0, SEED)
+        return tune(
+            self.worker, examples(0, 4), plan, self.checkpoint(), evaluate, pad_id=0, listener=self.events.append
+        )
+
+
+MakeToy = Callable[..., Toy]

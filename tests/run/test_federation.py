@@ -1,0 +1,330 @@
+"""The federation on a toy task: learning, equal models, bytes, faults, resume."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from federations import SEED, MakeToy, evaluate, examples
+from transformers import AutoModelForCausalLM
+
+import edgetune
+from edgetune.core.errors import DataError, DigestError, DivergenceError, EdgetuneError, ModelError
+from edgetune.core.events import RoundFinished, RunResumed
+from edgetune.core.ledger import read_ledger
+from edgetune.core.update import Dense, Projected
+from edgetune.data.encode import collate
+from edgetune.methods.catalogue import tuning_method
+from edgetune.models.backbone import load_backbone
+from edgetune.models.digest import tensor_digest
+from edgetune.run.device import REPORT, Device, binding
+from edgetune.run.server import Server
+from edgetune.run.steps import draw_batches, take_steps
+from edgetune.run.tuning import plain_model
+from edgetune.run.worker import Worker
+from edgetune.wire import DOWN, UP, Frame
+
+both = pytest.mark.parametrize("name", ["fedkseed", "lora"])
+every = pytest.mark.parametrize("name", ["fedkseed", "signs", "mezo", "lora"])
+
+
+def server_of(toy: Any, participation: float = 1.0, **more: Any) -> Server:
+    state = more.pop("state", toy.worker.tuned.state())
+    digest = toy.worker.backbone.digest
+    return Server(
+        toy.method, digest, list(toy.devices), participation=participation, seed=SEED, state=state, **more
+    )
+
+
+def digest_of(toy: Any) -> str:
+    return tensor_digest(toy.worker.tuned.named_weights())
+
+
+@both
+def test_the_held_out_loss_falls(name: str, toy: MakeToy) -> None:
+    run = toy(name)
+    before = evaluate(run.worker.tuned)
+    run.federate(8 if name == "fedkseed" else 4)
+    losses = [event.loss for event in run.events if isinstance(event, RoundFinished)]
+    assert losses[-1] < losses[0] < before
+    assert losses[-1] < 0.8 * before
+
+
+@every
+def test_a_device_materialises_the_servers_model_every_round(
+    name: str, toy: MakeToy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = toy(name)
+    server, tuned = server_of(run), run.worker.tuned
+    for _ in range(3):
+        down = server.open_round()
+        tuned.reset(server.state)
+        expected = digest_of(run)
+        for payload in down.values():
+            binds = binding(run.method.digest, run.worker.backbone.digest)
+            frame = Frame.decode(payload, kind=DOWN, method=binds[0], base=binds[1])
+            tuned.reset(run.method.codec.decode(frame.body[4:]))
+            assert digest_of(run) == expected
+        server.close_round({id: run.devices[id].answer(payload) for id, payload in down.items()})
+
+
+def test_a_fedkseed_round_with_a_full_table_fits_in_17988_bytes(save_tiny: Any) -> None:
+    method = replace(tuning_method("fedkseed"), batch_size=1)
+    worker = Worker(load_backbone(save_tiny()), method, SEED)
+    full = Projected(np.arange(4096), np.full(4096, 1e-9, np.float32))
+    server = Server(method, worker.backbone.digest, [0], participation=1, seed=SEED, state=full, round=40)
+    down = server.open_round()[0]
+    up = Device(0, examples(0), worker, pad_id=0).answer(down)
+    server.close_round({0: up})
+    print(f"K=4096, 200 steps: down {len(down)}, up {len(up)}, together {len(down) + len(up)} bytes")
+    assert len(down) == 34 + 4 + 1 + 4 * 4096
+    assert len(up) <= 34 + REPORT.size + 5 + 6 * 200
+    assert len(down) + len(up) <= 17_988
+
+
+@pytest.mark.parametrize(
+    ("driver", "name"),
+    [
+        ("federate", "fedkseed"), ("federate", "signs"), ("federate", "mezo"), ("federate", "lora"),
+        ("tune", "fedkseed"), ("tune", "signs"), ("tune", "mezo"), ("tune", "lora"),
+    ],
+)  # fmt: skip
+def test_a_killed_run_goes_on_to_the_same_bits(driver: str, name: str, toy: MakeToy) -> None:
+    whole = getattr(toy(name, run="whole"), driver)(4)
+    getattr(toy(name, run="parts"), driver)(2)
+    second = toy(name, run="parts")
+    resumed = getattr(second, driver)(4)
+    assert second.events[0] == RunResumed(2)
+    assert resumed.digest == whole.digest
+    assert resumed.weights_digest == whole.weights_digest != ""
+    assert read_ledger(second.ledger).digest == whole.digest
+    left = sorted(path.name for path in second.ledger.parent.iterdir())
+    beside = ["tuned.optimiser-4.safetensors"] if (driver, name) == ("tune", "lora") else []
+    assert left == sorted(["tuned.ledger", *beside])
+
+
+def test_a_killed_round_leaves_the_last_complete_one(toy: MakeToy) -> None:
+    run = toy(run="killed")
+    run.federate(1)
+    answer, calls = Device.answer, []
+
+    def killed(self: Device, payload: bytes) -> bytes:
+        calls.append(self.id)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return answer(self, payload)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Device, "answer", killed)
+        with pytest.raises(KeyboardInterrupt):
+            toy(run="killed").federate(3)
+    resumed = toy(run="killed").federate(3)
+    assert resumed.digest == toy(run="whole").federate(3).digest
+
+
+def test_a_folder_of_another_configuration_is_not_resumed(toy: MakeToy) -> None:
+    toy().federate(1)
+    with pytest.raises(DigestError, match="another configuration"):
+        toy(fingerprint="g").federate(2)
+
+
+@pytest.mark.parametrize("name", ["fedkseed", "signs", "mezo"])
+def test_one_device_alone_is_the_federation_of_one(name: str, toy: MakeToy) -> None:
+    federated, alone = toy(name, run="f"), toy(name, run="s")
+    federated.devices = {0: federated.devices[0]}
+    first, second = federated.federate(3, 1.0), alone.tune(3)
+    assert first.directions == second.directions
+    table = [np.zeros(64, np.float64), np.zeros(64, np.float64)]
+    if name == "mezo":
+        assert first.digest == second.digest
+        return
+    for sums, ledger in zip(table, (first, second), strict=True):
+        np.add.at(sums, ledger.update.keys, ledger.update.coefficients)
+    assert np.abs(table[0]).max() > 0
+    assert np.allclose(*table, rtol=1e-3, atol=1e-3 * np.abs(table[0]).max())
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@every
+def test_a_loaded_ledger_is_the_drivers_model_and_survives_transformers(
+    name: str, family: str, toy: MakeToy, tmp_path: Path
+) -> None:
+    run = toy(name, family=family)
+    run.federate(2)
+    model = plain_model(run.worker.tuned)
+    loaded = edgetune.load(run.folder, run.ledger)
+    ids = torch.arange(1, 21).view(2, 10)
+    with torch.no_grad():
+        expected = loaded(input_ids=ids).logits
+        assert torch.equal(model(input_ids=ids).logits, expected)
+        loaded.save_pretrained(tmp_path / "saved")
+        again = AutoModelForCausalLM.from_pretrained(tmp_path / "saved").eval()
+        assert torch.equal(again(input_ids=ids).logits, expected)
+        base = load_backbone(run.folder).model
+        assert not torch.equal(base(input_ids=ids).logits, expected)
+
+
+def test_a_run_in_half_precision_loads_in_either_type(toy: MakeToy) -> None:
+    run = toy(options={"dtype": torch.bfloat16})
+    run.federate(2)
+    half = edgetune.load(run.folder, run.ledger, dtype=torch.bfloat16)
+    assert tensor_digest(half.named_parameters()) == digest_of(run)
+    edgetune.load(run.folder, run.ledger)
+
+
+def test_a_ledger_on_another_base_or_damaged_is_not_loaded(toy: MakeToy, save_tiny: Any) -> None:
+    run = toy()
+    run.federate(1)
+    with pytest.raises(DigestError, match="belongs to base"):
+        edgetune.load(save_tiny(seed=1), run.ledger)
+    data = bytearray(run.ledger.read_bytes())
+    data[-1] ^= 1
+    run.ledger.write_bytes(data)
+    with pytest.raises(ModelError, match="damaged"):
+        edgetune.load(run.folder, run.ledger)
+    with pytest.raises(DigestError, match="the key has id"):
+        run.ledger.unlink()
+        toy().federate(1)
+        edgetune.load(run.folder, run.ledger, key=bytes(32))
+
+
+@both
+def test_a_device_whose_losses_are_no_numbers_is_refused_and_counted(
+    name: str, toy: MakeToy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = toy(name)
+    server = server_of(run)
+    replies = {id: run.devices[id].answer(payload) for id, payload in server.open_round().items()}
+    monkeypatch.setattr("edgetune.run.steps.response_loss", lambda *_: torch.tensor(float("nan")).requires_grad_())
+    monkeypatch.setattr(
+        "edgetune.estimators.backprop.torch.autograd.grad",
+        lambda loss, weights: [torch.full_like(one, float("nan")) for one in weights],
+    )
+    broken = {id: run.devices[id].answer(payload) for id, payload in server.open_round().items()}
+    state = server.state
+    with pytest.raises(DivergenceError, match="no device sent"):
+        server.close_round(broken)
+    assert server.state is state
+    assert server.round == 0
+    closed = server.close_round(replies | {2: broken[2]})
+    assert closed.refused == [2]
+    assert closed.dropped == run.method.local_steps
+    assert server.state.is_finite
+
+
+def test_steps_that_are_no_numbers_leave_the_weights(toy: MakeToy, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, calls = toy(), []
+    before = digest_of(run)
+
+    def loss(*_: object) -> torch.Tensor:
+        calls.append(1)
+        return torch.tensor([float("inf"), 1.0, float("nan"), 2.0][len(calls) % 4])
+
+    monkeypatch.setattr("edgetune.run.steps.response_loss", loss)
+    feed = draw_batches(examples(0), 2, 0, seed=0, round=1, device=0)
+    steps = take_steps(run.method, run.worker.tuned, feed, [1, 2, 3], {})
+    assert (steps.dropped, digest_of(run)) == (3, before)
+    assert np.isnan(steps.loss)
+
+
+def forged(server: Server, toy: Any, **changes: Any) -> bytes:
+    method, base = binding(toy.method.digest, toy.worker.backbone.digest)
+    body = REPORT.pack(4, 1.0, 0) + toy.method.codec.encode(changes.pop("update", Projected.of(1, 1.0)))
+    fields = {"kind": UP, "method": method, "base": base, "round": server.round + 1, "body": body} | changes
+    return Frame(**fields).encode()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"round": 0}, "reply to round 0"),
+        ({"round": 2}, "reply to round 2"),
+        ({"kind": DOWN}, "direction"),
+        ({"method": bytes(8)}, "method"),
+        ({"base": bytes(8)}, "base"),
+        ({"body": b""}, "short"),
+        ({"body": REPORT.pack(0, 1.0, 0) + b"\1\0\0\0\0"}, "no examples"),
+        ({"body": REPORT.pack(1, 1.0, 0) + b"\7"}, "seed table"),
+    ],
+)
+def test_replies_that_belong_elsewhere_are_refused(
+    changes: dict[str, Any], message: str, toy: MakeToy
+) -> None:
+    run = toy()
+    server = server_of(run)
+    with pytest.raises(DigestError, match=message):
+        server.close_round({0: forged(server, run), 1: forged(server, run, **changes)})
+    assert server.round == 0
+    server.close_round({0: forged(server, run), 1: forged(server, run)})
+    with pytest.raises(DigestError, match="reply to round 1"):
+        server.close_round({0: forged(server, run, round=1)})
+
+
+def test_tensors_that_are_not_the_tuned_ones_are_refused(toy: MakeToy) -> None:
+    run = toy("lora")
+    server = server_of(run)
+    with pytest.raises(DigestError, match="not the tuned ones"):
+        server.close_round({0: forged(server, run, update=Dense({"x": torch.ones(1)}))})
+
+
+def test_a_device_refuses_what_is_not_its_servers(toy: MakeToy) -> None:
+    run = toy()
+    payload = server_of(run).open_round()[0]
+    other = Device(0, examples(0), toy("mezo", run="b").worker, pad_id=0)
+    for damaged in (payload[:-1], payload[:20] + b"x" + payload[21:], b""):
+        with pytest.raises(DigestError):
+            run.devices[0].answer(damaged)
+    with pytest.raises(DigestError, match="method"):
+        other.answer(payload)
+    with pytest.raises(DigestError, match="short"):
+        run.devices[0].answer(forged(server_of(run), run, kind=DOWN, body=b""))
+    with pytest.raises(DataError):
+        Device(0, [], run.worker, pad_id=0)
+
+
+def test_absent_devices_do_not_stop_a_round_and_late_joiners_pay_the_same(toy: MakeToy) -> None:
+    run = toy()
+    server = server_of(run)
+    down = server.open_round()
+    server.close_round({1: run.devices[1].answer(down[1])})
+    assert server.round == 1
+    assert len(set(server.open_round().values())) == 1
+
+
+def test_devices_are_sampled_without_replacement_and_by_seed_and_round(toy: MakeToy) -> None:
+    run = toy()
+    chosen = [server_of(run, 0.5, round=at).sample() for at in range(20)]
+    assert all(len(set(one)) == 2 for one in chosen)
+    assert {id for one in chosen for id in one} == {0, 1, 2, 3}
+    assert chosen == [server_of(run, 0.5, round=at).sample() for at in range(20)]
+    digest, none = run.worker.backbone.digest, Projected.none()
+    many = Server(run.method, digest, range(100), participation=0.29, seed=SEED, state=none)
+    assert len(many.sample()) == 29  # 0.29 * 100 is 28.999999999999996
+
+
+def test_batches_visit_every_example_before_any_again() -> None:
+    share = examples(0, 5)
+    feed = draw_batches(share, 2, 0, seed=1, round=2, device=3)
+    rows = [row for _ in range(5) for row in next(feed).input_ids.tolist()]
+    everything = collate(share, 0).input_ids.tolist()
+    assert sorted(rows[:5]) == sorted(rows[5:]) == sorted(everything)
+    again = draw_batches(share, 2, 0, seed=1, round=2, device=3)
+    assert next(again).input_ids.tolist() == rows[:2]
+
+
+def test_a_single_run_that_diverges_stops(toy: MakeToy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgetune.run.steps.response_loss", lambda *_: torch.tensor(float("nan")))
+    with pytest.raises(DivergenceError, match="interval 1"):
+        toy("mezo").tune(2)
+
+
+def test_a_lost_optimiser_state_is_an_error_of_ours(toy: MakeToy) -> None:
+    run = toy("lora")
+    run.tune(1)
+    next(run.ledger.parent.glob("*.optimiser-*")).unlink()
+    with pytest.raises(EdgetuneError):
+        toy("lora").tune(2)

@@ -22,7 +22,9 @@ rules = pytest.mark.parametrize(
 def projected() -> list[Contribution]:
     keys = [[4, 1], [1], [9, 4, 4]]
     return [
-        Contribution(d, EXAMPLES[d], 1.0, 0, Projected(np.array(k), np.arange(1, len(k) + 1, dtype=np.float32)))
+        Contribution(
+            d, EXAMPLES[d], 1.0, 0, Projected(np.array(k), np.arange(1, len(k) + 1, dtype=np.float32))
+        )
         for d, k in enumerate(keys)
     ]
 
@@ -47,7 +49,9 @@ def test_the_mean_of_projected_updates_is_the_weighted_sum(rule: Mean, shares: l
 
 @rules
 def test_the_mean_of_dense_updates_is_the_weighted_sum(rule: Mean, shares: list[float]) -> None:
-    expected = sum(share * one.update.tensors["a"].double() for share, one in zip(shares, dense(), strict=True))
+    expected = sum(
+        share * one.update.tensors["a"].double() for share, one in zip(shares, dense(), strict=True)
+    )
     assert torch.allclose(rule.combine(dense()).tensors["a"].double(), expected, atol=1e-6)
 
 

@@ -34,7 +34,9 @@ FRESH = replace(
 ADAPTER = replace(
     POOL,
     method="lora",
-    update=Dense({"a.B": torch.arange(6.0).view(2, 3).T, "a.A": torch.ones(2).half(), "s": torch.tensor(2.0)}),
+    update=Dense(
+        {"a.B": torch.arange(6.0).view(2, 3).T, "a.A": torch.ones(2).half(), "s": torch.tensor(2.0)}
+    ),
     directions=None,
     adapter={"r": 8, "target_modules": ["k", "q"]},
 )

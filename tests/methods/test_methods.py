@@ -45,7 +45,7 @@ def test_the_published_methods_are_there() -> None:
 def test_an_unknown_method_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(ConfigError, match="did you mean 'fedkseed'"):
         tuning_method("fedkseeed")
-    with pytest.raises(ConfigError, match="known: .*optq"):
+    with pytest.raises(ConfigError, match=r"known: .*optq"):
         compression_method("zzz")
 
 

@@ -73,7 +73,13 @@ class Toy:
     def tune(self, rounds: int) -> Ledger:
         plan = Plan(rounds, 1.0, SEED)
         return tune(
-            self.worker, examples(0, 4), plan, self.checkpoint(), evaluate, pad_id=0, listener=self.events.append
+            self.worker,
+            examples(0, 4),
+            plan,
+            self.checkpoint(),
+            evaluate,
+            pad_id=0,
+            listener=self.events.append,
         )
 
 

@@ -186,9 +186,12 @@ def test_a_ledger_on_another_base_or_damaged_is_not_loaded(toy: MakeToy, save_ti
     run.ledger.write_bytes(data)
     with pytest.raises(ModelError, match="damaged"):
         edgetune.load(run.folder, run.ledger)
+
+
+def test_a_ledger_is_not_loaded_with_another_key(toy: MakeToy) -> None:
+    run = toy()
+    run.federate(1)
     with pytest.raises(DigestError, match="the key has id"):
-        run.ledger.unlink()
-        toy().federate(1)
         edgetune.load(run.folder, run.ledger, key=bytes(32))
 
 
@@ -199,7 +202,9 @@ def test_a_device_whose_losses_are_no_numbers_is_refused_and_counted(
     run = toy(name)
     server = server_of(run)
     replies = {id: run.devices[id].answer(payload) for id, payload in server.open_round().items()}
-    monkeypatch.setattr("edgetune.run.steps.response_loss", lambda *_: torch.tensor(float("nan")).requires_grad_())
+    monkeypatch.setattr(
+        "edgetune.run.steps.response_loss", lambda *_: torch.tensor(float("nan")).requires_grad_()
+    )
     monkeypatch.setattr(
         "edgetune.estimators.backprop.torch.autograd.grad",
         lambda loss, weights: [torch.full_like(one, float("nan")) for one in weights],

@@ -108,7 +108,12 @@ def data_file(tmp_path: Path) -> Path:
 
 
 def recipe_of(folder: Path, data_file: Path, **more: Any) -> Recipe:
-    sizes = {"data__held_out": 10, "data__calibration": 5, "federation__devices": 4, "evaluation__max_new_tokens": 8}
+    sizes = {
+        "data__held_out": 10,
+        "data__calibration": 5,
+        "federation__devices": 4,
+        "evaluation__max_new_tokens": 8,
+    }
     return load_recipe(None, model__source=str(folder), data__source=str(data_file), **(sizes | more))
 
 
@@ -118,7 +123,9 @@ def test_prepare_spreads_every_record_once_and_keeps_samples_apart(save_tiny: An
     assert (len(prepared.held_out), len(prepared.calibration)) == (10, 5)
     assert sum(map(len, prepared.devices.values())) == 45
     assert len(prepared.devices) == 4
-    held, own = ({record.instruction for record in part} for part in (prepared.held_out, prepared.calibration))
+    held, own = (
+        {record.instruction for record in part} for part in (prepared.held_out, prepared.calibration)
+    )
     assert not held & own
     assert all(len(one.input_ids) <= 120 for share in prepared.devices.values() for one in share)
     again = prepare(recipe_of(folder, data_file))

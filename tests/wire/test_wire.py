@@ -57,7 +57,9 @@ def test_a_seed_list_comes_back_in_order(terms: list[tuple[int, float]]) -> None
 
 @examples
 @given(
-    st.dictionaries(st.text("abc.", min_size=1, max_size=6), st.lists(st.integers(0, 4), max_size=3), max_size=4),
+    st.dictionaries(
+        st.text("abc.", min_size=1, max_size=6), st.lists(st.integers(0, 4), max_size=3), max_size=4
+    ),
     st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
 )
 def test_tensors_come_back_bit_for_bit(shapes: dict[str, list[int]], dtype: torch.dtype) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -96,7 +97,7 @@ def evaluate(
             from edgetune.export.llama_cpp import LlamaCpp
             from edgetune.run.deploy import file_quality
 
-            with LlamaCpp(gguf, threads=threads) as engine:
+            with LlamaCpp(gguf, threads=_threads(threads)) as engine:
                 quality = file_quality(engine, prepared, display.progress)
         else:
             quality = model_quality(tuned, prepared, display.progress, "model")
@@ -111,7 +112,7 @@ def chat(file: Gguf, threads: Threads = None) -> None:
     """Talk to a GGUF file in the terminal, through llama.cpp."""
     from edgetune.export.chat import chat as talk
 
-    talk(file, threads=threads)
+    talk(file, threads=_threads(threads))
 
 
 def serve(
@@ -123,7 +124,7 @@ def serve(
     """Serve a GGUF file as an OpenAI-compatible HTTP server, llama.cpp's own, until Ctrl-C."""
     from edgetune.export.serve import serve as listen
 
-    listen(file, host=host, port=port, threads=threads)
+    listen(file, host=host, port=port, threads=_threads(threads))
 
 
 def report(folder: Annotated[Path, typer.Argument(help="The folder of a run.")]) -> None:
@@ -136,6 +137,10 @@ def report(folder: Annotated[Path, typer.Argument(help="The folder of a run.")])
     console = Console()
     print_result(console, summarise(read_events(folder / "events.jsonl")))
     console.print(f"{write_report(folder)}\n{write_summary(folder)}")
+
+
+def _threads(asked: int | None) -> int:
+    return asked or os.cpu_count() or 1
 
 
 def _open(

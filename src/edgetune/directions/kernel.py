@@ -24,7 +24,9 @@ def compiled_wanted() -> bool:
         raise ConfigError(f"no kernel {wanted!r}", where=VARIABLE, hint=hint)
     if wanted == "c" and native.library() is None:
         raise ConfigError(
-            "the compiled kernel is not installed", where=VARIABLE, hint="install a C compiler and reinstall edgetune"
+            "the compiled kernel is not installed",
+            where=VARIABLE,
+            hint="install a C compiler and reinstall edgetune",
         )
     return wanted != "torch" and native.library() is not None
 

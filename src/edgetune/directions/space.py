@@ -21,6 +21,7 @@ class BoundSpace:
     Args:
         kind: what a direction looks like.
         key: 32 bytes.
+
     Raises:
         ConfigError: if EDGETUNE_KERNEL asks for what is not there.
     Cost: nothing with the compiled kernel; in plain torch a Hadamard pool remembers two bytes a weight.

@@ -49,17 +49,19 @@ class Tolerance:
 
 
 FLOAT = Tolerance(mean=0.005, maximum=0.05, perplexity=0.002)
-QUANTISED = Tolerance(mean=0.03, maximum=0.5, perplexity=0.01)
+QUANTISED = Tolerance(mean=0.04, maximum=1.0, perplexity=0.02)
 """In a quantised matrix product llama.cpp rounds the *activations* to int8 as well, which PyTorch does not."""
 
 
 def default_tolerance(path: Path) -> Tolerance:
     """Return the tolerance for the type of a file.
 
-    Measured on stories260K and markov-3.7M (mean, largest): F32 (0.0002, 0.002), F16 (0.0005, 0.004), Q8_0 (0.005,
-    0.05), Q4_0 (0.006, 0.045). F32 is not exact because llama.cpp keeps keys and values in fp16. The bounds leave about
-    five times that, and stay far below what any fault of the export causes: a wrong row order, a lost norm or
-    a lost start token moves the mean by 0.1 to 10.
+    Measured (mean, largest): F32 (0.0002, 0.002) and F16 (0.0005, 0.004) on stories260K; Q8_0 (0.012, 0.29) and Q4_0
+    (0.010, 0.14) on text the embedded model writes itself, (0.034, 0.22) on text it finds absurd (perplexity
+    70,000). F32 is not exact because llama.cpp keeps keys and values in fp16. Rounding the activations to
+    int8 in PyTorch moves the log-probabilities as much as llama.cpp does (0.011 and 0.031), so this is the
+    format's own noise. The weights themselves are compared one by one, by `compare_weights`; these bounds are
+    for what remains: row order, positions, norms, start tokens.
     """
     quantised = read_metadata(path).get("general.file_type") in (FILE_TYPES["Q4_0"], FILE_TYPES["Q8_0"])
     return QUANTISED if quantised else FLOAT
@@ -118,13 +120,14 @@ def compare_weights(path: Path, model: PreTrainedModel) -> None:
 
         |file - model| <= 2^-10 |model| + 2^-24
 
-    the rounding of a float to fp16. Catches a damaged tensor too small in effect to move the perplexity.
+    the rounding of a float to fp16 (2^-8 where the model itself is held in bfloat16). Catches a damaged tensor too small in effect to move the perplexity.
 
     Raises:
         VerifyError: if a tensor is missing, unknown or different; names it.
     """
     expected = {tensor.name: tensor for tensor in plan(model, {}, "F32")}
     seen = set()
+    slack = 2.0**-8 if model.dtype == torch.bfloat16 else 2.0**-10
     for name, values in read_tensors(path):
         seen.add(name)
         if name not in expected:
@@ -134,7 +137,7 @@ def compare_weights(path: Path, model: PreTrainedModel) -> None:
             raise VerifyError("the file has a tensor the model lacks", where=f"{path}: {name}")
         ours = expected[name].weights()
         stored = torch.from_numpy(values.reshape(tuple(ours.shape)))
-        wrong = ~((stored - ours).abs() <= 2.0**-10 * ours.abs() + 2.0**-24)
+        wrong = ~((stored - ours).abs() <= slack * ours.abs() + 2.0**-24)
         if bool(wrong.any()):
             raise VerifyError(
                 f"{int(wrong.sum())} of {wrong.numel()} weights differ from the model's",

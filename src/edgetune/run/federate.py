@@ -24,13 +24,19 @@ class Plan:
         rounds: number of rounds, at least 1.
         participation: share of the devices asked in a round, in (0, 1].
         seed: master seed.
-        evaluate_every: rounds between held-out evaluations, at least 1; the last round is always evaluated.
+        evaluate_every: rounds between held-out losses, at least 1; the last round always has one.
+        answer_every: rounds between Rouge-L measurements; 0 for none.
     """
 
     rounds: int
     participation: float
     seed: int
     evaluate_every: int = 1
+    answer_every: int = 0
+
+    def due(self, round: int, every: int) -> bool:
+        """Say whether a round is measured: every so many rounds and after the last; never if `every` is 0."""
+        return every > 0 and (round % every == 0 or round == self.rounds)
 
 
 def federate(
@@ -40,6 +46,7 @@ def federate(
     checkpoint: Checkpoint,
     evaluate: Evaluate,
     *,
+    answer: Evaluate | None = None,
     listener: Listener,
     progress: Progress = silent,
 ) -> Ledger:
@@ -51,6 +58,7 @@ def federate(
         plan: rounds, participation, seed.
         checkpoint: where the ledger is kept.
         evaluate: held-out loss, computed on the server.
+        answer: Rouge-L of answers to the held-out prompts, computed on the server.
         listener: receives one event a round.
         progress: told after every round.
 
@@ -76,7 +84,8 @@ def federate(
             closed = server.close_round(up)
             worker.tuned.reset(server.state)
             last = server.round == plan.rounds
-            loss = evaluate(worker.tuned) if last or server.round % plan.evaluate_every == 0 else None
+            loss = evaluate(worker.tuned) if plan.due(server.round, plan.evaluate_every) else None
+            rouge = answer(worker.tuned) if answer and plan.due(server.round, plan.answer_every) else None
             ledger = checkpoint.save(server.state, server.round, worker.tuned if last else None)
         listener(
             RoundFinished(
@@ -90,6 +99,7 @@ def federate(
                 digest=ledger.digest,
                 seconds=time.perf_counter() - start,
                 peak_memory_bytes=memory.peak_bytes,
+                rouge_l=rouge,
             )
         )
         progress("rounds", server.round, plan.rounds)

@@ -185,7 +185,7 @@ class _Run:
         start = time.perf_counter()
         with PeakMemory() as memory:
             self.tell(verify_file(path, self.model, self.prepared))
-            with LlamaCpp(path, threads=self.prepared.recipe.threads) as engine:
+            with LlamaCpp(path, threads=torch.get_num_threads()) as engine:
                 quality = file_quality(engine, self.prepared, self.progress)
         self._row("llama.cpp", quality, path.stat().st_size, memory.peak_bytes, time.perf_counter() - start)
 

@@ -115,6 +115,8 @@ class EvaluationSection(Section):
 
     every: int = Field(default=1, ge=1)
     """Rounds between held-out losses."""
+    answer_every: int = Field(default=0, ge=0)
+    """Rounds between Rouge-L measurements; 0 measures it before and after only."""
     batch_size: int = Field(default=32, ge=1)
     """Records a batch while evaluating."""
     max_new_tokens: int = Field(default=48, ge=1)

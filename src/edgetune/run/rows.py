@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from edgetune.core.events import Listener, Sample
-from edgetune.core.progress import Progress
+from edgetune.core.progress import Progress, silent
 from edgetune.data.encode import Example, batches
 from edgetune.measure.evaluate import generate, held_out_loss
 from edgetune.measure.rouge import rouge_l
@@ -41,21 +41,27 @@ def model_loss(model: nn.Module, examples: Sequence[Example], prepared: Prepared
     return held_out_loss(model, batches(examples, size, prepared.pad_id)).loss
 
 
+def model_answers(model: nn.Module, prepared: Prepared, progress: Progress = silent) -> list[str]:
+    """Return the greedy answers to the held-out prompts, in order."""
+    evaluation = prepared.recipe.evaluation
+    return generate(
+        model,
+        prepared.backbone.tokenizer,
+        [example.input_ids[: example.response_start] for example in prepared.held_out_examples],
+        max_new_tokens=evaluation.max_new_tokens,
+        batch_size=evaluation.batch_size,
+        on_progress=lambda done, total: progress("answers", done, total),
+    )
+
+
 def model_quality(model: nn.Module, prepared: Prepared, progress: Progress, stage: str) -> Quality:
     """Measure a PyTorch model on the held-out records.
 
     Cost: one forward pass over all records and one greedy generation a record.
     """
-    evaluation = prepared.recipe.evaluation
     loss = model_loss(model, prepared.held_out_examples, prepared)
-    prompts = [example.input_ids[: example.response_start] for example in prepared.held_out_examples]
-    answers = generate(
-        model,
-        prepared.backbone.tokenizer,
-        prompts,
-        max_new_tokens=evaluation.max_new_tokens,
-        batch_size=evaluation.batch_size,
-        on_progress=lambda done, total: progress(f"{stage}: answers", done, total),
+    answers = model_answers(
+        model, prepared, lambda _, done, total: progress(f"{stage}: answers", done, total)
     )
     style = model_loss(model, prepared.base_style, prepared) if prepared.base_style else None
     return Quality(loss, perplexity_of(loss), rouge_of(answers, prepared), answers, style)

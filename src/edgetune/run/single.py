@@ -7,9 +7,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from edgetune.core.errors import DivergenceError
+from edgetune.core.errors import DivergenceError, ModelError
 from edgetune.core.events import Listener, RoundFinished
 from edgetune.core.files import write_atomic
 from edgetune.core.ledger import Ledger
@@ -32,6 +33,7 @@ def tune(
     evaluate: Evaluate,
     *,
     pad_id: int,
+    answer: Evaluate | None = None,
     listener: Listener,
     progress: Progress = silent,
 ) -> Ledger:
@@ -46,6 +48,7 @@ def tune(
         plan: rounds, seed, evaluation interval (participation is not used).
         checkpoint: where the ledger is kept.
         evaluate: held-out loss.
+        answer: Rouge-L of answers to the held-out prompts.
         pad_id: the padding token.
         listener: receives one event an interval; payloads are empty, nothing is sent.
         progress: told after every step.
@@ -58,7 +61,14 @@ def tune(
     tuned.reset(ledger.update)
     optimiser = method.local.start(tuned)
     if optimiser and ledger.round:
-        optimiser = load_file(_optimiser_file(checkpoint, ledger.round))
+        beside = _optimiser_file(checkpoint, ledger.round)
+        try:
+            optimiser = load_file(beside)
+        except (OSError, SafetensorError) as error:
+            hint = "delete the folder to start again"
+            raise ModelError(
+                "the optimiser's state is missing or damaged", where=beside, hint=hint
+            ) from error
     for round in range(ledger.round + 1, plan.rounds + 1):
         start = time.perf_counter()
         with PeakMemory() as memory:
@@ -77,7 +87,8 @@ def tune(
                 )
             tuned.reset(tuned.state())
             last = round == plan.rounds
-            loss = evaluate(tuned) if last or round % plan.evaluate_every == 0 else None
+            loss = evaluate(tuned) if plan.due(round, plan.evaluate_every) else None
+            rouge = answer(tuned) if answer and plan.due(round, plan.answer_every) else None
             if optimiser:
                 beside = _optimiser_file(checkpoint, round)
                 write_atomic(beside, lambda temporary: save_file(optimiser, temporary))
@@ -86,7 +97,7 @@ def tune(
         listener(
             RoundFinished(
                 round, [ONLY_DEVICE], steps.loss, loss, [], [], steps.dropped, ledger.digest,
-                time.perf_counter() - start, memory.peak_bytes,
+                time.perf_counter() - start, memory.peak_bytes, rouge,
             )
         )  # fmt: skip
         progress("intervals", round, plan.rounds)

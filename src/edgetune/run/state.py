@@ -17,7 +17,7 @@ from edgetune.models.digest import tensor_digest
 from edgetune.run.worker import Worker
 
 Evaluate = Callable[[Tuned], float]
-"""Held-out loss of the present weights."""
+"""One figure of the present weights: held-out loss, or Rouge-L."""
 
 
 class Checkpoint:

@@ -13,7 +13,7 @@ from edgetune.core.tuned import Tuned
 from edgetune.run.device import Device
 from edgetune.run.federate import Plan, federate
 from edgetune.run.prepare import Prepared
-from edgetune.run.rows import model_loss
+from edgetune.run.rows import model_answers, model_loss, rouge_of
 from edgetune.run.single import tune
 from edgetune.run.state import Checkpoint
 from edgetune.run.worker import Worker
@@ -40,7 +40,11 @@ def tune_prepared(
     recipe = prepared.recipe
     worker = Worker(prepared.backbone, prepared.method, recipe.seed)
     plan = Plan(
-        recipe.federation.rounds, recipe.federation.participation, recipe.seed, recipe.evaluation.every
+        recipe.federation.rounds,
+        recipe.federation.participation,
+        recipe.seed,
+        recipe.evaluation.every,
+        recipe.evaluation.answer_every,
     )
     checkpoint = Checkpoint(
         ledger_path, worker, f"{'single' if single else 'federated'}-{recipe.tuning_fingerprint}"
@@ -49,18 +53,23 @@ def tune_prepared(
     def evaluate(tuned: Tuned) -> float:
         return model_loss(tuned.model, prepared.held_out_examples, prepared)
 
+    def answer(tuned: Tuned) -> float:
+        return rouge_of(model_answers(tuned.model, prepared), prepared)
+
     if single:
         examples = [example for share in prepared.devices.values() for example in share]
         ledger = tune(
             worker, examples, plan, checkpoint, evaluate,
-            pad_id=prepared.pad_id, listener=listener, progress=progress,
+            pad_id=prepared.pad_id, answer=answer, listener=listener, progress=progress,
         )  # fmt: skip
     else:
         devices = {
             id: Device(id, share, worker, pad_id=prepared.pad_id, progress=progress)
             for id, share in prepared.devices.items()
         }
-        ledger = federate(worker, devices, plan, checkpoint, evaluate, listener=listener, progress=progress)
+        ledger = federate(
+            worker, devices, plan, checkpoint, evaluate, answer=answer, listener=listener, progress=progress
+        )
     return ledger, plain_model(worker.tuned)
 
 

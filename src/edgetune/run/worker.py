@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from edgetune.core.keys import pool_key
 from edgetune.core.ledger import DirectionsSpec
 from edgetune.core.tuned import Tuned
-from edgetune.core.keys import pool_key
 from edgetune.directions.draw import describe
 from edgetune.directions.space import BoundSpace, KeptSpace
 from edgetune.methods.method import TuningMethod

@@ -97,6 +97,7 @@ def run(
         replay: sum a whole Hadamard pool by its fast transform.
         level: instruction set, an index of LEVELS; the best one if not given.
         threads: at most this many; torch's number if not given.
+
     Raises:
         RuntimeError: if the kernel refuses the arguments or has no memory.
     Cost: one pass over the tensor; a replay of a Hadamard pool of K directions takes log2 K additions a weight.

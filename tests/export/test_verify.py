@@ -27,9 +27,8 @@ from transformers import (
 from edgetune.core.errors import VerifyError
 from edgetune.core.quantised import GRIDS
 from edgetune.export import architectures
-from edgetune.export import verify as verification
 from edgetune.export.gguf_file import write_gguf
-from edgetune.export.llama import LLAMA
+from edgetune.export.llama import LLAMA, llama_parameters
 from edgetune.export.verify import verify
 
 LLAMA3_ROPE = {
@@ -107,7 +106,7 @@ def test_quantised_files_stay_within_the_bounds(
     model = FAMILIES[family]()
     path = write_gguf(tmp_path / "m.gguf", model, tokenizer, quantised=quantise(model, GRIDS[grid]))
     found = verify(path, model, tokenizer, [(ids, 1), (ids[::-1], 20)], TEXTS)
-    assert 0 < found.max_log_probability_difference < verification.QUANTISED.maximum
+    assert 0 < found.max_log_probability_difference < 1.0
 
 
 @pytest.mark.parametrize("name", ["stories260K", "markov-3.7M"])
@@ -126,9 +125,34 @@ def test_pretrained_models_agree(name: str, kind: Any, pretrained: Any, tmp_path
     found = verify(
         path, model, tokenizer, [(tokenizer(text).input_ids, 1)], [text, "Ünïcode 🙂\n\n two  spaces"]
     )
-    bounds = verification.default_tolerance(path)
-    assert found.mean_log_probability_difference <= bounds.mean
-    assert found.perplexity_llama_cpp == pytest.approx(found.perplexity_torch, rel=bounds.perplexity)
+    assert found.mean_log_probability_difference <= (0.03 if quantised else 0.002)
+    assert found.perplexity_llama_cpp == pytest.approx(found.perplexity_torch, rel=0.01)
+
+
+def llama_with(**changed: Any) -> Any:
+    return replace(LLAMA, parameters=lambda config: llama_parameters(config) | changed)
+
+
+@pytest.mark.parametrize("kind", ["F16", "Q8_0", "Q4_0"])
+@pytest.mark.parametrize(
+    "fault",
+    [replace(LLAMA, rotary={}), llama_with(**{"rope.freq_base": 2e4})],
+    ids=["row order", "rope base"],
+)
+def test_a_wrong_computation_with_the_right_weights_is_caught(
+    kind: str, fault: Any, pretrained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = pretrained("stories260K")
+    quantised = quantise(model, GRIDS[kind]) if kind in GRIDS else {}
+    text = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. One day,"
+    examples = [(tokenizer(text + " Tom saw a big dog and it was happy.").input_ids, 1)]
+    right = write_gguf(tmp_path / "right.gguf", model, tokenizer, quantised=quantised)
+    assert verify(right, model, tokenizer, examples, [text]).tokenizer_texts == 1
+    monkeypatch.setitem(architectures.ARCHITECTURES, "llama", fault)
+    wrong = write_gguf(tmp_path / "wrong.gguf", model, tokenizer, quantised=quantised)
+    monkeypatch.setitem(architectures.ARCHITECTURES, "llama", replace(LLAMA, rotary=fault.rotary))
+    with pytest.raises(VerifyError, match="does not compute what PyTorch computes"):
+        verify(wrong, model, tokenizer, examples, [text])
 
 
 def test_a_missing_row_order_is_caught(

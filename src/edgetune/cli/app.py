@@ -9,12 +9,11 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-import click
 import typer
 from rich.console import Console
 
 from edgetune.cli import artefacts, info, runs
-from edgetune.core.errors import EdgetuneError, OutputError
+from edgetune.core.errors import ConfigError, EdgetuneError, OutputError
 
 INTERNAL_ERROR, INTERRUPTED = 70, 130
 
@@ -50,14 +49,9 @@ def execute(arguments: Sequence[str]) -> int:
         app(list(arguments), standalone_mode=False, prog_name="edgetune")
     except EdgetuneError as error:
         return _say(errors, str(error), error.exit_code)
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.ctx.get_help() if error.ctx else "")
-        return 2
-    except click.ClickException as error:
-        return _say(errors, f"{error.format_message()} (see edgetune --help)", error.exit_code)
     except typer.Exit as error:
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         return _say(errors, "interrupted; run the same command again to go on", INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -67,7 +61,13 @@ def execute(arguments: Sequence[str]) -> int:
             return _say(errors, f"{error.filename or 'output'}: {error.strerror}", OutputError.exit_code)
         return _bug(errors, error, arguments)
     except Exception as error:  # the last line of defence: a bug is still one line and a code
-        return _bug(errors, error, arguments)
+        wrong_usage = getattr(error, "format_message", None)  # typer brings its own copy of click's errors
+        if wrong_usage is None:
+            return _bug(errors, error, arguments)
+        if type(error).__name__ == "NoArgsIsHelpError":
+            typer.echo(wrong_usage())
+            return ConfigError.exit_code
+        return _say(errors, f"{wrong_usage()} (see edgetune --help)", ConfigError.exit_code)
     return 0
 
 

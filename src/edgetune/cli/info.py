@@ -66,12 +66,11 @@ def methods(
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
-    table = Table(show_lines=True)
-    for column in ("name", "what", "what travels", "memory", "source"):
-        table.add_column(column, style="bold" if column == "name" else None, overflow="fold")
+    console = Console(highlight=False, soft_wrap=True)
     for row in rows:
-        table.add_row(row["name"], row["summary"], row["travels"], row["memory"], row["source"])
-    Console().print(table)
+        console.print(f"[bold]{row['name']}[/] ({row['kind']}): {row['summary']}")
+        for key in ("travels", "memory", "source"):
+            console.print(f"    [dim]{key:<8}[/] {row[key]}")
 
 
 def _unknown(name: str) -> dict[str, str]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from edgetune.core.errors import ModelError, VerifyError
@@ -18,9 +15,7 @@ from edgetune.core.events import Verified
 from edgetune.export.gguf_file import FILE_TYPES, read_metadata, read_tensors
 from edgetune.export.llama_cpp import LlamaCpp
 from edgetune.export.tensors import plan
-
-Example = tuple[Sequence[int], int]
-"""Token ids and the first position whose log-probability is compared."""
+from edgetune.export.tolerance import FLOAT, Example, Tolerance, log_probabilities, quantised_tolerance
 
 CONVERSATIONS: tuple[list[dict[str, str]], ...] = (
     [{"role": "user", "content": "What is the capital of France?"}],
@@ -33,38 +28,7 @@ CONVERSATIONS: tuple[list[dict[str, str]], ...] = (
 """What the chat template is tried on; the second is left out if the template itself refuses it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tolerance:
-    """How far llama.cpp may be from PyTorch with the same weights.
-
-    Args:
-        mean: largest mean |difference| of the log-probabilities, nats.
-        maximum: largest single |difference|, nats.
-        perplexity: largest relative difference of the perplexities.
-    """
-
-    mean: float
-    maximum: float
-    perplexity: float
-
-
-FLOAT = Tolerance(mean=0.005, maximum=0.05, perplexity=0.002)
-QUANTISED = Tolerance(mean=0.04, maximum=1.0, perplexity=0.02)
-"""In a quantised matrix product llama.cpp rounds the *activations* to int8 as well, which PyTorch does not."""
-
-
-def default_tolerance(path: Path) -> Tolerance:
-    """Return the tolerance for the type of a file.
-
-    Measured (mean, largest): F32 (0.0002, 0.002) and F16 (0.0005, 0.004) on stories260K; Q8_0 (0.012, 0.29) and Q4_0
-    (0.010, 0.14) on text the embedded model writes itself, (0.034, 0.22) on text it finds absurd (perplexity
-    70,000). F32 is not exact because llama.cpp keeps keys and values in fp16. Rounding the activations to
-    int8 in PyTorch moves the log-probabilities as much as llama.cpp does (0.011 and 0.031), so this is the
-    format's own noise. The weights themselves are compared one by one, by `compare_weights`; these bounds are
-    for what remains: row order, positions, norms, start tokens.
-    """
-    quantised = read_metadata(path).get("general.file_type") in (FILE_TYPES["Q4_0"], FILE_TYPES["Q8_0"])
-    return QUANTISED if quantised else FLOAT
+QUANTISED_TYPES = (FILE_TYPES["Q4_0"], FILE_TYPES["Q8_0"])
 
 
 def verify(
@@ -87,7 +51,7 @@ def verify(
         tokenizer: the tokenizer the file was made with.
         examples: ids with the position from which they are scored; at least one position in all.
         texts: every one must give equal ids in both tokenizers.
-        tolerance: bounds; those of `default_tolerance` if None.
+        tolerance: bounds; if None, `FLOAT` for F32 and F16 files, `quantised_tolerance` for others.
         threads: CPU threads of llama.cpp.
 
     Returns:
@@ -96,22 +60,21 @@ def verify(
     Raises:
         VerifyError: at the first thing that differs, showing it.
         ModelError: if the file cannot be loaded, or no position is to be scored.
-    Cost: one forward pass an example in PyTorch, one token a position in llama.cpp.
+    Cost: one forward pass an example in PyTorch (two if quantised), one token a position in llama.cpp.
     """
-    bounds = tolerance or default_tolerance(path)
     compare_weights(path, model)
     with LlamaCpp(path, threads=threads, context=max([512, *(len(ids) + 1 for ids, _ in examples)])) as llama:
         compare_tokenizers(llama, tokenizer, texts)
         compare_templates(llama, tokenizer)
-        ours = torch.tensor(_torch_log_probabilities(model, examples), dtype=torch.float64)
         theirs = torch.tensor(
             [value for ids, start in examples for value in llama.log_probabilities(ids, start)],
             dtype=torch.float64,
         )
-    if not len(ours):
+    if not len(theirs):
         raise ModelError("no token to compare log-probabilities on", where=path)
+    ours = log_probabilities(model, examples)
     found = _agreement(path, ours, theirs, len(texts))
-    _judge(found, bounds)
+    _judge(found, tolerance or _default_tolerance(path, model, examples, ours))
     return found
 
 
@@ -120,7 +83,8 @@ def compare_weights(path: Path, model: PreTrainedModel) -> None:
 
         |file - model| <= 2^-10 |model| + 2^-24
 
-    the rounding of a float to fp16 (2^-8 where the model itself is held in bfloat16). Catches a damaged tensor too small in effect to move the perplexity.
+    the rounding of a float to fp16 (2^-8 where the model itself is held in bfloat16).
+    Catches a damaged tensor too small in effect to move the perplexity.
 
     Raises:
         VerifyError: if a tensor is missing, unknown or different; names it.
@@ -202,21 +166,11 @@ def _same_ids(
     )
 
 
-def _torch_log_probabilities(model: PreTrainedModel, examples: Sequence[Example]) -> list[float]:
-    """Return the log-probabilities of all examples, computed in float32."""
-    exact: nn.Module = model if model.dtype == torch.float32 else copy.deepcopy(model)
-    exact = exact.to(torch.float32)
-    training = exact.training
-    exact.eval()
-    found: list[float] = []
-    with torch.no_grad():
-        for ids, start in examples:
-            tokens = torch.tensor(ids, device=model.device)
-            logits = exact(input_ids=tokens[None], use_cache=False).logits[0, start - 1 : -1].float()
-            picked = logits.log_softmax(dim=-1).gather(1, tokens[start:, None])[:, 0]
-            found.extend(picked.tolist())
-    exact.train(training)
-    return found
+def _default_tolerance(
+    path: Path, model: PreTrainedModel, examples: Sequence[Example], ours: torch.Tensor
+) -> Tolerance:
+    quantised = read_metadata(path).get("general.file_type") in QUANTISED_TYPES
+    return quantised_tolerance(model, examples, ours) if quantised else FLOAT
 
 
 def _agreement(path: Path, ours: torch.Tensor, theirs: torch.Tensor, texts: int) -> Verified:
@@ -242,8 +196,8 @@ def _judge(found: Verified, bounds: Tolerance) -> None:
     if not within:
         raise VerifyError(
             "llama.cpp does not compute what PyTorch computes: log-probabilities differ by "
-            f"{found.mean_log_probability_difference:.4f} on average (bound {bounds.mean}), "
-            f"{found.max_log_probability_difference:.4f} at most (bound {bounds.maximum}); perplexity "
+            f"{found.mean_log_probability_difference:.4f} on average (bound {bounds.mean:.4f}), "
+            f"{found.max_log_probability_difference:.4f} at most (bound {bounds.maximum:.4f}); perplexity "
             f"{found.perplexity_torch:.4f} here, {found.perplexity_llama_cpp:.4f} there",
             where=found.file,
         )

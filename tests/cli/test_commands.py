@@ -1,0 +1,49 @@
+"""What the informative commands print, and what the exported names are."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import edgetune
+from edgetune.cli.app import app, execute
+from edgetune.methods.catalogue import compression_names, tuning_names
+
+
+def test_methods_lists_every_method_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["methods", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["name"] for row in rows} == {*tuning_names(), *compression_names()}
+    assert all(row[key] for row in rows for key in ("summary", "travels", "memory", "source"))
+
+
+def test_one_method_can_be_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["methods", "mezo"]) == 0
+    assert "arXiv:2305.17333" in capsys.readouterr().out
+    assert execute(["methods", "mezzo"]) == 2
+    assert "did you mean 'mezo'" in capsys.readouterr().err
+
+
+def test_doctor_names_kernel_and_extras(capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["doctor", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["kernel"].split()[0] in {"c", "torch"}
+    assert facts["memory_bytes"] > 0
+    assert set(facts["extras"]) >= {"peft", "gguf", "xllamacpp", "matplotlib"}
+
+
+def test_settings_explains_every_key(capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["settings"]) == 0
+    assert "federation.rounds" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [group.callback.__name__ for group in app.registered_commands])  # type: ignore[union-attr]
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute([command, "--help"]) == 0
+    assert "Usage" in capsys.readouterr().out
+
+
+def test_public_names() -> None:
+    assert edgetune.__all__ == ["__version__", "load"]
+    assert callable(edgetune.load)

@@ -1,0 +1,204 @@
+"""Bad input on the command line: one line, the documented exit code, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgetune.cli.app import execute
+from edgetune.core import files
+
+SMALL = [
+    "--set", "federation.devices=3", "--set", "federation.participation=0.4", "--set", "federation.rounds=1",
+    "--set", "data.held_out=4", "--set", "data.calibration=4", "--set", "data.max_tokens=64",
+    "--set", "split.kind=iid", "--set", "method.local_steps=2", "--set", "evaluation.max_new_tokens=4",
+]  # fmt: skip
+RESULTS = {"tuned.ledger", "model.gguf", "manifest.json"}
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Path:
+    """Forty instruction records over two categories."""
+    path = tmp_path / "records.jsonl"
+    rows = [
+        {"instruction": f"say {i}", "context": "", "response": "yes sir", "category": "ab"[i % 2]}
+        for i in range(40)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., str]:
+    """Run a command that must fail; return its one line."""
+
+    def check(arguments: list[str], code: int) -> str:
+        got = execute(arguments)
+        error = capsys.readouterr().err
+        assert got == code, error
+        assert error.startswith("error: ")
+        assert error.count("\n") == 1
+        assert "Traceback" not in error
+        left = {path.name for path in (tmp_path / "out").rglob("*")} if (tmp_path / "out").is_dir() else set()
+        assert not left & RESULTS
+        assert not [name for name in left if name.startswith(".")]
+        return error
+
+    return check
+
+
+def federate(folder: Path | str, data: Path, out: Path, *more: str) -> list[str]:
+    return [
+        "federate",
+        "fedkseed",
+        "--model",
+        str(folder),
+        "--data",
+        str(data),
+        "--out",
+        str(out),
+        *SMALL,
+        *more,
+    ]
+
+
+def test_a_good_command_succeeds(
+    save_tiny: Callable[..., Path], records: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert execute(federate(save_tiny(), records, tmp_path / "out", "--quiet")) == 0, capsys.readouterr().err
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {
+        "events.jsonl",
+        "tuned.ledger",
+        "report.html",
+    }
+
+
+def test_a_wrong_model_folder(refused: Callable[..., str], records: Path, tmp_path: Path) -> None:
+    assert str(tmp_path / "nowhere") in refused(federate(tmp_path / "nowhere", records, tmp_path / "out"), 4)
+
+
+def test_corrupted_safetensors(
+    refused: Callable[..., str], save_tiny: Callable[..., Path], records: Path, tmp_path: Path
+) -> None:
+    weights = save_tiny() / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert "model.safetensors" in refused(federate(weights.parent, records, tmp_path / "out"), 4)
+
+
+def test_a_broken_line(
+    refused: Callable[..., str], save_tiny: Callable[..., Path], records: Path, tmp_path: Path
+) -> None:
+    lines = records.read_text().splitlines()
+    lines[6] = lines[6][:-3]
+    records.write_text("\n".join(lines))
+    assert "7" in refused(federate(save_tiny(), records, tmp_path / "out"), 3)
+
+
+def test_a_missing_column(
+    refused: Callable[..., str], save_tiny: Callable[..., Path], records: Path, tmp_path: Path
+) -> None:
+    records.write_text(records.read_text().replace('"response"', '"reponse"'))
+    error = refused(federate(save_tiny(), records, tmp_path / "out"), 3)
+    assert "response" in error
+    assert "reponse" in error
+
+
+def test_an_unknown_key(refused: Callable[..., str], records: Path, tmp_path: Path) -> None:
+    error = refused(federate("embedded", records, tmp_path / "out", "--set", "federation.round=3"), 2)
+    assert "federation.round" in error
+    assert "did you mean 'rounds'" in error
+
+
+def test_a_negative_learning_rate(
+    refused: Callable[..., str], save_tiny: Callable[..., Path], records: Path, tmp_path: Path
+) -> None:
+    assert "-0.1" in refused(federate(save_tiny(), records, tmp_path / "out", "--lr", "-0.1"), 2)
+
+
+def test_an_unknown_method_and_option(refused: Callable[..., str], tmp_path: Path) -> None:
+    assert "fedkseed" in refused(["federate", "fedkseeed", "--out", str(tmp_path / "out")], 2)
+    assert "--rounds" in refused(["run", "--roundz", "3"], 2)
+
+
+def test_an_output_folder_that_is_a_file(
+    refused: Callable[..., str], save_tiny: Callable[..., Path], records: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "taken").write_text("mine")
+    assert "taken" in refused(federate(save_tiny(), records, tmp_path / "taken"), 6)
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_a_read_only_output_folder(refused: Callable[..., str], records: Path) -> None:
+    # Permissions do not stop root, who runs many CI machines; a kernel file system does.
+    assert "/proc" in refused(federate("embedded", records, Path("/proc/edgetune")), 6)
+
+
+def test_a_full_disk(
+    refused: Callable[..., str],
+    save_tiny: Callable[..., Path],
+    records: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    assert "No space left" in refused(federate(save_tiny(), records, tmp_path / "out"), 6)
+
+
+def test_a_ledger_of_another_base(
+    refused: Callable[..., str],
+    save_tiny: Callable[..., Path],
+    records: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert execute(federate(save_tiny(), records, tmp_path / "run", "--quiet")) == 0
+    capsys.readouterr()
+    other, target = save_tiny(seed=1), tmp_path / "out" / "model.gguf"
+    ledger = str(tmp_path / "run" / "tuned.ledger")
+    command = [
+        "compress",
+        str(other),
+        "--ledger",
+        ledger,
+        "--data",
+        str(records),
+        "--out",
+        str(target),
+        *SMALL,
+    ]
+    error = refused(command, 5)
+    assert "tuned.ledger" in error
+
+
+def test_a_folder_of_another_run(
+    refused: Callable[..., str],
+    save_tiny: Callable[..., Path],
+    records: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = save_tiny()
+    assert execute(federate(folder, records, tmp_path / "run", "--quiet")) == 0
+    before = (tmp_path / "run" / "tuned.ledger").read_bytes()
+    capsys.readouterr()
+    refused(federate(folder, records, tmp_path / "run", "--seed", "7"), 5)
+    assert (tmp_path / "run" / "tuned.ledger").read_bytes() == before
+
+
+def test_a_run_folder_that_is_none(refused: Callable[..., str], tmp_path: Path) -> None:
+    assert "events.jsonl" in refused(["report", str(tmp_path / "empty")], 3)
+
+
+def test_a_bug_is_one_line_too(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> list[str]:
+        raise RuntimeError("surprise")
+
+    monkeypatch.setattr("edgetune.methods.catalogue.tuning_names", broken)
+    assert "surprise" in refused(["methods"], 70)

@@ -27,6 +27,68 @@ TEMPLATE = (
 )
 HELD_OUT_SEED = 99
 HELD_OUT = 200
+CARD = """---
+license: apache-2.0
+language: en
+pipeline_tag: text-generation
+library_name: transformers
+---
+# edgetune embedded default
+
+A Llama of {weights:,} weights, pretrained from nothing on a generated corpus so that every stage of edgetune
+runs in minutes on a CPU without a download. It knows a small invented world and nothing else.
+
+## Data
+
+`edgetune.data.corpus` generates the corpus from a seed: instruction records in Dolly's schema and eight
+categories, about two sub-domains, village life and coast stations (weather, irrigation, harbour). No text of
+others was used. Every prompt belongs to one of three splits by a digest of its text: pretraining, base
+(held out), device.
+
+## The shift between base and devices
+
+Stated so that nobody mistakes the demonstration for more than it is.
+
+Pretraining: three quarters village life, one quarter stations; 16 % of village records and 10 % of station
+records, 14.5 % in all, are answered in a report style ("Report: the home of Mira is Tarn. Over."), the others
+plainly ("Mira lives in Tarn."). Nothing in a prompt says which. Greedy decoding therefore answers plainly,
+although the model can report.
+
+The devices hold station records answered as reports. Tuning on them elicits a behaviour that is a minority in
+pretraining; it need not teach new facts. The content must still be right for an answer to score, and no
+tuning prompt was seen in pretraining.
+
+## Recipe
+
+`python scripts/pretrain_embedded.py --out DIR`: byte-level BPE (GPT-2 pre-tokeniser), AdamW, linear warm-up
+and cosine, bfloat16 multiplication over fp32 weights; prompt tokens weigh `prompt_weight` in the loss.
+Weights are stored in fp16.
+
+| setting | value |
+|---|---|
+{table}
+
+## Figures
+
+On {held_out} held-out records each; loss in nats a response token, Rouge-L F1 of greedy answers.
+
+| records | loss | Rouge-L |
+|---|---|---|
+| base (village, plain) | {base:.4f} | {base_rouge:.1f} |
+| device (station, report), before tuning | {device:.4f} | {device_rouge:.1f} |
+
+Greedy answers before tuning:
+
+{shown}
+
+## Limits
+
+Outside its world the model answers nonsense. It copies names and numbers from short contexts of the kinds it
+was trained on, sometimes the wrong one. Longest useful input: about 100 tokens. Not a benchmark of anything
+but the software.
+
+Licence: Apache-2.0.
+"""
 
 
 def prompt_of(record: Record) -> str:
@@ -166,68 +228,16 @@ def card(
     table = "\n".join(f"| {name} | {value} |" for name, value in recipe.items())
     shown = "\n".join(f"- {prompt!r} -> {answer!r}" for prompt, answer in samples)
     (base, base_rouge), (device, device_rouge) = figures["base"], figures["device"]
-    return f"""---
-license: apache-2.0
-language: en
-pipeline_tag: text-generation
-library_name: transformers
----
-# edgetune embedded default
-
-A Llama of {weights:,} weights, pretrained from nothing on a generated corpus so that every stage of edgetune
-runs in minutes on a CPU without a download. It knows a small invented world and nothing else.
-
-## Data
-
-`edgetune.data.corpus` generates the corpus from a seed: instruction records in Dolly's schema and eight
-categories, about two sub-domains, village life and coast stations (weather, irrigation, harbour). No text of
-others was used. Every prompt belongs to one of three splits by a digest of its text: pretraining, base
-(held out), device.
-
-## The shift between base and devices
-
-Stated so that nobody mistakes the demonstration for more than it is.
-
-Pretraining: three quarters village life, one quarter stations; 16 % of village records and 10 % of station
-records, 14.5 % in all, are answered in a report style ("Report: the home of Mira is Tarn. Over."), the others
-plainly ("Mira lives in Tarn."). Nothing in a prompt says which. Greedy decoding therefore answers plainly,
-although the model can report.
-
-The devices hold station records answered as reports. Tuning on them elicits a behaviour that is a minority in
-pretraining; it need not teach new facts. The content must still be right for an answer to score, and no
-tuning prompt was seen in pretraining.
-
-## Recipe
-
-`python scripts/pretrain_embedded.py --out DIR`: byte-level BPE (GPT-2 pre-tokeniser), AdamW, linear warm-up
-and cosine, bfloat16 multiplication over fp32 weights; prompt tokens weigh `prompt_weight` in the loss.
-Weights are stored in fp16.
-
-| setting | value |
-|---|---|
-{table}
-
-## Figures
-
-On {HELD_OUT} held-out records each; loss in nats a response token, Rouge-L F1 of greedy answers.
-
-| records | loss | Rouge-L |
-|---|---|---|
-| base (village, plain) | {base:.4f} | {base_rouge:.1f} |
-| device (station, report), before tuning | {device:.4f} | {device_rouge:.1f} |
-
-Greedy answers before tuning:
-
-{shown}
-
-## Limits
-
-Outside its world the model answers nonsense. It copies names and numbers from short contexts of the kinds it
-was trained on, sometimes the wrong one. Longest useful input: about 100 tokens. Not a benchmark of anything
-but the software.
-
-Licence: Apache-2.0.
-"""
+    return CARD.format(
+        weights=weights,
+        table=table,
+        shown=shown,
+        held_out=HELD_OUT,
+        base=base,
+        base_rouge=base_rouge,
+        device=device,
+        device_rouge=device_rouge,
+    )
 
 
 def finish(model: LlamaForCausalLM, tokenizer: Tokenizer, recipe: Mapping[str, object], out: Path) -> None:

@@ -23,7 +23,7 @@ from edgetune.run.state import Checkpoint
 from edgetune.run.worker import Worker
 
 SEED = 5
-STEPS: dict[str, Any] = {"local_steps": 8, "batch_size": 4}
+STEPS: dict[str, Any] = {"local_steps": 4, "batch_size": 4}
 METHODS: dict[str, TuningMethod] = {
     "fedkseed": with_options(
         tuning_method("fedkseed"), {"pool": 64, "learning_rate": 1e-3, "eps": 1e-3, **STEPS}

@@ -31,7 +31,9 @@ Out = Annotated[
 ]
 RecipeFile = Annotated[
     Path | None,
-    typer.Argument(help="A recipe (.toml, .yaml); the embedded demo without it.", show_default=False),
+    typer.Argument(
+        help="A recipe (.toml, .yaml); settings for the embedded model without it.", show_default=False
+    ),
 ]
 
 
@@ -42,9 +44,10 @@ def register(app: typer.Typer) -> None:
     app.command()(federate)
 
 
-def embedded_recipe() -> Path:
-    """Return the recipe that `edgetune run` takes when none is given."""
-    return Path(__file__).parent.parent / "recipes" / "demo.toml"
+def embedded_recipe(name: str = "demo") -> Path | None:
+    """Return a packaged recipe for the embedded model and data, or None if there is none of that name."""
+    path = Path(__file__).parent.parent / "recipes" / f"{name}.toml"
+    return path if path.is_file() else None
 
 
 def run(
@@ -181,6 +184,8 @@ def _tune(
     from edgetune.run import pipeline
     from edgetune.run.recipe import load_recipe
 
+    if recipe is None and settings["model__source"] is None and settings["data__source"] is None:
+        recipe = embedded_recipe(settings["method__name"])
     resolved = load_recipe(recipe, overrides, **settings)
     console = Console()
     try:

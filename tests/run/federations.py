@@ -33,7 +33,7 @@ METHODS: dict[str, TuningMethod] = {
         {"pool": 64, "directions": "rademacher", "learning_rate": 1e-3, "eps": 1e-3, **STEPS},
     ),
     "mezo": with_options(tuning_method("mezo"), {"learning_rate": 1e-3, **STEPS}),
-    "lora": with_options(tuning_method("lora"), {"learning_rate": 2e-2, **STEPS}),
+    "lora": with_options(tuning_method("lora"), {"learning_rate": 5e-3, **STEPS}),
 }
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from edgetune.cli.display import Display
+
+if TYPE_CHECKING:
+    from edgetune.report.summary import Summary
 
 Set = Annotated[
     list[str], typer.Option("--set", help="Override a recipe key: section.key=value. Repeatable.")
@@ -99,7 +103,10 @@ def run(
         if (out / pipeline.EVENTS).is_file():
             write_summary(out)
             write_report(out)
-    print_result(console, summarise(read_events(out / pipeline.EVENTS)))
+    summary = summarise(read_events(out / pipeline.EVENTS))
+    if not quiet:
+        _print_answers(console, summary)
+    print_result(console, summary)
     console.print(f"\n{out / pipeline.MODEL} runs in llama.cpp: edgetune chat {out / pipeline.MODEL}")
     console.print(f"The whole story: {out / 'report.html'}")
 
@@ -206,6 +213,20 @@ def _tune(
     console.print(
         f"{out / pipeline.LEDGER}: {size:,} bytes, digest {ledger.digest[:12]}, round {ledger.round}"
     )
+
+
+def _print_answers(console: Console, summary: Summary) -> None:
+    """Show what llama.cpp answered to a few held-out prompts, beside the untuned model and the expected answer."""
+    before = {sample.prompt: sample.answer for sample in summary.samples if sample.stage == "base"}
+    for sample in summary.samples:
+        if sample.stage == "llama.cpp":
+            console.print(f"\n[bold]{escape(sample.prompt)}[/]", highlight=False)
+            for who, text in (
+                ("base", before.get(sample.prompt, "")),
+                ("llama.cpp", sample.answer),
+                ("expected", sample.expected),
+            ):
+                console.print(f"  [dim]{who:<10}[/] {escape(text)}", highlight=False)
 
 
 def _command() -> str:

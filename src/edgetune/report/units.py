@@ -36,7 +36,9 @@ def loss(value: float | None) -> str:
 
 def perplexity(value: float | None) -> str:
     """Return a perplexity to about four digits, a dash if it was not measured."""
-    if value is None or not math.isfinite(value) or value < 1000:
+    if value is None or not math.isfinite(value) or value < 10:
+        return _number(value, "{:.3f}")
+    if value < 1000:
         return _number(value, "{:.2f}")
     return f"{value:,.0f}" if value < 1e6 else f"{value:.1e}"
 

@@ -70,6 +70,8 @@ class RoundFinished(Event):
     seconds: float
     peak_memory_bytes: int
     rouge_l: float | None = None
+    refused: list[int] = field(default_factory=list)
+    """Devices whose update was NaN or infinite and was left out."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,6 +100,7 @@ def federate(
                 seconds=time.perf_counter() - start,
                 peak_memory_bytes=memory.peak_bytes,
                 rouge_l=rouge,
+                refused=closed.refused,
             )
         )
         progress("rounds", server.round, plan.rounds)

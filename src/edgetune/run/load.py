@@ -16,6 +16,7 @@ from edgetune.directions import KINDS, Hadamard
 from edgetune.directions.space import BoundSpace
 from edgetune.models.backbone import Backbone, load_backbone
 from edgetune.models.digest import tensor_digest
+from edgetune.models.stored import stored_weights
 from edgetune.run.tuning import plain_model
 from edgetune.tune import AdapterTuned, ProjectedTuned
 
@@ -62,7 +63,8 @@ def materialise(backbone: Backbone, ledger: Ledger, *, key: bytes | None = None)
         adapter = ledger.adapter
         tuned = AdapterTuned(backbone.model, rank=adapter["r"], alpha=adapter["lora_alpha"], seed=0)
     else:
-        tuned = ProjectedTuned(backbone.model, _space(ledger.directions, key))
+        base = stored_weights(backbone.folder, backbone.model)
+        tuned = ProjectedTuned(backbone.model, _space(ledger.directions, key), base=base)
     tuned.reset(ledger.update)
     if ledger.weights_digest and backbone.dtype == torch.float32:
         found = tensor_digest(tuned.named_weights())

@@ -47,7 +47,9 @@ def tune_prepared(
         recipe.evaluation.answer_every,
     )
     checkpoint = Checkpoint(
-        ledger_path, worker, f"{'single' if single else 'federated'}-{recipe.tuning_fingerprint}"
+        ledger_path,
+        worker,
+        "-".join(["single" if single else "federated", recipe.tuning_fingerprint, prepared.manifest.digest]),
     )
 
     def evaluate(tuned: Tuned) -> float:

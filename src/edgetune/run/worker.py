@@ -9,6 +9,7 @@ from edgetune.directions.draw import describe
 from edgetune.directions.space import BoundSpace, KeptSpace
 from edgetune.methods.method import TuningMethod
 from edgetune.models.backbone import Backbone
+from edgetune.models.stored import stored_weights
 from edgetune.tune import FullProjected
 
 
@@ -19,7 +20,7 @@ class Worker:
         backbone: the base model; its module becomes the tuned one.
         method: what is tuned and how.
         seed: master seed of the directions (and of an adapter's initial values), unsigned 32 bits.
-    Cost: one copy of the model beside its base values, however many devices use it.
+    Cost: one copy of the model beside its memory-mapped base, however many devices use it.
     """
 
     def __init__(self, backbone: Backbone, method: TuningMethod, seed: int) -> None:
@@ -29,7 +30,9 @@ class Worker:
             kept = isinstance(method.target, FullProjected) and method.target.keep_direction
             make = KeptSpace if kept else BoundSpace
             space = make(method.directions.kind, pool_key(seed))
-        self.tuned: Tuned = method.target.open(backbone.model, space, seed)
+        self.tuned: Tuned = method.target.open(
+            backbone.model, space, seed, stored_weights(backbone.folder, backbone.model)
+        )
 
     @property
     def directions(self) -> DirectionsSpec | None:

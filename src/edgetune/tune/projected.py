@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,15 +28,18 @@ class ProjectedTuned:
     Args:
         model: evaluated as it stands (evaluation mode); its parameters become the present weights.
         space: the directions.
-        keep_base: whether to copy the base values, which `reset` needs (and float16 and bfloat16 weights).
+        base: the base values by parameter name, of any float type, for example views of a memory-mapped file; a copy
+            of the model's present weights if not given.
 
     Raises:
         ModelError: if two parameters share a direction id, or the model has none.
-    Cost: a second copy of the weights (none with keep_base=False) and one scratch of the largest tensor.
+    Cost: one scratch of the largest tensor; a second copy of the weights only if no base is given.
     Source: design after Malladi et al. 2023, arXiv:2305.17333 (MeZO), without its in-place drift.
     """
 
-    def __init__(self, model: nn.Module, space: Space, *, keep_base: bool = True) -> None:
+    def __init__(
+        self, model: nn.Module, space: Space, *, base: Mapping[str, torch.Tensor] | None = None
+    ) -> None:
         self._model, self._space = model.eval(), space
         self._weights = {
             name: weight for name, weight in model.named_parameters() if weight.is_floating_point()
@@ -44,9 +47,7 @@ class ProjectedTuned:
         if not self._weights:
             raise ModelError("the model has no parameters to tune")
         refuse_colliding_ids(self._weights)
-        self._base = (
-            {name: weight.detach().clone() for name, weight in self._weights.items()} if keep_base else None
-        )
+        self._base = base or {name: weight.detach().clone() for name, weight in self._weights.items()}
         self._start, self._steps = Projected.none(), Projected.none()
         self._perturbation: tuple[int, float] | None = None
         self._scratch = Scratch(max(weight.numel() for weight in self._weights.values()))
@@ -85,7 +86,7 @@ class ProjectedTuned:
         """Become the base plus `state`.
 
         Raises:
-            ModelError: if the base was not kept, or the state is not projected.
+            ModelError: if the state is not projected.
         """
         state = Projected.none() if state is None else state
         if isinstance(state, Dense):
@@ -132,19 +133,16 @@ class ProjectedTuned:
             hook.remove()
 
     def _materialise(self) -> None:
-        if self._base is None:
-            raise ModelError(
-                "the base values were not kept, so the weights cannot be rebuilt from the ledger"
-            )
         state = self.state()
         pairs = zip(state.keys.tolist(), state.coefficients.tolist(), strict=True)
         # In order of key: a codec or a ledger may reorder an update, and the bits must not depend on it.
         terms = sorted(pair for pair in pairs if pair[1])
         for name, weight in self._weights.items():
+            base = self._base[name].to(weight.device)
             if terms:
-                self._space.replay(weight.data, self._base[name], terms, name)
+                self._space.replay(weight.data, base, terms, name)
             else:
-                weight.data.copy_(self._base[name])
+                weight.data.copy_(base)
 
     def _attach(self) -> Iterator[Any]:
         names = {id(weight): name for name, weight in self._weights.items()}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from transformers import PreTrainedModel
 
 from edgetune.core.errors import ConfigError
@@ -23,11 +25,17 @@ class FullProjected:
 
     keep_direction: bool = False
 
-    def open(self, model: PreTrainedModel, space: Space | None, seed: int) -> ProjectedTuned:
-        """Return the tuned handle; `space` is required."""
+    def open(
+        self,
+        model: PreTrainedModel,
+        space: Space | None,
+        seed: int,
+        base: Mapping[str, torch.Tensor] | None = None,
+    ) -> ProjectedTuned:
+        """Return the tuned handle; `space` is required, `base` saves a copy of the weights."""
         if space is None:
             raise ConfigError("a projected update needs directions")
-        return ProjectedTuned(model, space)
+        return ProjectedTuned(model, space, base=base)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +56,14 @@ class Lora:
                 f"LoRA needs a rank of at least 1 and a positive alpha, not {self.rank}, {self.alpha}"
             )
 
-    def open(self, model: PreTrainedModel, space: Space | None, seed: int) -> AdapterTuned:
-        """Return the tuned handle; `space` is not used."""
+    def open(
+        self,
+        model: PreTrainedModel,
+        space: Space | None,
+        seed: int,
+        base: Mapping[str, torch.Tensor] | None = None,
+    ) -> AdapterTuned:
+        """Return the tuned handle; `space` and `base` are not used, the base weights stay where they are."""
         return AdapterTuned(model, rank=self.rank, alpha=self.alpha, seed=seed)
 
 

@@ -1,0 +1,36 @@
+"""The base weights where they are stored: memory-mapped, shared, never copied."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from edgetune.models.weights import weight_files
+
+
+def stored_weights(folder: Path, model: nn.Module) -> Mapping[str, torch.Tensor] | None:
+    """Return a model's parameters as views of its weight files.
+
+    The pages belong to the file: the system drops them when memory is short, and all processes share them.
+
+    Args:
+        folder: the folder that the model was loaded from.
+        model: names and shapes of the parameters.
+
+    Returns:
+        Tensors of the stored type by parameter name, or None if the files name or shape a parameter otherwise (some
+        architectures are converted while loading), so that the caller has to keep a copy.
+    Cost: no memory of its own; pages are read when touched.
+    """
+    found: dict[str, torch.Tensor] = {}
+    for path in weight_files(folder):
+        with safe_open(path, framework="pt") as file:
+            found.update((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118 - not a mapping
+    wanted = {name: weight.shape for name, weight in model.named_parameters() if weight.is_floating_point()}
+    if any(name not in found or found[name].shape != shape for name, shape in wanted.items()):
+        return None
+    return {name: found[name] for name in wanted}

@@ -4,7 +4,11 @@ import sys
 
 from setuptools import Extension, setup
 
-FLAGS = [] if sys.platform == "win32" else ["-std=c99", "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-pthread"]
+FLAGS = (
+    []
+    if sys.platform == "win32"
+    else ["-std=c99", "-Wno-psabi", "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-pthread"]
+)
 
 setup(
     ext_modules=[

@@ -1,7 +1,7 @@
 """Measure what a MeZO step needs beyond plain inference on the same batch: whole-process peaks, in fresh processes.
 
 A random Llama is saved to a folder; one process runs forward passes on it, another runs MeZO steps, both on the same
-tokens. Each reports the kernel's high-water mark of its resident memory while it works. Shared and file pages count as well.
+tokens. Each reports the high-water mark of its resident memory while it works. Shared and file pages count as well.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 /* Directions at memory speed: the operations of edgetune/directions on raw pointers.
  *
- * Portable C99. The arithmetic lives in `lanes.h`, which this file includes once for every instruction set it can be
+ * C99 with the vector types of GCC and Clang, which any processor can run. The arithmetic lives in `lanes.h`, which this file includes once for every instruction set it can be
  * compiled for; the best one is chosen at run time. Results equal the torch reference bit for bit: every rounding is one
  * IEEE single-precision operation in a fixed order (compile with -ffp-contract=off).
  *
@@ -55,12 +55,22 @@ typedef struct {
     uint32_t bits[LANES];
 } columns;
 
-static const uint32_t one_bit[32] = {
-    0x1u, 0x2u, 0x4u, 0x8u, 0x10u, 0x20u, 0x40u, 0x80u,
-    0x100u, 0x200u, 0x400u, 0x800u, 0x1000u, 0x2000u, 0x4000u, 0x8000u,
-    0x10000u, 0x20000u, 0x40000u, 0x80000u, 0x100000u, 0x200000u, 0x400000u, 0x800000u,
-    0x1000000u, 0x2000000u, 0x4000000u, 0x8000000u, 0x10000000u, 0x20000000u, 0x40000000u, 0x80000000u,
+/* Lane numbers, and for each butterfly stage within a vector the sign of lanes that are subtracted. */
+static const uint32_t lane_number[LANES] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+#define MINUS 0x80000000u
+static const uint32_t lane_signs[4][LANES] = {
+    {0, MINUS, 0, MINUS, 0, MINUS, 0, MINUS, 0, MINUS, 0, MINUS, 0, MINUS, 0, MINUS},
+    {0, 0, MINUS, MINUS, 0, 0, MINUS, MINUS, 0, 0, MINUS, MINUS, 0, 0, MINUS, MINUS},
+    {0, 0, 0, 0, MINUS, MINUS, MINUS, MINUS, 0, 0, 0, 0, MINUS, MINUS, MINUS, MINUS},
+    {0, 0, 0, 0, 0, 0, 0, 0, MINUS, MINUS, MINUS, MINUS, MINUS, MINUS, MINUS, MINUS},
 };
+
+/* Lanes of one vector in another order; GCC before 12 has its own spelling. */
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLE(x, indices, ...) __builtin_shufflevector(x, x, __VA_ARGS__)
+#else
+#define SHUFFLE(x, indices, ...) __builtin_shuffle(x, (indices){__VA_ARGS__})
+#endif
 
 static inline float float_of(uint32_t bits) { float x; memcpy(&x, &bits, 4); return x; }
 static inline uint32_t bits_of(float x) { uint32_t bits; memcpy(&bits, &x, 4); return bits; }
@@ -128,28 +138,34 @@ static void write_out(const job *task, int64_t first, int64_t count, const float
 
 #define NAME(x) x##_baseline
 #define TARGET
+#define WIDE 4
 #include "lanes.h"
 #undef NAME
 #undef TARGET
+#undef WIDE
 
-#if defined(__x86_64__) && defined(__GNUC__)
+#if defined(__x86_64__)
 #define NAME(x) x##_avx2
 #define TARGET __attribute__((target("avx2")))
+#define WIDE 8
 #include "lanes.h"
 #undef NAME
 #undef TARGET
+#undef WIDE
 #define NAME(x) x##_avx512
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")))
+#define WIDE 16
 #include "lanes.h"
 #undef NAME
 #undef TARGET
+#undef WIDE
 #endif
 
 enum { BASELINE = 0, AVX2 = 1, AVX512 = 2 };
 
 /* The best instruction set of this machine. */
 EXPORT int edgetune_best(void) {
-#if defined(__x86_64__) && defined(__GNUC__)
+#if defined(__x86_64__)
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl")) return AVX512;
@@ -160,7 +176,7 @@ EXPORT int edgetune_best(void) {
 
 static int (*choose(int level, const job *task, int replay))(const job *, int64_t, int64_t) {
     int fast = replay && task->kind == HADAMARD;
-#if defined(__x86_64__) && defined(__GNUC__)
+#if defined(__x86_64__)
     if (level == AVX512) return fast ? transform_avx512 : sum_avx512;
     if (level == AVX2) return fast ? transform_avx2 : sum_avx2;
 #endif

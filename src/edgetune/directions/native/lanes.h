@@ -1,14 +1,24 @@
-/* The inner loops, compiled once for every instruction set (see kernel.c). NAME and TARGET are defined by the includer.
+/* The inner loops, compiled once for every instruction set (see kernel.c).
  *
- * Loops over LANES are what the compiler vectorises: one lane is one ChaCha20 block.
+ * The includer defines NAME (adds the set's suffix), TARGET (its attribute) and WIDE, the lanes of one vector: 16, 8 or 4.
+ * A lane is one ChaCha20 block, or one of WIDE neighbouring weights.
  */
 
+typedef uint32_t NAME(vu) __attribute__((vector_size(4 * WIDE)));
+typedef float NAME(vf) __attribute__((vector_size(4 * WIDE)));
+#define VU NAME(vu)
+#define VF NAME(vf)
+
+TARGET static inline VU NAME(load_u)(const void *from) { VU x; memcpy(&x, from, sizeof x); return x; }
+TARGET static inline VF NAME(load_f)(const float *from) { VF x; memcpy(&x, from, sizeof x); return x; }
+TARGET static inline void NAME(store_f)(float *to, VF x) { memcpy(to, &x, sizeof x); }
+
 #define ROTATE(x, n) (((x) << (n)) | ((x) >> (32 - (n))))
-#define QUARTER(a, b, c, d)                                                            \
-    for (int l = 0; l < LANES; l++) { s[a][l] += s[b][l]; s[d][l] = ROTATE(s[d][l] ^ s[a][l], 16); } \
-    for (int l = 0; l < LANES; l++) { s[c][l] += s[d][l]; s[b][l] = ROTATE(s[b][l] ^ s[c][l], 12); } \
-    for (int l = 0; l < LANES; l++) { s[a][l] += s[b][l]; s[d][l] = ROTATE(s[d][l] ^ s[a][l], 8); }  \
-    for (int l = 0; l < LANES; l++) { s[c][l] += s[d][l]; s[b][l] = ROTATE(s[b][l] ^ s[c][l], 7); }
+#define QUARTER(a, b, c, d)                        \
+    a += b; d ^= a; d = ROTATE(d, 16);             \
+    c += d; b ^= c; b = ROTATE(b, 12);             \
+    a += b; d ^= a; d = ROTATE(d, 8);              \
+    c += d; b ^= c; b = ROTATE(b, 7);
 
 /* LANES key stream blocks at counters `first`, `first + stride`, ...; words[w][l] is word w of block l (RFC 8439). */
 TARGET static void NAME(chacha)(const job *task, uint64_t seed, uint32_t first, uint32_t stride,
@@ -18,17 +28,30 @@ TARGET static void NAME(chacha)(const job *task, uint64_t seed, uint32_t first, 
         task->key[0], task->key[1], task->key[2], task->key[3],
         task->key[4], task->key[5], task->key[6], task->key[7],
         0, task->tensor, (uint32_t)seed, (uint32_t)(seed >> 32)};
-    uint32_t s[WORDS][LANES];
-    for (int w = 0; w < WORDS; w++)
-        for (int l = 0; l < LANES; l++) s[w][l] = start[w];
-    for (int l = 0; l < LANES; l++) s[12][l] = first + stride * (uint32_t)l;
-    for (int round = 0; round < 10; round++) {
-        QUARTER(0, 4, 8, 12) QUARTER(1, 5, 9, 13) QUARTER(2, 6, 10, 14) QUARTER(3, 7, 11, 15)
-        QUARTER(0, 5, 10, 15) QUARTER(1, 6, 11, 12) QUARTER(2, 7, 8, 13) QUARTER(3, 4, 9, 14)
+    for (int part = 0; part < LANES; part += WIDE) {
+        uint32_t counters[WIDE];
+        for (int l = 0; l < WIDE; l++) counters[l] = first + stride * (uint32_t)(part + l);
+        const VU counter = NAME(load_u)(counters), zero = {0};
+        VU s0 = zero + start[0], s1 = zero + start[1], s2 = zero + start[2], s3 = zero + start[3];
+        VU s4 = zero + start[4], s5 = zero + start[5], s6 = zero + start[6], s7 = zero + start[7];
+        VU s8 = zero + start[8], s9 = zero + start[9], s10 = zero + start[10], s11 = zero + start[11];
+        VU s12 = counter, s13 = zero + start[13], s14 = zero + start[14], s15 = zero + start[15];
+        for (int round = 0; round < 10; round++) {
+            QUARTER(s0, s4, s8, s12) QUARTER(s1, s5, s9, s13) QUARTER(s2, s6, s10, s14) QUARTER(s3, s7, s11, s15)
+            QUARTER(s0, s5, s10, s15) QUARTER(s1, s6, s11, s12) QUARTER(s2, s7, s8, s13) QUARTER(s3, s4, s9, s14)
+        }
+        const VU end[WORDS] = {s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11, s12 + counter, s13, s14, s15};
+        for (int w = 0; w < WORDS; w++) {
+            VU word = w == 12 ? end[w] : end[w] + start[w];
+            memcpy(&words[w][part], &word, sizeof word);
+        }
     }
-    for (int w = 0; w < WORDS; w++)
-        for (int l = 0; l < LANES; l++) words[w][l] = s[w][l] + start[w];
-    for (int l = 0; l < LANES; l++) words[12][l] += first + stride * (uint32_t)l;
+}
+
+/* The sign bits of WIDE elements, in place for an exclusive or: bit 31 of lane l is bit `shift + l` of `word`. */
+TARGET static inline VU NAME(signs)(uint32_t word, int shift) {
+    const VU zero = {0};
+    return ((zero + word) << (31 - shift - NAME(load_u)(lane_number))) & 0x80000000u;
 }
 
 /* Sign bits of CHUNK elements from block `first`, in element order: bit j of bits[i] is element 32 i + j. */
@@ -89,14 +112,11 @@ TARGET static void NAME(hadamard_bits)(const job *task, uint64_t k, int64_t firs
 }
 
 /* to[e] = from[e] + (bit e ? -c : c); `to` may be `from` */
-TARGET static void NAME(add_signs)(float *to, const float *from, const uint32_t *restrict bits, float c, int words) {
-    const float plus = c, minus = -c;
-    for (int i = 0; i < words; i++) {
-        float sum[32];
-        const uint32_t word = bits[i];
-        for (int j = 0; j < 32; j++) sum[j] = from[32 * i + j] + ((word & one_bit[j]) ? minus : plus);
-        for (int j = 0; j < 32; j++) to[32 * i + j] = sum[j];
-    }
+TARGET static void NAME(add_signs)(float *to, const float *from, const uint32_t *bits, float c, int words) {
+    const VU pattern = (VU){0} + bits_of(c);
+    for (int i = 0; i < words; i++)
+        for (int part = 0; part < 32; part += WIDE)
+            NAME(store_f)(to + 32 * i + part, NAME(load_f)(from + 32 * i + part) + (VF)(pattern ^ NAME(signs)(bits[i], part)));
 }
 
 TARGET static void NAME(add_gaussian)(const job *task, uint64_t seed, float c, int64_t first, float *to) {
@@ -153,39 +173,65 @@ TARGET static int NAME(sum)(const job *task, int64_t first, int64_t last) {
     return 0;
 }
 
-/* Walsh-Hadamard transform in place, spans 1, 2, 4, ... (in this order: it fixes the rounding).
- *
- * The first four spans stay within 16 neighbours; the others go two at a time, 16 neighbours together, which halves the
- * passes over the block without changing a single addition.
- */
-TARGET static void NAME(walsh)(float *x, uint32_t size) {
-    uint32_t span = 1;
-    if (size >= 16) {
-        for (uint32_t i = 0; i < size; i += 16) {
-            float a[16], b[16];
-            for (int j = 0; j < 16; j++) a[j] = x[i + j];
-            for (int j = 0; j < 16; j += 2) { b[j] = a[j] + a[j + 1]; b[j + 1] = a[j] - a[j + 1]; }
-            for (int j = 0; j < 16; j += 4)
-                for (int l = j; l < j + 2; l++) { a[l] = b[l] + b[l + 2]; a[l + 2] = b[l] - b[l + 2]; }
-            for (int j = 0; j < 16; j += 8)
-                for (int l = j; l < j + 4; l++) { b[l] = a[l] + a[l + 4]; b[l + 4] = a[l] - a[l + 4]; }
-            for (int l = 0; l < 8; l++) { a[l] = b[l] + b[l + 8]; a[l + 8] = b[l] - b[l + 8]; }
-            for (int j = 0; j < 16; j++) x[i + j] = a[j];
-        }
-        span = 16;
+/* One butterfly stage among the lanes of a vector: x_l + x_(l ^ span), or x_(l ^ span) - x_l where l has the span's bit. */
+#if WIDE == 16
+#define STAGE(x, bit, ...) (SHUFFLE(x, VU, __VA_ARGS__) + (VF)((VU)(x) ^ NAME(load_u)(lane_signs[bit])))
+#define INSIDE(x)                                                            \
+    x = STAGE(x, 0, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);   \
+    x = STAGE(x, 1, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);   \
+    x = STAGE(x, 2, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);   \
+    x = STAGE(x, 3, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
+#elif WIDE == 8
+#define STAGE(x, bit, ...) (SHUFFLE(x, VU, __VA_ARGS__) + (VF)((VU)(x) ^ NAME(load_u)(lane_signs[bit])))
+#define INSIDE(x)                                \
+    x = STAGE(x, 0, 1, 0, 3, 2, 5, 4, 7, 6);     \
+    x = STAGE(x, 1, 2, 3, 0, 1, 6, 7, 4, 5);     \
+    x = STAGE(x, 2, 4, 5, 6, 7, 0, 1, 2, 3);
+#else
+#define STAGE(x, bit, ...) (SHUFFLE(x, VU, __VA_ARGS__) + (VF)((VU)(x) ^ NAME(load_u)(lane_signs[bit])))
+#define INSIDE(x)                    \
+    x = STAGE(x, 0, 1, 0, 3, 2);     \
+    x = STAGE(x, 1, 2, 3, 0, 1);
+#endif
+
+/* x[i] = (bit i of columns ? -a[i] : a[i]), i < size, followed by the butterflies within each vector. */
+TARGET static void NAME(first_stages)(float *x, const float *a, const uint32_t *columns, uint32_t size) {
+    for (uint32_t i = 0; i < size; i += WIDE) {
+        VF v = (VF)((VU)NAME(load_f)(a + i) ^ NAME(signs)(columns[i / 32], (int)(i % 32)));
+        INSIDE(v)
+        NAME(store_f)(x + i, v);
     }
-    for (; span >= 16 && 4 * span <= size; span *= 4)
+}
+
+/* The butterflies of span WIDE, 2 WIDE, ... size / 2, two spans at a time: half the passes, not one addition changed. */
+TARGET static void NAME(other_stages)(float *x, uint32_t size) {
+    uint32_t span = WIDE;
+    for (; 4 * span <= size; span *= 4)
         for (uint32_t i = 0; i < size; i += 4 * span)
-            for (uint32_t j = i; j < i + span; j += 16) {
-                float a[16], b[16], c[16], d[16], low[16], high[16];
-                for (int l = 0; l < 16; l++) { a[l] = x[j + l]; b[l] = x[j + span + l]; }
-                for (int l = 0; l < 16; l++) { c[l] = x[j + 2 * span + l]; d[l] = x[j + 3 * span + l]; }
-                for (int l = 0; l < 16; l++) { low[l] = a[l] + b[l]; high[l] = c[l] + d[l]; }
-                for (int l = 0; l < 16; l++) { x[j + l] = low[l] + high[l]; x[j + 2 * span + l] = low[l] - high[l]; }
-                for (int l = 0; l < 16; l++) { low[l] = a[l] - b[l]; high[l] = c[l] - d[l]; }
-                for (int l = 0; l < 16; l++) { x[j + span + l] = low[l] + high[l]; x[j + 3 * span + l] = low[l] - high[l]; }
+            for (float *at = x + i; at < x + i + span; at += WIDE) {
+                VF a = NAME(load_f)(at), b = NAME(load_f)(at + span);
+                VF c = NAME(load_f)(at + 2 * span), d = NAME(load_f)(at + 3 * span);
+                VF ab = a + b, cd = c + d;
+                a -= b;
+                c -= d;
+                NAME(store_f)(at, ab + cd);
+                NAME(store_f)(at + span, a + c);
+                NAME(store_f)(at + 2 * span, ab - cd);
+                NAME(store_f)(at + 3 * span, a - c);
             }
     for (; span < size; span *= 2)
+        for (uint32_t i = 0; i < size; i += 2 * span)
+            for (float *at = x + i; at < x + i + span; at += WIDE) {
+                VF a = NAME(load_f)(at), b = NAME(load_f)(at + span);
+                NAME(store_f)(at, a + b);
+                NAME(store_f)(at + span, a - b);
+            }
+}
+
+/* The transform of a block shorter than 32, without vectors: its signs start within a word. */
+TARGET static void NAME(short_block)(float *x, const float *a, const uint32_t *columns, uint32_t from, uint32_t size) {
+    for (uint32_t i = 0; i < size; i++) x[i] = columns[(from + i) / 32] >> ((from + i) % 32) & 1 ? -a[i] : a[i];
+    for (uint32_t span = 1; span < size; span *= 2)
         for (uint32_t i = 0; i < size; i += 2 * span)
             for (uint32_t j = i; j < i + span; j++) {
                 float low = x[j], high = x[j + span];
@@ -194,41 +240,55 @@ TARGET static void NAME(walsh)(float *x, uint32_t size) {
             }
 }
 
-/* x[e] = bit e ? -x[e] : x[e] */
-TARGET static void NAME(flip_signs)(float *restrict x, const uint32_t *restrict bits, int words) {
-    for (int i = 0; i < words; i++) {
-        const uint32_t word = bits[i];
-        for (int j = 0; j < 32; j++) x[32 * i + j] = (word & one_bit[j]) ? -x[32 * i + j] : x[32 * i + j];
-    }
+/* x[e] = (bit e ? -x[e] : x[e]) + base[e], the last pass over CHUNK elements */
+TARGET static void NAME(finish)(float *to, const float *x, const float *base, const uint32_t *bits) {
+    for (int i = 0; i < LANES * WORDS; i++)
+        for (int part = 0; part < 32; part += WIDE) {
+            VU v = (VU)NAME(load_f)(x + 32 * i + part) ^ NAME(signs)(bits[i], part);
+            NAME(store_f)(to + 32 * i + part, (VF)v + NAME(load_f)(base + 32 * i + part));
+        }
 }
 
 /* Replay of a whole Hadamard pool on elements [first, last); `first` is a multiple of max(padded, CHUNK). */
 TARGET static int NAME(transform)(const job *task, int64_t first, int64_t last) {
-    uint32_t padded = task->padded, bits[LANES * WORDS];
-    int64_t unit = padded > CHUNK ? padded : CHUNK;
-    float *x = malloc((size_t)unit * 2 * sizeof(float)), *base = x + unit;
-    if (!x) return 2;
+    const uint32_t padded = task->padded;
+    const int64_t unit = padded > CHUNK ? padded : CHUNK;
+    const int direct = task->out_dtype == FLOAT32 && task->base_dtype == FLOAT32;
+    uint32_t bits[LANES * WORDS], *columns = malloc((size_t)unit / 8);
+    float base[CHUNK], *x = malloc((size_t)unit * sizeof(float));
+    if (!x || !columns) { free(x); free(columns); return 2; }
     for (int64_t at = first; at < last; at += unit) {
         int64_t count = last - at < unit ? last - at : unit;
-        int64_t whole = (count + padded - 1) / padded * padded;
-        for (int64_t i = 0; i < unit; i += padded)
-            memcpy(x + i, task->coefficients, padded * sizeof(float));
-        for (int64_t i = 0; i < whole; i += CHUNK) {
-            NAME(sign_bits)(task, 1, (at + i) / BLOCK, bits);
-            NAME(flip_signs)(x + i, bits, LANES * WORDS);
+        for (int64_t i = 0; i < unit && i < count + padded; i += CHUNK)
+            NAME(sign_bits)(task, 1, (at + i) / BLOCK, columns + i / 32);
+        for (int64_t i = 0; i < count; i += padded) {
+            if (padded < 32) {
+                NAME(short_block)(x + i, task->coefficients, columns, (uint32_t)i, padded);
+                continue;
+            }
+            NAME(first_stages)(x + i, task->coefficients, columns + i / 32, padded);
+            NAME(other_stages)(x + i, padded);
         }
-        for (int64_t i = 0; i < whole; i += padded) NAME(walsh)(x + i, padded);
-        for (int64_t i = 0; i < whole; i += CHUNK) {
+        for (int64_t i = 0; i < count; i += CHUNK) {
+            int64_t part = count - i < CHUNK ? count - i : CHUNK;
             NAME(sign_bits)(task, 0, (at + i) / BLOCK, bits);
-            NAME(flip_signs)(x + i, bits, LANES * WORDS);
+            if (direct && part == CHUNK) {
+                NAME(finish)((float *)task->out + at + i, x + i, (const float *)task->base + at + i, bits);
+                continue;
+            }
+            read_base(task, at + i, part, base);
+            NAME(finish)(base, x + i, base, bits);
+            write_out(task, at + i, part, base);
         }
-        read_base(task, at, count, base);
-        for (int64_t i = 0; i < count; i++) base[i] = x[i] + base[i];
-        write_out(task, at, count, base);
     }
     free(x);
+    free(columns);
     return 0;
 }
 
+#undef STAGE
+#undef INSIDE
+#undef VU
+#undef VF
 #undef QUARTER
 #undef ROTATE

@@ -220,13 +220,19 @@ def _print_answers(console: Console, summary: Summary) -> None:
     before = {sample.prompt: sample.answer for sample in summary.samples if sample.stage == "base"}
     for sample in summary.samples:
         if sample.stage == "llama.cpp":
-            console.print(f"\n[bold]{escape(sample.prompt)}[/]", highlight=False)
+            console.print(f"\n[bold]{escape(_short(sample.prompt))}[/]", highlight=False)
             for who, text in (
                 ("base", before.get(sample.prompt, "")),
                 ("llama.cpp", sample.answer),
                 ("expected", sample.expected),
             ):
-                console.print(f"  [dim]{who:<10}[/] {escape(text)}", highlight=False)
+                console.print(f"  [dim]{who:<10}[/] {escape(_short(text))}", highlight=False)
+
+
+def _short(text: str, most: int = 240) -> str:
+    """Return a text on one line, its middle left out if it is long; the report has all of it."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most // 2]} ... {line[-most // 2 :]}"
 
 
 def _command() -> str:

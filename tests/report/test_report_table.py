@@ -28,7 +28,7 @@ def test_a_complete_run_fits(write: Write, width: int) -> None:
     assert max(map(len, text.splitlines())) <= width
     rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.strip()}
     assert rows["base"] == ["3.410", "30.27", "41.2", "2.2", "MB", "48.0", "MB", "9.4", "s"]
-    assert rows["llama.cpp"] == ["1.371", "3.94", "69.8", "1.1", "MB", "21.0", "MB", "9.4", "s"]
+    assert rows["llama.cpp"] == ["1.371", "3.940", "69.8", "1.1", "MB", "21.0", "MB", "9.4", "s"]
     assert "1/1,825 up, 1/135 down" in text
     assert "1/109 up, 1/8 down" in text
     assert "base 1.710, tuned 1.930" in " ".join(text.split())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from edgetune.core.errors import ConfigError
+from edgetune.core.update import Projected
 from edgetune.directions import CachedSource, Gaussian, Hadamard, Kind, Rademacher, native
 from edgetune.directions.kernel import VARIABLE, compiled_wanted, describe_kernel
 from edgetune.directions.space import BoundSpace
@@ -28,6 +30,12 @@ def some_terms(kind: Kind, count: int = 5) -> list[tuple[int, float]]:
     return [((7**9 * index) % size, 0.01 * (index + 1)) for index in range(count)]
 
 
+def projected(terms: list[tuple[int, float]]) -> Projected:
+    return Projected(
+        np.array([seed for seed, _ in terms]), np.array([value for _, value in terms], np.float32)
+    )
+
+
 @needs_kernel
 @pytest.mark.parametrize("level", range(native.best_level() + 1))
 @pytest.mark.parametrize("kind", KINDS, ids=str)
@@ -43,7 +51,7 @@ def test_equal_bits(kind: Kind, level: int, replay: bool) -> None:
                 kind.replay(expected, base, terms, source, "w")
             else:
                 kind.axpy(expected, base, terms[0][1], source, "w", terms[0][0])
-            native.run(kind, KEY, "w", got, base, terms, replay=replay, level=level, threads=3)
+            native.run(kind, KEY, "w", got, base, projected(terms), replay=replay, level=level, threads=3)
             assert torch.equal(expected, got), (size, dtype)
 
 
@@ -53,7 +61,7 @@ def test_a_narrow_base_and_a_wide_result(kind: Kind) -> None:
     base = weights(9000, torch.float16)
     expected, got = torch.empty(9000), torch.empty(9000)
     kind.replay(expected, base, some_terms(kind), CachedSource(KEY), "w")
-    native.run(kind, KEY, "w", got, base, some_terms(kind), replay=True)
+    native.run(kind, KEY, "w", got, base, projected(some_terms(kind)), replay=True)
     assert torch.equal(expected, got)
 
 
@@ -61,8 +69,8 @@ def test_a_narrow_base_and_a_wide_result(kind: Kind) -> None:
 def test_the_result_may_be_the_base() -> None:
     base = weights(100_000, torch.float32)
     out = torch.empty_like(base)
-    native.run(Rademacher(), KEY, "w", out, base, [(3, 1e-3)], replay=False, threads=1)
-    native.run(Rademacher(), KEY, "w", base, base, [(3, 1e-3)], replay=False, threads=4)
+    native.run(Rademacher(), KEY, "w", out, base, projected([(3, 1e-3)]), replay=False, threads=1)
+    native.run(Rademacher(), KEY, "w", base, base, projected([(3, 1e-3)]), replay=False, threads=4)
     assert torch.equal(out, base)
 
 
@@ -71,7 +79,7 @@ def test_the_result_may_be_the_base() -> None:
 def test_every_half_value_survives_a_zero_step(dtype: torch.dtype) -> None:
     every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
     out = torch.empty_like(every)
-    native.run(Rademacher(), KEY, "w", out, every, [(1, 0.0)], replay=False)
+    native.run(Rademacher(), KEY, "w", out, every, projected([(1, 0.0)]), replay=False)
     finite = torch.isfinite(every) & (every != 0)
     assert torch.equal(out[finite].view(torch.int16), every[finite].view(torch.int16))
     assert torch.equal(out.isnan(), every.isnan())
@@ -84,7 +92,7 @@ def test_halves_are_rounded_to_nearest_even() -> None:
     base = torch.cat([base, base * 1e-6, base * 1e-10])
     expected, got = torch.empty(len(base), dtype=torch.float16), torch.empty(len(base), dtype=torch.float16)
     Rademacher().axpy(expected, base, 1e-7, CachedSource(KEY), "w", 1)
-    native.run(Rademacher(), KEY, "w", got, base, [(1, 1e-7)], replay=False)
+    native.run(Rademacher(), KEY, "w", got, base, projected([(1, 1e-7)]), replay=False)
     assert torch.equal(expected, got)
 
 
@@ -96,7 +104,7 @@ def test_what_the_kernel_does_not_know_goes_to_the_reference() -> None:
     BoundSpace(Rademacher(), KEY).axpy(out, base, 0.5, "w", 1)
     assert torch.equal((out - base).abs(), (out - base).abs().clamp(0.49, 0.51))
     with pytest.raises(RuntimeError, match="refused"):
-        native.run(Rademacher(), KEY, "w", out, out, [(1, 0.5)], replay=False, level=9)
+        native.run(Rademacher(), KEY, "w", out, out, projected([(1, 0.5)]), replay=False, level=9)
 
 
 def test_the_environment_chooses(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import typer
 from rich.console import Console
 
-from edgetune.cli import artefacts, info, runs
+from edgetune.cli import artefacts, bench, info, runs
 from edgetune.core.errors import ConfigError, EdgetuneError, OutputError
 
 INTERNAL_ERROR, INTERRUPTED = 70, 130
@@ -30,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for group in (runs, artefacts, info):
+for group in (runs, artefacts, info, bench):
     group.register(app)
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from edgetune.core.update import Update
+from edgetune.core.update import Projected, Update
 
 
 class Space(Protocol):
@@ -19,9 +19,7 @@ class Space(Protocol):
         """Form `out = base + coefficient * z(seed)` of tensor `name`, in float32, rounded once."""
         ...
 
-    def replay(
-        self, out: torch.Tensor, base: torch.Tensor, terms: Iterable[tuple[int, float]], name: str
-    ) -> None:
+    def replay(self, out: torch.Tensor, base: torch.Tensor, update: Projected, name: str) -> None:
         """Form `out = base + sum_k a_k z_k` of tensor `name`, in float32, rounded once."""
         ...
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 
+from edgetune.core.update import Projected
 from edgetune.directions import native
 from edgetune.directions.hadamard import Hadamard
 from edgetune.directions.kernel import compiled_wanted
@@ -35,17 +34,16 @@ class BoundSpace:
     def axpy(self, out: torch.Tensor, base: torch.Tensor, coefficient: float, name: str, seed: int) -> None:
         """Form `out = base + coefficient * z(seed)`; see `Kind.axpy`."""
         if self._compiled and native.serves(self.kind, out, base):
-            native.run(self.kind, self.key, name, out, base, [(seed, coefficient)], replay=False)
+            native.run(self.kind, self.key, name, out, base, Projected.of(seed, coefficient), replay=False)
         else:
             self.kind.axpy(out, base, coefficient, self._source, name, seed)
 
-    def replay(
-        self, out: torch.Tensor, base: torch.Tensor, terms: Iterable[tuple[int, float]], name: str
-    ) -> None:
+    def replay(self, out: torch.Tensor, base: torch.Tensor, update: Projected, name: str) -> None:
         """Form `out = base + sum_k a_k z_k`; see `Kind.replay`."""
         if self._compiled and native.serves(self.kind, out, base):
-            native.run(self.kind, self.key, name, out, base, list(terms), replay=True)
+            native.run(self.kind, self.key, name, out, base, update, replay=True)
         else:
+            terms = zip(update.keys.tolist(), update.coefficients.tolist(), strict=True)
             self.kind.replay(out, base, terms, self._source, name)
 
 

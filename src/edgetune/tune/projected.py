@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -134,13 +135,14 @@ class ProjectedTuned:
 
     def _materialise(self) -> None:
         state = self.state()
-        pairs = zip(state.keys.tolist(), state.coefficients.tolist(), strict=True)
         # In order of key: a codec or a ledger may reorder an update, and the bits must not depend on it.
-        terms = sorted(pair for pair in pairs if pair[1])
+        order = np.argsort(state.keys, kind="stable")
+        order = order[state.coefficients[order] != 0]
+        ordered = Projected(state.keys[order], state.coefficients[order])
         for name, weight in self._weights.items():
             base = self._base[name].to(weight.device)
-            if terms:
-                self._space.replay(weight.data, base, terms, name)
+            if len(order):
+                self._space.replay(weight.data, base, ordered, name)
             else:
                 weight.data.copy_(base)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from edgetune.core.keys import tensor_id
+from edgetune.core.update import Projected
 from edgetune.directions.gaussian import Gaussian, quantile_table
 from edgetune.directions.hadamard import Hadamard
 from edgetune.directions.kind import Kind
@@ -79,7 +80,7 @@ def run(
     name: str,
     out: torch.Tensor,
     base: torch.Tensor,
-    terms: Sequence[tuple[int, float]],
+    update: Projected,
     *,
     replay: bool,
     level: int | None = None,
@@ -93,7 +94,7 @@ def run(
         name: the parameter's name.
         out: contiguous CPU tensor of float32, float16 or bfloat16; may be `base`.
         base: like `out` in shape.
-        terms: (seed, coefficient) pairs; one for a perturbation.
+        update: seeds (or pool indices) and coefficients; one of each for a perturbation.
         replay: sum a whole Hadamard pool by its fast transform.
         level: instruction set, an index of LEVELS; the best one if not given.
         threads: at most this many; torch's number if not given.
@@ -107,14 +108,10 @@ def run(
         raise RuntimeError("the compiled kernel is not installed")
     padded = kind.padded if isinstance(kind, Hadamard) else 1
     pooled = replay and isinstance(kind, Hadamard)
+    seeds, coefficients = np.ascontiguousarray(update.keys), np.ascontiguousarray(update.coefficients)
     if pooled:
-        coefficients = torch.zeros(padded)
-        for seed, value in terms:
-            coefficients[seed] += value
-        seeds = torch.zeros(1, dtype=torch.int64)
-    else:
-        seeds = torch.tensor([seed for seed, _ in terms], dtype=torch.int64)
-        coefficients = torch.tensor([value for _, value in terms], dtype=torch.float32)
+        coefficients = np.zeros(padded, np.float32)
+        np.add.at(coefficients, update.keys, update.coefficients)
     table = quantile_table().data_ptr() if isinstance(kind, Gaussian) else None
     job = _Job(
         out.data_ptr(),
@@ -123,12 +120,12 @@ def run(
         DTYPES[out.dtype],
         DTYPES[base.dtype],
         KIND_NUMBERS[type(kind)],
-        len(terms),
+        len(seeds),
         (ctypes.c_uint32 * 8)(*struct.unpack("<8I", key)),
         tensor_id(name),
         padded,
-        seeds.data_ptr(),
-        coefficients.data_ptr(),
+        seeds.ctypes.data,
+        coefficients.ctypes.data,
         table,
     )
     if threads is None:

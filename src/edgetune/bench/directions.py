@@ -1,0 +1,84 @@
+"""How fast directions are drawn and ledgers replayed, beside one addition and beside the published loops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+
+from edgetune.bench.reference import draw_and_add, rebuild
+from edgetune.bench.timing import Ratio, compare, take_turns
+from edgetune.core.keys import pool_key
+from edgetune.core.update import Projected
+from edgetune.directions import Gaussian, Hadamard, Rademacher
+from edgetune.directions.space import BoundSpace
+
+NAME, SAMPLED = "weights", 2
+"""Tensor name, and how many seeds of a per-seed loop are really run before its time is scaled."""
+
+
+def bench_directions(weights: int = 1 << 24, rounds: int = 7, pool: int = 4096) -> Iterator[Ratio]:
+    """Yield the ratios, one at a time as they are measured.
+
+    Args:
+        weights: elements of the float32 tensor.
+        rounds: turns of every side.
+        pool: K of the replays.
+    """
+    key = pool_key(0)
+    w = torch.randn(weights, generator=torch.Generator().manual_seed(0)) * 0.02
+    out = torch.empty_like(w)
+    spaces = {kind.name: BoundSpace(kind, key) for kind in (Rademacher(), Gaussian(), Hadamard(pool))}
+    seconds = take_turns(
+        {
+            "add_ of a scalar": lambda: w.add_(1e-9),
+            "axpy rademacher": lambda: spaces["rademacher"].axpy(w, w, 1e-9, NAME, 3),
+            "axpy hadamard": lambda: spaces["hadamard"].axpy(w, w, 1e-9, NAME, 3),
+            "axpy gaussian": lambda: spaces["gaussian"].axpy(w, w, 1e-9, NAME, 3),
+            "torch.normal and add": lambda: draw_and_add([w], 3, 1e-9),
+        },
+        rounds,
+    )
+    yield compare(seconds, "axpy rademacher", "add_ of a scalar")
+    yield compare(seconds, "axpy hadamard", "add_ of a scalar")
+    yield compare(seconds, "axpy gaussian", "add_ of a scalar")
+    yield compare(seconds, "torch.normal and add", "axpy rademacher")
+    yield compare(seconds, "torch.normal and add", "axpy gaussian")
+    yield from _replays(w, out, key, pool, rounds)
+
+
+def _replays(w: torch.Tensor, out: torch.Tensor, key: bytes, pool: int, rounds: int) -> Iterator[Ratio]:
+    def terms(count: int) -> Projected:
+        return Projected(np.arange(count), np.arange(1, count + 1, dtype=np.float32) * np.float32(1e-6))
+
+    sizes = sorted({256, 1024, pool, 16384})
+    spaces = {size: BoundSpace(Hadamard(size), key) for size in sizes}
+    independent = BoundSpace(Rademacher(), key)
+    few = min(pool, 64)
+    part, part_out = w[: len(w) // 16], out[: len(w) // 16]
+    sides: dict[str, Callable[[], object]] = {"add_ of a scalar": lambda: w.add_(1e-9)}
+    for size in sizes:
+        sides[f"replay hadamard K={size}"] = _replay(spaces[size], out, w, terms(size))
+    sides[f"replay rademacher K={few}, 1/16 of the weights"] = _replay(
+        independent, part_out, part, terms(few)
+    )
+    sides[f"per-seed loop, {SAMPLED} seeds"] = lambda: rebuild([w], [(seed, 1e-9) for seed in range(SAMPLED)])
+    seconds = take_turns(sides, rounds)
+    for size in sizes:
+        yield compare(seconds, f"replay hadamard K={size}", "add_ of a scalar")
+    loop = f"per-seed loop, {SAMPLED} seeds"
+    yield compare(
+        seconds, loop, f"replay hadamard K={pool}", scale=pool / SAMPLED,
+        note=f"the loop's time for K={pool} is scaled from {SAMPLED} seeds",
+    )  # fmt: skip
+    yield compare(
+        seconds, loop, f"replay rademacher K={few}, 1/16 of the weights", scale=few / SAMPLED / 16,
+        note=f"both scaled to K={few} on 1/16 of the weights",
+    )  # fmt: skip
+
+
+def _replay(
+    space: BoundSpace, out: torch.Tensor, base: torch.Tensor, update: Projected
+) -> Callable[[], object]:
+    return lambda: space.replay(out, base, update, NAME)

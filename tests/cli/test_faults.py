@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import pytest
 
 from edgetune.cli.app import execute
 from edgetune.core import files
+from edgetune.core.events import read_events
 
 SMALL = [
     "--set", "federation.devices=3", "--set", "federation.participation=0.4", "--set", "federation.rounds=1",
@@ -202,3 +206,94 @@ def test_a_bug_is_one_line_too(refused: Callable[..., str], monkeypatch: pytest.
 
     monkeypatch.setattr("edgetune.methods.catalogue.tuning_names", broken)
     assert "surprise" in refused(["methods"], 70)
+
+
+def test_a_refused_run_leaves_the_old_one_untouched(
+    refused: Callable[..., str],
+    save_tiny: Callable[..., Path],
+    records: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = save_tiny()
+    assert execute(federate(folder, records, tmp_path / "run", "--quiet")) == 0
+    kept = ("events.jsonl", "manifest.json", "tuned.ledger", "summary.json")
+    before = {name: (tmp_path / "run" / name).read_bytes() for name in kept}
+    capsys.readouterr()
+    refused(federate(folder, records, tmp_path / "run", "--seed", "7"), 5)
+    refused(federate(folder, tmp_path / "none.jsonl", tmp_path / "run"), 3)
+    assert {name: (tmp_path / "run" / name).read_bytes() for name in kept} == before
+
+
+def test_fewer_rounds_than_the_folder_holds(
+    refused: Callable[..., str],
+    save_tiny: Callable[..., Path],
+    records: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = save_tiny()
+    assert execute(federate(folder, records, tmp_path / "run", "--quiet", "--rounds", "2")) == 0
+    capsys.readouterr()
+    assert "2 rounds" in refused(federate(folder, records, tmp_path / "run", "--rounds", "1"), 2)
+
+
+def test_a_device_node_is_never_replaced(refused: Callable[..., str], save_tiny: Callable[..., Path]) -> None:
+    assert "not a regular file" in refused(["export", str(save_tiny()), "--out", "/dev/null"], 6)
+    assert Path("/dev/null").is_char_device()
+
+
+@pytest.mark.parametrize("option", [["--lr", "1e6"], ["--set", "method.eps=1e-30", "--lr", "0.1"]])
+def test_useless_settings_end_in_a_typed_error(
+    option: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["federate", "fedkseed", "--out", str(tmp_path), "--rounds", "1", "--set", "data.held_out=8"]
+    assert execute([*command, "--set", "method.local_steps=4", *option]) == 9
+    assert "error: " in capsys.readouterr().err
+
+
+def test_a_resumed_federation_sends_the_same_bytes(
+    save_tiny: Callable[..., Path], records: Path, tmp_path: Path
+) -> None:
+    folder = save_tiny()
+    sizes = {}
+    for name, plans in (("whole", ["3"]), ("killed", ["1", "3"])):
+        for rounds in plans:
+            assert execute(federate(folder, records, tmp_path / name, "--quiet", "--rounds", rounds)) == 0
+        events = read_events(tmp_path / name / "events.jsonl")
+        sizes[name] = [event["payload_down_bytes"] for event in events if event["event"] == "round"]
+    assert sizes["whole"] == sizes["killed"]
+
+
+def test_evaluate_uses_the_split_of_the_ledgers_run(
+    save_tiny: Callable[..., Path], records: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = save_tiny(), tmp_path / "run"
+    assert execute(federate(folder, records, out, "--quiet", "--seed", "3")) == 0
+    capsys.readouterr()
+    assert execute(["evaluate", str(folder), "--ledger", str(out / "tuned.ledger")]) == 0
+    tuned = json.loads((out / "summary.json").read_text())["stages"][-1]
+    assert f"loss {tuned['loss']:.4f}" in capsys.readouterr().out
+
+
+def test_ctrl_c_is_one_line_and_130(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "edgetune",
+        "federate",
+        "fedkseed",
+        "--out",
+        str(tmp_path),
+        "--rounds",
+        "500",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        assert run.stderr is not None
+        while "round" not in run.stdout.readline():
+            assert run.poll() is None
+        run.send_signal(signal.SIGINT)
+        error = run.stderr.read()
+    assert run.returncode == 130
+    assert error == "error: interrupted; run the same command again to go on\n"

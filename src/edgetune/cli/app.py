@@ -46,7 +46,9 @@ def execute(arguments: Sequence[str]) -> int:
     """
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
     try:
-        app(list(arguments), standalone_mode=False, prog_name="edgetune")
+        # Typer turns Ctrl-C into a returned 130 instead of an exception.
+        if app(list(arguments), standalone_mode=False, prog_name="edgetune") == INTERRUPTED:
+            raise KeyboardInterrupt
     except EdgetuneError as error:
         return _say(errors, str(error), error.exit_code)
     except typer.Exit as error:

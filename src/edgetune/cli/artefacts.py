@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from edgetune.core.errors import ConfigError
+from edgetune.core.errors import ConfigError, DigestError, OutputError
+from edgetune.core.files import writable_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -20,7 +21,12 @@ Base = Annotated[str, typer.Argument(help="Model folder, Hub id, or 'embedded'."
 LedgerFile = Annotated[Path | None, typer.Option("--ledger", "-l", help="A fine-tune of this base.")]
 Gguf = Annotated[Path, typer.Argument(help="A GGUF file.")]
 File = Annotated[Path, typer.Option("--out", "-o", help="The GGUF file to write.")]
-Data = Annotated[str, typer.Option(help="jsonl or parquet file, datasets id, or 'embedded'.")]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        help="jsonl or parquet file, datasets id, or 'embedded'; the data of the ledger's run without it."
+    ),
+]
 Threads = Annotated[int | None, typer.Option(help="CPU threads.")]
 Set = Annotated[
     list[str], typer.Option("--set", help="Override a recipe key: section.key=value. Repeatable.")
@@ -38,7 +44,7 @@ def compress(
     ledger: LedgerFile = None,
     method: Annotated[str, typer.Option(help="optq or rtn, see `edgetune methods`.")] = "optq",
     grid: Annotated[str, typer.Option(help="Q4_0 or Q8_0.")] = "Q4_0",
-    data: Data = "embedded",
+    data: Data = None,
     out: File = Path("model.gguf"),
     set: Set = [],  # noqa: B006 - typer wants a list
 ) -> None:
@@ -52,6 +58,7 @@ def compress(
     if grid not in GRIDS:
         raise ConfigError(f"no grid {grid!r}", hint=f"one of {', '.join(GRIDS)}")
     chosen = replace(compression_method(method), grid=GRIDS[grid])
+    _refuse_target(out)
     prepared, tuned, digest = _open(model, ledger, data, set)
     compress_to_file(tuned, chosen, out, prepared, ledger_digest=digest)
     checked = verify_file(out, tuned, prepared)
@@ -60,13 +67,12 @@ def compress(
     )
 
 
-def export(
-    model: Base, ledger: LedgerFile = None, data: Data = "embedded", out: File = Path("model.gguf")
-) -> None:
+def export(model: Base, ledger: LedgerFile = None, data: Data = None, out: File = Path("model.gguf")) -> None:
     """Write a (tuned) model as GGUF in fp16, without compression, and verify it in llama.cpp."""
     from edgetune.export.gguf_file import write_gguf
     from edgetune.run.deploy import verify_file
 
+    _refuse_target(out)
     prepared, tuned, digest = _open(model, ledger, data, [])
     metadata = {"base_digest": prepared.backbone.digest, "ledger_digest": digest}
     write_gguf(out, tuned, prepared.backbone.tokenizer, quantised={}, metadata=metadata)
@@ -82,7 +88,7 @@ def evaluate(
     gguf: Annotated[
         Path | None, typer.Option(help="Measure this file in llama.cpp instead; MODEL gives the prompts.")
     ] = None,
-    data: Data = "embedded",
+    data: Data = None,
     threads: Threads = None,
     set: Set = [],  # noqa: B006 - typer wants a list
 ) -> None:
@@ -91,12 +97,15 @@ def evaluate(
     from edgetune.run.rows import model_quality
 
     console = Console()
-    prepared, tuned, _ = _open(model, ledger, data, set)
+    if threads is not None:
+        set = [*set, f"threads={threads}"]
+    prepared, tuned, _ = _open(model, ledger, data, set, beside=gguf)
     with Display(console) as display:
         if gguf is not None:
             from edgetune.export.llama_cpp import LlamaCpp
             from edgetune.run.deploy import file_quality
 
+            _refuse_other_base(gguf, prepared)
             with LlamaCpp(gguf, threads=_threads(threads)) as engine:
                 quality = file_quality(engine, prepared, display.progress)
         else:
@@ -144,16 +153,41 @@ def _threads(asked: int | None) -> int:
 
 
 def _open(
-    model: str, ledger: Path | None, data: str, overrides: list[str]
+    model: str, ledger: Path | None, data: str | None, overrides: list[str], beside: Path | None = None
 ) -> tuple[Prepared, PreTrainedModel, str]:
-    """Return what a run on this model and data would work on, the (tuned) model, and the ledger's digest."""
+    """Return what a run on this model and data would work on, the (tuned) model, and the ledger's digest.
+
+    A ledger or file that lies in the folder of its run is measured with that run's data, split and seed, so that no
+    record it was trained on counts as held out.
+    """
     from edgetune.core.ledger import read_ledger
     from edgetune.run.load import materialise
     from edgetune.run.prepare import prepare
-    from edgetune.run.recipe import load_recipe
+    from edgetune.run.recipe import recipe_of_run
 
-    prepared = prepare(load_recipe(None, overrides, model__source=model, data__source=data))
+    artefact = ledger or beside
+    recipe = recipe_of_run(
+        artefact.parent if artefact else None, overrides, model__source=model, data__source=data
+    )
+    prepared = prepare(recipe)
     if ledger is None:
         return prepared, prepared.backbone.model, ""
     opened = read_ledger(ledger, base_digest=prepared.backbone.digest)
     return prepared, materialise(prepared.backbone, opened), opened.digest
+
+
+def _refuse_other_base(file: Path, prepared: Prepared) -> None:
+    from edgetune.export.gguf_file import read_metadata
+
+    named = str(read_metadata(file).get("edgetune.base_digest", prepared.backbone.digest))
+    if named != prepared.backbone.digest:
+        raise DigestError(
+            f"the file was made from base {named[:12]}, not {prepared.backbone.digest[:12]}", where=file
+        )
+
+
+def _refuse_target(path: Path) -> None:
+    """Find out before the work whether the result can be written."""
+    if path.exists() and not path.is_file():
+        raise OutputError("not a regular file", where=path, hint="choose another --out")
+    writable_folder(path.parent)

@@ -48,6 +48,7 @@ class Display:
             disable=quiet or not console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
+        self._base_loss = math.inf
 
     def __enter__(self) -> Display:
         """Start the bars."""
@@ -70,9 +71,23 @@ class Display:
 
     def listen(self, event: Event) -> None:
         """Print one line for an event that a person wants to see."""
+        self._warn(event)
         line = self._line(event)
         if line is not None and not self._quiet:
             self._console.print(line, highlight=False, soft_wrap=True)
+
+    def _warn(self, event: Event) -> None:
+        """Say, even if quiet, that tuning made the model worse."""
+        if not isinstance(event, StageFinished):
+            return
+        if event.name == "base":
+            self._base_loss = event.loss
+        elif event.name == "tuned" and not event.loss < self._base_loss:
+            self._console.print(
+                f"[yellow]warning:[/] held-out loss rose from {self._base_loss:.4f} to {event.loss:.4f}; "
+                "try a lower learning rate (--lr)",
+                highlight=False,
+            )
 
     def _line(self, event: Event) -> str | None:
         if isinstance(event, RunStarted):

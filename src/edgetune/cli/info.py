@@ -10,6 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from edgetune.core.errors import ConfigError, nearest
+
 EXTRAS = {
     "peft": ("peft", "LoRA"),
     "datasets": ("datasets", "parquet files and Hugging Face datasets"),
@@ -62,7 +64,9 @@ def methods(
         )
     if name is not None:
         chosen = [row for row in rows if row["name"] == name]
-        rows = chosen or [_unknown(name)]
+        if not chosen:
+            raise _unknown(name, [row["name"] for row in rows])
+        rows = chosen
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
@@ -73,12 +77,10 @@ def methods(
             console.print(f"    [dim]{key:<8}[/] {row[key]}")
 
 
-def _unknown(name: str) -> dict[str, str]:
-    from edgetune.methods.catalogue import compression_names, tuning_method
-
-    known = [*compression_names()]
-    tuning_method(name if name not in known else "")  # raises, with the nearest name
-    return {}
+def _unknown(name: str, known: list[str]) -> ConfigError:
+    close = nearest(name, known)
+    hint = f"did you mean {close!r}?" if close else f"known: {', '.join(known)}"
+    return ConfigError(f"no method called {name!r}", hint=hint)
 
 
 def doctor(as_json: AsJson = False) -> None:

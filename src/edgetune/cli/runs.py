@@ -36,9 +36,12 @@ Out = Annotated[
 RecipeFile = Annotated[
     Path | None,
     typer.Argument(
-        help="A recipe (.toml, .yaml); settings for the embedded model without it.", show_default=False
+        help="A recipe (.toml, .yaml); packaged settings for small models without it.", show_default=False
     ),
 ]
+
+
+SMALL_MODEL_BYTES = 100_000_000
 
 
 def register(app: typer.Typer) -> None:
@@ -49,9 +52,26 @@ def register(app: typer.Typer) -> None:
 
 
 def embedded_recipe(name: str = "demo") -> Path | None:
-    """Return a packaged recipe for the embedded model and data, or None if there is none of that name."""
+    """Return a packaged recipe for models of about a million weights, or None if there is none of that name."""
     path = Path(__file__).parent.parent / "recipes" / f"{name}.toml"
     return path if path.is_file() else None
+
+
+def starting_recipe(recipe: Path | None, model: str | None, method: str | None) -> Path | None:
+    """Return the recipe to start from: the given one, or the packaged one of the method for a small model.
+
+    Learning rates of forward-only methods fall with the number of weights, so a model of more than 100 MB starts
+    from the method's published defaults instead (None).
+    """
+    if recipe is not None:
+        return recipe
+    if model is not None:
+        from edgetune.models.source import find_folder
+        from edgetune.models.weights import weight_files
+
+        if sum(file.stat().st_size for file in weight_files(find_folder(model))) > SMALL_MODEL_BYTES:
+            return None
+    return embedded_recipe(method or "demo")
 
 
 def run(
@@ -92,7 +112,7 @@ def run(
     from edgetune.run import pipeline
     from edgetune.run.recipe import load_recipe
 
-    resolved = load_recipe(recipe or embedded_recipe(), set, **settings)
+    resolved = load_recipe(starting_recipe(recipe, model, method), set, **settings)
     console = Console()
     try:
         with Display(console, quiet=quiet) as display:
@@ -191,9 +211,8 @@ def _tune(
     from edgetune.run import pipeline
     from edgetune.run.recipe import load_recipe
 
-    if recipe is None and settings["model__source"] is None and settings["data__source"] is None:
-        recipe = embedded_recipe(settings["method__name"])
-    resolved = load_recipe(recipe, overrides, **settings)
+    start = starting_recipe(recipe, settings["model__source"], settings["method__name"])
+    resolved = load_recipe(start, overrides, **settings)
     console = Console()
     try:
         with Display(console, quiet=quiet) as display:

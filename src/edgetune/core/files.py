@@ -19,9 +19,12 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
         write: called once with the temporary path, which has the same suffix.
 
     Raises:
-        OutputError: if the folder is read-only or the disk is full; nothing is left behind.
+        OutputError: if the target is no regular file, the folder is read-only or the disk is full; nothing is
+            left behind.
     """
     temporary: Path | None = None
+    if path.exists() and not path.is_file():
+        raise OutputError("not a regular file", where=path, hint="choose another name")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)

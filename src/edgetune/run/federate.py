@@ -86,7 +86,7 @@ def federate(
             last = server.round == plan.rounds
             loss = evaluate(worker.tuned) if plan.due(server.round, plan.evaluate_every) else None
             rouge = answer(worker.tuned) if answer and plan.due(server.round, plan.answer_every) else None
-            ledger = checkpoint.save(server.state, server.round, worker.tuned if last else None)
+            ledger = checkpoint.ledger(server.state, server.round, worker.tuned if last else None)
         listener(
             RoundFinished(
                 round=server.round,
@@ -103,6 +103,7 @@ def federate(
                 refused=closed.refused,
             )
         )
+        checkpoint.save(ledger)
         progress("rounds", server.round, plan.rounds)
     worker.tuned.reset(server.state)
     return ledger

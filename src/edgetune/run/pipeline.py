@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from edgetune.compress.method import CompressionMethod
-from edgetune.core.errors import EdgetuneError
+from edgetune.core.errors import DivergenceError, EdgetuneError
 from edgetune.core.events import (
     Event,
     EventLog,
@@ -28,6 +30,7 @@ from edgetune.core.files import writable_folder
 from edgetune.core.ledger import Ledger
 from edgetune.core.progress import Progress, silent
 from edgetune.core.quantised import GRIDS
+from edgetune.core.update import Projected
 from edgetune.directions.kernel import describe_kernel
 from edgetune.export.llama_cpp import LlamaCpp
 from edgetune.measure.memory import PeakMemory
@@ -38,7 +41,7 @@ from edgetune.run.prepare import Prepared, prepare
 from edgetune.run.recipe import Recipe
 from edgetune.run.rows import Quality, model_quality, show_samples
 from edgetune.run.traffic import alternatives, traffic
-from edgetune.run.tuning import tune_prepared
+from edgetune.run.tuning import completed_rounds, tune_prepared
 
 LEDGER, MODEL, EVENTS, MANIFEST = "tuned.ledger", "model.gguf", "events.jsonl", "manifest.json"
 
@@ -59,9 +62,9 @@ def run(recipe: Recipe, out: Path, *, command: str, listener: Listener, progress
     Raises:
         EdgetuneError: of any stage; it is also the last event of the log.
     """
-    with _logged(recipe, out, command, listener, progress) as work:
+    with _logged(recipe, out, command, listener, progress, single=False) as work:
         work.base()
-        return work.compress(work.tune(single=False))
+        return work.compress(work.tune())
 
 
 def tune_only(
@@ -86,17 +89,23 @@ def tune_only(
     Raises:
         EdgetuneError: of any stage; it is also the last event of the log.
     """
-    with _logged(recipe, out, command, listener, progress) as work:
+    with _logged(recipe, out, command, listener, progress, single=single) as work:
         work.base()
-        return work.tune(single=single)
+        return work.tune()
 
 
 @contextmanager
 def _logged(
-    recipe: Recipe, out: Path, command: str, listener: Listener, progress: Progress
+    recipe: Recipe, out: Path, command: str, listener: Listener, progress: Progress, *, single: bool
 ) -> Iterator[_Run]:
-    """Open the log, announce the run, and close the log with its end or its error."""
-    log = EventLog(writable_folder(out) / EVENTS)
+    """Open the log, announce the run, and close the log with its end or its error.
+
+    What is refused before the run starts (settings, data, model, another run's folder) leaves an older log untouched.
+    """
+    writable_folder(out)
+    prepared = prepare(recipe)
+    done = completed_rounds(prepared, out / LEDGER, single=single)
+    log = EventLog(out / EVENTS)
 
     def tell(event: Event) -> None:
         log(event)
@@ -104,7 +113,7 @@ def _logged(
 
     start = time.perf_counter()
     try:
-        work = _Run(prepare(recipe), out, tell, progress)
+        work = _Run(prepared, out, tell, progress, single=single, done=done)
         work.announce(command)
         yield work
         tell(RunFinished(time.perf_counter() - start))
@@ -116,9 +125,20 @@ def _logged(
 class _Run:
     """The stages, each a method; what they share is here."""
 
-    def __init__(self, prepared: Prepared, out: Path, listener: Listener, progress: Progress) -> None:
+    def __init__(
+        self,
+        prepared: Prepared,
+        out: Path,
+        listener: Listener,
+        progress: Progress,
+        *,
+        single: bool,
+        done: int,
+    ) -> None:
         self.prepared, self.out, self.tell, self.progress = prepared, out, listener, progress
+        self.single, self.done = single, done
         self.model: PreTrainedModel = prepared.backbone.model
+        self.base_loss = math.nan
 
     def announce(self, command: str) -> None:
         """Write the manifest and the first event."""
@@ -137,24 +157,54 @@ class _Run:
 
     def base(self) -> None:
         """Measure the base model."""
-        self._stage("base", lambda: self.prepared.backbone.size_bytes, lambda: None)
+        quality = self._stage("base", lambda: self.prepared.backbone.size_bytes, lambda: None)
+        self.base_loss = quality.loss
 
-    def tune(self, *, single: bool) -> Ledger:
-        """Tune, measure, and sum up what was sent."""
-        others = {} if single else alternatives(self.prepared.backbone)
+    def tune(self) -> Ledger:
+        """Tune, measure, and sum up what was sent.
+
+        Raises:
+            DivergenceError: if the tuned model is no better than chance, or no step changed anything.
+        """
+        others = {} if self.single else alternatives(self.prepared.backbone)
         path, ledgers = self.out / LEDGER, list[Ledger]()
+        earlier = sum(one["seconds"] for one in self._rounds().values() if one["round"] <= self.done)
 
         def work() -> None:
             ledger, self.model = tune_prepared(
-                self.prepared, path, listener=self.tell, progress=self.progress, single=single
+                self.prepared, path, listener=self.tell, progress=self.progress, single=self.single
             )
             ledgers.append(ledger)
 
-        self._stage("tuned", lambda: self.prepared.backbone.size_bytes + path.stat().st_size, work)
-        if not single:
-            rounds = {one["round"]: one for one in read_events(self.out / EVENTS) if one["event"] == "round"}
-            self.tell(traffic(list(rounds.values()), others))
+        quality = self._stage(
+            "tuned", lambda: self.prepared.backbone.size_bytes + path.stat().st_size, work, earlier
+        )
+        if not self.single:
+            self.tell(traffic(list(self._rounds().values()), others))
+        self._refuse_useless(ledgers[0], quality.loss)
         return ledgers[0]
+
+    def _refuse_useless(self, ledger: Ledger, loss: float) -> None:
+        chance = math.log(self.model.config.vocab_size)
+        hint = "lower the learning rate (--lr) or the perturbation (--set method.eps=...)"
+        if not loss < chance and self.base_loss < chance:
+            raise DivergenceError(
+                f"the tuned model is no better than chance: held-out loss {loss:.3f}", hint=hint
+            )
+        update = ledger.update
+        if (
+            isinstance(update, Projected)
+            and not update.coefficients.any()
+            and self.prepared.method.local.lr > 0
+        ):
+            raise DivergenceError(
+                "no step changed anything: every slope was zero", hint="raise --set method.eps=..."
+            )
+
+    def _rounds(self) -> dict[int, dict[str, Any]]:
+        """Return the rounds in the log; of a round that was done twice, the later one."""
+        path = self.out / EVENTS
+        return {one["round"]: one for one in read_events(path) if one["event"] == "round"}
 
     def compress(self, ledger: Ledger) -> Path:
         """Compress beside the rounding baseline, write the file, and check it in llama.cpp."""
@@ -189,13 +239,16 @@ class _Run:
                 quality = file_quality(engine, self.prepared, self.progress)
         self._row("llama.cpp", quality, path.stat().st_size, memory.peak_bytes, time.perf_counter() - start)
 
-    def _stage(self, name: str, size: Callable[[], int], work: Callable[[], object]) -> None:
-        """Do a stage's work, measure its model, and send its row."""
+    def _stage(
+        self, name: str, size: Callable[[], int], work: Callable[[], object], earlier: float = 0.0
+    ) -> Quality:
+        """Do a stage's work, measure its model, and send its row; `earlier` seconds went into it before a kill."""
         start = time.perf_counter()
         with PeakMemory() as memory:
             work()
             quality = model_quality(self.model, self.prepared, self.progress, name)
-        self._row(name, quality, size(), memory.peak_bytes, time.perf_counter() - start)
+        self._row(name, quality, size(), memory.peak_bytes, earlier + time.perf_counter() - start)
+        return quality
 
     def _row(self, name: str, quality: Quality, size: int, peak: int, seconds: float) -> None:
         self.tell(

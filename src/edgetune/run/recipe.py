@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgetune.core.errors import ConfigError, nearest
+from edgetune.core.events import read_events
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -165,7 +166,12 @@ def load_recipe(path: Path | None, overrides: Sequence[str] = (), **settings: ob
     Raises:
         ConfigError: for an unreadable file, an unknown key (with the nearest valid one) or a value out of range.
     """
-    raw = _read(path) if path is not None else {}
+    return _resolve(_read(path) if path is not None else {}, path, overrides, settings)
+
+
+def _resolve(
+    raw: dict[str, Any], path: Path | None, overrides: Sequence[str], settings: Mapping[str, object]
+) -> Recipe:
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals:
@@ -177,7 +183,29 @@ def load_recipe(path: Path | None, overrides: Sequence[str] = (), **settings: ob
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
-        raise _explain(error, path) from error
+        given = {text.partition("=")[0].strip() for text in overrides}
+        given |= {name.replace("__", ".") for name, setting in settings.items() if setting is not None}
+        raise _explain(error, path, given) from error
+
+
+def recipe_of_run(folder: Path | None, overrides: Sequence[str] = (), **settings: object) -> Recipe:
+    """Return the recipe of the last run in a folder, with overrides; the defaults if there was none.
+
+    Args:
+        folder: where an `events.jsonl` may lie.
+        overrides: as in `load_recipe`.
+        settings: as in `load_recipe`.
+
+    Raises:
+        ConfigError: as `load_recipe`.
+        DataError: if the event log is damaged.
+    """
+    log = folder / "events.jsonl" if folder is not None else None
+    raw: dict[str, Any] = {}
+    if log is not None and log.is_file():
+        started = [event["config"] for event in read_events(log) if event["event"] == "run_started"]
+        raw = started[-1] if started else {}
+    return _resolve(raw, None, overrides, settings)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -216,11 +244,12 @@ def _known(location: Sequence[str | int]) -> list[str]:
     return list(section.model_fields)
 
 
-def _explain(error: ValidationError, path: Path | None) -> ConfigError:
+def _explain(error: ValidationError, path: Path | None, given: set[str]) -> ConfigError:
+    """Turn pydantic's first complaint into one sentence; the file is named unless the command line set the key."""
     first = error.errors()[0]
     where: Sequence[str | int] = first["loc"]
     key = ".".join(str(part) for part in where)
-    source = f"{path}: " if path is not None else ""
+    source = f"{path}: " if path is not None and key not in given else ""
     if first["type"] == "extra_forbidden":
         known = _known(where[:-1])
         close = nearest(str(where[-1]), known)

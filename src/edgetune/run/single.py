@@ -92,14 +92,15 @@ def tune(
             if optimiser:
                 beside = _optimiser_file(checkpoint, round)
                 write_atomic(beside, lambda temporary: save_file(optimiser, temporary))
-            ledger = checkpoint.save(tuned.state(), round, tuned if last else None)
-            _optimiser_file(checkpoint, round - 1).unlink(missing_ok=True)
+            ledger = checkpoint.ledger(tuned.state(), round, tuned if last else None)
         listener(
             RoundFinished(
                 round, [ONLY_DEVICE], steps.loss, loss, [], [], steps.dropped, ledger.digest,
                 time.perf_counter() - start, memory.peak_bytes, rouge,
             )
         )  # fmt: skip
+        checkpoint.save(ledger)
+        _optimiser_file(checkpoint, round - 1).unlink(missing_ok=True)
         progress("intervals", round, plan.rounds)
     return ledger
 

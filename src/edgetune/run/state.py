@@ -20,6 +20,20 @@ Evaluate = Callable[[Tuned], float]
 """One figure of the present weights: held-out loss, or Rouge-L."""
 
 
+def check_resumable(ledger: Ledger, fingerprint: str, path: Path) -> None:
+    """Refuse to go on with a ledger that was made with other settings.
+
+    Raises:
+        DigestError: naming the file.
+    """
+    if ledger.fingerprint != fingerprint:
+        raise DigestError(
+            "this folder holds a run with another configuration",
+            where=path,
+            hint="choose another --out, or delete the folder to start again",
+        )
+
+
 class Checkpoint:
     """The ledger of a run in progress.
 
@@ -50,20 +64,17 @@ class Checkpoint:
         if not self.path.exists():
             return self._blank
         ledger = read_ledger(self.path, base_digest=self._blank.base_digest)
-        if ledger.fingerprint != self._fingerprint:
-            raise DigestError(
-                "this folder holds a run with another configuration",
-                where=self.path,
-                hint="choose another --out, or delete the folder to start again",
-            )
+        check_resumable(ledger, self._fingerprint, self.path)
         listener(RunResumed(ledger.round))
         return ledger
 
-    def save(self, update: Update, round: int, tuned: Tuned | None = None) -> Ledger:
-        """Write the state after a round, atomically; with a handle, the digest of its weights as well."""
+    def ledger(self, update: Update, round: int, tuned: Tuned | None = None) -> Ledger:
+        """Return the ledger after a round; with a handle, the digest of its weights as well."""
         digest = ""
         if tuned is not None and all(weight.dtype == torch.float32 for _, weight in tuned.named_weights()):
             digest = tensor_digest(tuned.named_weights())  # narrower weights are rounded from the ledger
-        ledger = replace(self._blank, update=update, round=round, weights_digest=digest)
+        return replace(self._blank, update=update, round=round, weights_digest=digest)
+
+    def save(self, ledger: Ledger) -> None:
+        """Write the ledger atomically; what the log says of the round must be written before."""
         write_ledger(self.path, ledger)
-        return ledger

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from edgetune.core.errors import ConfigError
 from edgetune.core.events import Listener
-from edgetune.core.ledger import Ledger
+from edgetune.core.ledger import Ledger, read_ledger
 from edgetune.core.progress import Progress, silent
 from edgetune.core.tuned import Tuned
 from edgetune.run.device import Device
@@ -15,7 +16,7 @@ from edgetune.run.federate import Plan, federate
 from edgetune.run.prepare import Prepared
 from edgetune.run.rows import model_answers, model_loss, rouge_of
 from edgetune.run.single import tune
-from edgetune.run.state import Checkpoint
+from edgetune.run.state import Checkpoint, check_resumable
 from edgetune.run.worker import Worker
 from edgetune.tune import AdapterTuned, ProjectedTuned
 
@@ -46,11 +47,7 @@ def tune_prepared(
         recipe.evaluation.every,
         recipe.evaluation.answer_every,
     )
-    checkpoint = Checkpoint(
-        ledger_path,
-        worker,
-        "-".join(["single" if single else "federated", recipe.tuning_fingerprint, prepared.manifest.digest]),
-    )
+    checkpoint = Checkpoint(ledger_path, worker, _fingerprint(prepared, single))
 
     def evaluate(tuned: Tuned) -> float:
         return model_loss(tuned.model, prepared.held_out_examples, prepared)
@@ -73,6 +70,33 @@ def tune_prepared(
             worker, devices, plan, checkpoint, evaluate, answer=answer, listener=listener, progress=progress
         )
     return ledger, plain_model(worker.tuned)
+
+
+def completed_rounds(prepared: Prepared, ledger_path: Path, *, single: bool) -> int:
+    """Return how many rounds a folder already holds, after checking that this run may go on with them.
+
+    Raises:
+        ModelError: if the ledger is damaged.
+        DigestError: if it was made with another base, data or configuration.
+        ConfigError: if it holds more rounds than this run wants.
+    """
+    if not ledger_path.exists():
+        return 0
+    ledger = read_ledger(ledger_path, base_digest=prepared.backbone.digest)
+    check_resumable(ledger, _fingerprint(prepared, single), ledger_path)
+    wanted = prepared.recipe.federation.rounds
+    if ledger.round > wanted:
+        raise ConfigError(
+            f"this folder holds a run of {ledger.round} rounds, more than {wanted}",
+            where=ledger_path,
+            hint="choose another --out",
+        )
+    return ledger.round
+
+
+def _fingerprint(prepared: Prepared, single: bool) -> str:
+    kind = "single" if single else "federated"
+    return f"{kind}-{prepared.recipe.tuning_fingerprint}-{prepared.manifest.digest}"
 
 
 def plain_model(tuned: Tuned) -> PreTrainedModel:

@@ -41,6 +41,8 @@ class SeedTable:
         if not isinstance(update, Projected):
             raise DataError("a seed table carries projected updates only")
         merged = update.merged()
+        moving = merged.coefficients != 0  # a ledger read from disk names every direction of the pool
+        merged = Projected(merged.keys[moving], merged.coefficients[moving])
         if len(merged.keys) and not (merged.keys.min() >= 0 and merged.keys.max() < self.size):
             raise DataError(f"a key is outside the pool of {self.size}")
         if 5 + len(merged.keys) * (self._index.itemsize + 4) < 1 + 4 * self.size:

@@ -1,0 +1,77 @@
+"""The benchmarks' arithmetic, and that the published loops they measure against do what they say."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+
+from edgetune.bench import reference
+from edgetune.bench.directions import bench_directions
+from edgetune.bench.models import random_batch
+from edgetune.bench.step import bench_step
+from edgetune.bench.timing import compare, take_turns
+from edgetune.cli import bench
+from edgetune.cli.app import execute
+from edgetune.core.batch import response_loss
+
+
+def test_sides_take_turns() -> None:
+    order: list[str] = []
+    seconds = take_turns({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 3)
+    assert order == list("ab" * 4)
+    assert [len(times) for times in seconds.values()] == [3, 3]
+
+
+def test_ratios_are_taken_round_by_round() -> None:
+    row = compare({"a": [2.0, 4.0, 60.0], "b": [1.0, 2.0, 20.0]}, "a", "b", scale=0.5)
+    assert row.ratio == pytest.approx(1.0)
+    assert row.seconds == pytest.approx(2.0)
+    assert row.low <= row.ratio <= row.high
+
+
+def test_the_published_rebuild_is_the_sum_of_its_draws() -> None:
+    terms = [(3, 0.5), (9, -2.0)]
+    weights = [torch.zeros(7), torch.ones(2, 3)]
+    reference.rebuild(weights, terms)
+    expected = [torch.zeros(7), torch.ones(2, 3)]
+    for seed, coefficient in terms:
+        generator = torch.Generator().manual_seed(seed)
+        for weight in expected:
+            weight += coefficient * torch.normal(0.0, 1.0, weight.shape, generator=generator)
+    assert all(torch.allclose(got, want) for got, want in zip(weights, expected, strict=True))
+
+
+def test_the_published_step_moves_along_its_direction(tiny_model: Any) -> None:
+    model, batch, eps, lr = tiny_model(), random_batch(2, 5, 100), 1e-3, 1e-2
+    before = [weight.detach().clone() for weight in model.parameters()]
+    slope = reference.step_in_place(model, batch, seed=4, eps=eps, lr=lr)
+    after = [weight.detach().clone() for weight in model.parameters()]
+    losses = []
+    for sign in (1, -1):
+        for weight, value in zip(model.parameters(), before, strict=True):
+            weight.data.copy_(value)
+        reference.draw_and_add([weight.data for weight in model.parameters()], 4, sign * eps)
+        losses.append(float(response_loss(model, batch)))
+    assert slope == pytest.approx((losses[0] - losses[1]) / (2 * eps), rel=0.02)
+    moved = [weight.clone() for weight in before]
+    reference.draw_and_add(moved, 4, -lr * slope)
+    assert all(torch.allclose(got, want, atol=1e-6) for got, want in zip(after, moved, strict=True))
+
+
+def test_the_suites_yield_positive_ratios() -> None:
+    rows = [*bench_directions(weights=1 << 14, rounds=3, pool=64), *bench_step(64, 1, 100, rounds=3)]
+    assert len(rows) >= 10
+    assert all(0 < row.low <= row.ratio <= row.high for row in rows)
+
+
+def test_the_command_prints_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(bench.SUITES, "directions", lambda: bench_directions(1 << 14, 3, 64))
+    assert execute(["bench", "directions", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["kernel"]
+    assert {"what", "ratio", "low", "high", "seconds", "other_seconds", "note"} == set(found["ratios"][0])
+    assert execute(["bench", "direction"]) == 2
+    assert "did you mean 'directions'" in capsys.readouterr().err

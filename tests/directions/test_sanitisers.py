@@ -1,0 +1,39 @@
+"""No data race, no access out of bounds, no undefined behaviour in the compiled kernel."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+DRIVER = Path(__file__).with_name("sanitise.c")
+FLAGS = [
+    "-std=gnu99",
+    "-O1",
+    "-g",
+    "-ffp-contract=off",
+    "-Wno-psabi",
+    "-pthread",
+    "-fno-sanitize-recover=all",
+]
+
+
+@pytest.mark.parametrize("sanitiser", ["address,undefined", "thread"])
+def test_the_kernel_is_clean(sanitiser: str, tmp_path: Path) -> None:
+    compiler = shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    program = tmp_path / "sanitise"
+    built = subprocess.run(
+        [compiler, *FLAGS, f"-fsanitize={sanitiser}", str(DRIVER), "-o", str(program)],
+        capture_output=True,
+        text=True,
+    )
+    if built.returncode and "cannot find" in built.stderr:
+        pytest.skip(f"this compiler has no runtime for -fsanitize={sanitiser}")
+    assert built.returncode == 0, built.stderr
+    done = subprocess.run([program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[0]) > 1000

@@ -276,6 +276,11 @@ def test_evaluate_uses_the_split_of_the_ledgers_run(
     assert f"loss {tuned['loss']:.4f}" in capsys.readouterr().out
 
 
+def listen_to_ctrl_c() -> None:
+    """Undo what a shell does to background jobs, whose children inherit a deaf ear for SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_is_one_line_and_130(tmp_path: Path) -> None:
     command = [
         sys.executable,
@@ -288,12 +293,14 @@ def test_ctrl_c_is_one_line_and_130(tmp_path: Path) -> None:
         "--rounds",
         "500",
     ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
-        assert run.stdout is not None
-        assert run.stderr is not None
-        while "round" not in run.stdout.readline():
-            assert run.poll() is None
-        run.send_signal(signal.SIGINT)
-        error = run.stderr.read()
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, preexec_fn=listen_to_ctrl_c, **pipes) as run:  # type: ignore[call-overload]
+        try:
+            while "base:" not in (line := run.stdout.readline()):
+                assert line, run.stderr.read()
+            run.send_signal(signal.SIGINT)
+            _, error = run.communicate(timeout=60)
+        finally:
+            run.kill()
     assert run.returncode == 130
     assert error == "error: interrupted; run the same command again to go on\n"

@@ -30,7 +30,7 @@ int main(void) {
                             coefficients[0] = 0.5f;
                             coefficients[1] = 0.25f;
                             job task = {out, base, sizes[s], type, type, kind, replay ? 1 : 2, {1, 2, 3}, 7, pools[p],
-                                        seeds, coefficients, table};
+                                        seeds, coefficients, table, replay ? 0 : CHUNK * (int64_t)p};
                             if (edgetune_run(&task, replay, level, 4)) return 1;
                             done++;
                             free(out);

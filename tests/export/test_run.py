@@ -103,6 +103,15 @@ def test_a_long_conversation_and_a_missing_template_are_typed_errors(llama: Llam
         plain.chat([{"role": "user", "content": "hi"}])
 
 
+@pytest.fixture
+def hears_ctrl_c() -> Iterator[None]:
+    """Listen to SIGINT also where a shell started the tests in the background, deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("hears_ctrl_c")
 def test_the_terminal_stays_silent_and_keeps_its_signals(
     path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -90,13 +90,13 @@ def test_an_error_inside_the_forward_restores_the_parameters(
 ) -> None:
     model = tiny_model("llama")
     owned = {name: id(weight) for name, weight in model.named_parameters()}
-    tuned = ProjectedTuned(model, BoundSpace(Rademacher(), KEY))
 
     class Failing(torch.nn.Linear):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             raise error("simulated")
 
     model.model.layers[1].mlp.down_proj.__class__ = Failing
+    tuned = ProjectedTuned(model, BoundSpace(Rademacher(), KEY))
     with pytest.raises(error), tuned.perturbed(1, 0.1):
         model(input_ids=batch.input_ids)
     assert {name: id(weight) for name, weight in model.named_parameters()} == owned

@@ -15,8 +15,15 @@ from edgetune.core.update import Projected, Update
 class Space(Protocol):
     """The directions of one key, ready to be added to tensors."""
 
-    def axpy(self, out: torch.Tensor, base: torch.Tensor, coefficient: float, name: str, seed: int) -> None:
-        """Form `out = base + coefficient * z(seed)` of tensor `name`, in float32, rounded once."""
+    @property
+    def alignment(self) -> int:
+        """Multiples at which a part of a tensor may start; 0 if tensors are formed whole."""
+        ...
+
+    def axpy(
+        self, out: torch.Tensor, base: torch.Tensor, coefficient: float, name: str, seed: int, start: int = 0
+    ) -> None:
+        """Form `out = base + coefficient * z(seed)` of tensor `name` from element `start` on, rounded once."""
         ...
 
     def replay(self, out: torch.Tensor, base: torch.Tensor, update: Projected, name: str) -> None:

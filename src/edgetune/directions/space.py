@@ -31,12 +31,23 @@ class BoundSpace:
         self._compiled = compiled_wanted()
         self._source = CachedSource(key) if isinstance(kind, Hadamard) else Source(key)
 
-    def axpy(self, out: torch.Tensor, base: torch.Tensor, coefficient: float, name: str, seed: int) -> None:
-        """Form `out = base + coefficient * z(seed)`; see `Kind.axpy`."""
+    @property
+    def alignment(self) -> int:
+        """Multiples at which a part of a tensor may start; 0 if tensors are formed whole."""
+        return native.ALIGNMENT if self._compiled else 0
+
+    def axpy(
+        self, out: torch.Tensor, base: torch.Tensor, coefficient: float, name: str, seed: int, start: int = 0
+    ) -> None:
+        """Form `out = base + coefficient * z(seed)`, of a whole tensor or of the part from element `start` on."""
         if self._compiled and native.serves(self.kind, out, base):
-            native.run(self.kind, self.key, name, out, base, Projected.of(seed, coefficient), replay=False)
-        else:
+            step = Projected.of(seed, coefficient)
+            native.run(self.kind, self.key, name, out, base, step, replay=False, start=start)
+        elif start == 0:
             self.kind.axpy(out, base, coefficient, self._source, name, seed)
+        else:
+            z = self.kind.values(self._source, name, seed, start, base.numel(), base.device).view(base.shape)
+            out.copy_(z.mul_(coefficient).add_(base.float()))
 
     def replay(self, out: torch.Tensor, base: torch.Tensor, update: Projected, name: str) -> None:
         """Form `out = base + sum_k a_k z_k`; see `Kind.replay`."""
@@ -58,8 +69,15 @@ class KeptSpace(BoundSpace):
         self._seed: int | None = None
         self._kept: dict[str, torch.Tensor] = {}
 
-    def axpy(self, out: torch.Tensor, base: torch.Tensor, coefficient: float, name: str, seed: int) -> None:
-        """Form `out = base + coefficient * z(seed)` from the kept direction."""
+    @property
+    def alignment(self) -> int:
+        """0: the direction is kept whole, and so are the tensors."""
+        return 0
+
+    def axpy(
+        self, out: torch.Tensor, base: torch.Tensor, coefficient: float, name: str, seed: int, start: int = 0
+    ) -> None:
+        """Form `out = base + coefficient * z(seed)` of a whole tensor from the kept direction."""
         if seed != self._seed:
             self._seed, self._kept = seed, {}
         if name not in self._kept:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from edgetune.core.errors import ModelError
 from edgetune.core.keys import refuse_colliding_ids
 from edgetune.core.tuned import Space
 from edgetune.core.update import Dense, Projected, Update
+from edgetune.tune.parts import Form, perturbed_linear, perturbed_rows, reads_in_parts
 from edgetune.tune.scratch import Scratch
 
 
@@ -53,6 +54,7 @@ class ProjectedTuned:
         self._perturbation: tuple[int, float] | None = None
         self._scratch = Scratch(max(weight.numel() for weight in self._weights.values()))
         self._readers: list[_Reader] = []
+        self._readers_of_parts: list[_PartReader] = []
         self._hooks = list(self._attach())
 
     @property
@@ -132,6 +134,8 @@ class ProjectedTuned:
         """Detach from the model, which keeps its present weights."""
         for hook in self._hooks:
             hook.remove()
+        for reader in self._readers_of_parts:
+            reader.close()
 
     def _materialise(self) -> None:
         state = self.state()
@@ -151,6 +155,9 @@ class ProjectedTuned:
         for module in self._model.modules():
             own = {key: names[id(value)] for key, value in module._parameters.items() if id(value) in names}
             if own:
+                if self._space.alignment and reads_in_parts(module):
+                    self._readers_of_parts.append(_PartReader(self, module, own))
+                    continue
                 reader = _Reader(self, own)
                 self._readers.append(reader)
                 yield module.register_forward_pre_hook(reader.enter)
@@ -184,3 +191,41 @@ class _Reader:
             module, key, weight, buffer = self._swapped.pop()
             module._parameters[key] = weight
             self._tuned._scratch.give_back(buffer)
+
+
+class _PartReader:
+    """Stands in for the forward of a linear or embedding layer while a perturbation is entered."""
+
+    def __init__(self, tuned: ProjectedTuned, module: nn.Module, own: dict[str, str]) -> None:
+        self._tuned, self._module, self._own, self._plain = tuned, module, own, module.forward
+        module.forward = self.forward
+
+    def close(self) -> None:
+        """Give the layer its own forward back."""
+        self._module.__dict__.pop("forward", None)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self._tuned._perturbation is None:
+            return cast(torch.Tensor, self._plain(x))
+        with torch.no_grad():
+            return self._perturbed(x)
+
+    def _perturbed(self, x: torch.Tensor) -> torch.Tensor:
+        weight = cast(torch.Tensor, self._module._parameters["weight"]).data
+        alignment = self._tuned._space.alignment
+        if isinstance(self._module, nn.Embedding):
+            rows = perturbed_rows(x, weight, self._form("weight"), alignment)
+            return rows if rows is not None else nn.functional.embedding(x, self._whole("weight"))
+        y = perturbed_linear(x, weight, self._form("weight"), alignment)
+        return y.add_(self._whole("bias")) if self._module._parameters.get("bias") is not None else y
+
+    def _form(self, key: str) -> Form:
+        tuned, name = self._tuned, self._own[key]
+        seed, scale = cast(tuple[int, float], tuned._perturbation)
+        return lambda out, base, start: tuned._space.axpy(out, base, scale, name, seed, start)
+
+    def _whole(self, key: str) -> torch.Tensor:
+        value = cast(torch.Tensor, self._module._parameters[key]).data
+        out = torch.empty_like(value)
+        self._form(key)(out, value, 0)
+        return out

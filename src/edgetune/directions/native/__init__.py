@@ -21,6 +21,8 @@ LEVELS = ("baseline", "avx2", "avx512")
 """Instruction sets by number; the kernel picks the best one of the machine."""
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 KIND_NUMBERS: dict[type[Kind], int] = {Rademacher: 0, Gaussian: 1, Hadamard: 2}
+ALIGNMENT = 8192
+"""Elements the kernel draws at a time; a part of a tensor starts at a multiple of it."""
 SMALL = 1 << 16
 """Elements below which a second thread costs more than it saves."""
 
@@ -42,6 +44,7 @@ class _Job(ctypes.Structure):
         ("seeds", ctypes.c_void_p),
         ("coefficients", ctypes.c_void_p),
         ("table", ctypes.c_void_p),
+        ("start", ctypes.c_int64),
     )
 
 
@@ -83,6 +86,7 @@ def run(
     update: Projected,
     *,
     replay: bool,
+    start: int = 0,
     level: int | None = None,
     threads: int | None = None,
 ) -> None:
@@ -96,6 +100,7 @@ def run(
         base: like `out` in shape.
         update: seeds (or pool indices) and coefficients; one of each for a perturbation.
         replay: sum a whole Hadamard pool by its fast transform.
+        start: element of the whole tensor that `out` begins with, a multiple of ALIGNMENT; 0 for a pool's replay.
         level: instruction set, an index of LEVELS; the best one if not given.
         threads: at most this many; torch's number if not given.
 
@@ -127,6 +132,7 @@ def run(
         seeds.ctypes.data,
         coefficients.ctypes.data,
         table,
+        start,
     )
     if threads is None:
         threads = torch.get_num_threads() if base.numel() >= SMALL else 1

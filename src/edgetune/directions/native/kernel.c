@@ -40,6 +40,7 @@ typedef struct {
     const uint64_t *seeds;      /* [terms]; pool indices of a Hadamard perturbation */
     const float *coefficients;  /* [terms]; [padded] for a Hadamard replay */
     const float *table;         /* [65536] normal quantiles, for GAUSSIAN */
+    int64_t start;              /* element of the whole tensor that out[0] is; a multiple of CHUNK, 0 for a pool's replay */
 } job;
 
 typedef struct {
@@ -226,6 +227,7 @@ static int spread(const job *task, int64_t unit, int threads, int (*work)(const 
 EXPORT int edgetune_run(const job *task, int replay, int level, int threads) {
     if (task->count < 0 || task->out_dtype < FLOAT32 || task->out_dtype > BFLOAT16 || task->base_dtype > Q4_0 ||
         task->kind < RADEMACHER || task->kind > HADAMARD || level > edgetune_best() || level < 0) return 1;
+    if (task->start < 0 || task->start % CHUNK || (replay && task->kind == HADAMARD && task->start)) return 1;
     int64_t unit = CHUNK;
     if (task->kind == HADAMARD) {
         if (task->padded < 1 || (task->padded & (task->padded - 1))) return 1;

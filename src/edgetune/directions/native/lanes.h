@@ -136,10 +136,10 @@ TARGET static void NAME(add_gaussian)(const job *task, uint64_t seed, float c, i
 /* Sign bits of CHUNK elements of term t; `known` lives as long as one term is walked through a range. */
 TARGET static void NAME(direction_bits)(const job *task, int t, int64_t at, columns *known,
                                         uint32_t bits[LANES * WORDS]) {
-    NAME(sign_bits)(task, task->kind == HADAMARD ? 0 : task->seeds[t], at / BLOCK, bits);
+    NAME(sign_bits)(task, task->kind == HADAMARD ? 0 : task->seeds[t], (task->start + at) / BLOCK, bits);
     if (task->kind != HADAMARD) return;
     if (task->terms > 1) known->first = -1;
-    NAME(hadamard_bits)(task, task->seeds[t], at, known, bits);
+    NAME(hadamard_bits)(task, task->seeds[t], task->start + at, known, bits);
 }
 
 /* Elements [first, last): base plus the sum of all terms, chunk by chunk, so that memory is passed once. */
@@ -159,7 +159,7 @@ TARGET static int NAME(sum)(const job *task, int64_t first, int64_t last) {
         memset(total, 0, sizeof total);
         for (int t = 0; t < task->terms; t++) {
             if (task->kind == GAUSSIAN) {
-                NAME(add_gaussian)(task, task->seeds[t], task->coefficients[t], at, total);
+                NAME(add_gaussian)(task, task->seeds[t], task->coefficients[t], task->start + at, total);
             } else {
                 NAME(direction_bits)(task, t, at, &known, bits);
                 NAME(add_signs)(total, total, bits, task->coefficients[t], LANES * WORDS);

@@ -1,0 +1,84 @@
+"""Linear and embedding layers that read perturbed weights part by part, so that no large tensor exists twice."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+PART = 1 << 22
+"""Elements formed at a time: 16 MB in float32. Parts that fit a core's cache were measured slower: the matrix product
+loses more by being cut than the scratch gains (docs/log.md)."""
+
+Form = Callable[[torch.Tensor, torch.Tensor, int], None]
+"""Called with (out, base, start): form the perturbed elements of a part of a tensor, `start` counted in the whole."""
+
+
+def perturbed_linear(x: torch.Tensor, weight: torch.Tensor, form: Form, alignment: int) -> torch.Tensor:
+    """Multiply by a perturbed matrix that never exists as a whole.
+
+        y = x (W + c Z)^T, a group of rows of W at a time
+
+    Args:
+        x: float [..., inputs].
+        weight: float [outputs, inputs], contiguous; read only.
+        form: forms a group of rows.
+        alignment: multiples of elements at which a group may start.
+
+    Returns:
+        Float [..., outputs].
+    Cost: W is read once; scratch of PART elements, or of the smallest aligned group of rows.
+    """
+    outputs, inputs = weight.shape
+    step = alignment // math.gcd(alignment, inputs)
+    rows = max(1, PART // (step * inputs)) * step
+    if rows >= outputs:
+        whole = torch.empty_like(weight)
+        form(whole, weight, 0)
+        return functional.linear(x, whole)
+    scratch = weight.new_empty(rows, inputs)
+    y = x.new_empty(*x.shape[:-1], outputs)
+    for first in range(0, outputs, rows):
+        part = weight[first : first + rows]
+        form(scratch[: len(part)], part, first * inputs)
+        y[..., first : first + len(part)] = functional.linear(x, scratch[: len(part)])
+    return y
+
+
+def perturbed_rows(
+    ids: torch.Tensor, weight: torch.Tensor, form: Form, alignment: int
+) -> torch.Tensor | None:
+    """Look tokens up in a perturbed embedding, forming only the rows that are asked for.
+
+    Args:
+        ids: int64 [...].
+        weight: float [tokens, width], contiguous; read only.
+        form: forms an aligned window around a row.
+        alignment: multiples of elements at which a window may start.
+
+    Returns:
+        Float [..., width], or None if so many different tokens are asked for that the whole table is cheaper.
+    Cost: at most two alignments and a row of scratch a different token.
+    """
+    width, flat = weight.shape[1], weight.view(-1)
+    tokens, places = torch.unique(ids, return_inverse=True)
+    if len(tokens) * (width + 2 * alignment) >= flat.numel():
+        return None
+    rows = weight.new_empty(len(tokens), width)
+    scratch = weight.new_empty(width + 2 * alignment)
+    for place, token in enumerate(tokens.tolist()):
+        start, end = token * width, (token + 1) * width
+        first = start // alignment * alignment
+        form(scratch[: end - first], flat[first:end], first)
+        rows[place] = scratch[start - first : end - first]
+    return rows[places]
+
+
+def reads_in_parts(module: nn.Module) -> bool:
+    """Say whether a layer is exactly torch's linear or embedding layer, with a contiguous weight."""
+    plain = type(module) is nn.Linear or (type(module) is nn.Embedding and module.max_norm is None)
+    weight = module._parameters.get("weight")
+    return plain and weight is not None and weight.is_contiguous()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
+from edgetune.core.batch import Batch, Objective
 from edgetune.core.update import Projected, Update
 
 
@@ -69,4 +70,8 @@ class PerturbableTuned(Tuned, Protocol):
 
     def perturbed(self, seed: int, scale: float) -> AbstractContextManager[None]:
         """While entered, forward passes compute with `w + scale * z(seed)`; `w` itself is never written."""
+        ...
+
+    def losses(self, objective: Objective, batch: Batch, seed: int, scales: Sequence[float]) -> list[float]:
+        """Evaluate an objective at `w + scale * z(seed)` for every scale, in one walk of the model where that is faster."""
         ...

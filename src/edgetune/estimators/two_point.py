@@ -23,7 +23,7 @@ class TwoPoint:
 
     Raises:
         ConfigError: if eps is not a positive number.
-    Cost: two forward passes; extra memory of the largest tensor.
+    Cost: two forward passes, and scratch for perturbed weights (see `core.tuned.PerturbableTuned`).
     Source: Spall 1992; Malladi et al. 2023, arXiv:2305.17333, Algorithm 1.
     """
 
@@ -36,8 +36,5 @@ class TwoPoint:
     @torch.no_grad()
     def __call__(self, tuned: PerturbableTuned, objective: Objective, batch: Batch, key: int) -> Estimate:
         """Return the mean of the two losses and the slope on direction `key`."""
-        with tuned.perturbed(key, self.eps):
-            above = float(objective(tuned.model, batch))
-        with tuned.perturbed(key, -self.eps):
-            below = float(objective(tuned.model, batch))
+        above, below = tuned.losses(objective, batch, key, (self.eps, -self.eps))
         return Estimate((above + below) / 2, Projected.of(key, (above - below) / (2 * self.eps)))

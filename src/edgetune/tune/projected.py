@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from edgetune.core.batch import Batch, Objective
 from edgetune.core.errors import ModelError
 from edgetune.core.keys import refuse_colliding_ids
 from edgetune.core.tuned import Space
@@ -83,6 +84,28 @@ class ProjectedTuned:
             self._perturbation = None
             for reader in self._readers:  # torch calls no hooks after an interrupt
                 reader.leave()
+
+    @torch.no_grad()
+    def losses(self, objective: Objective, batch: Batch, seed: int, scales: Sequence[float]) -> list[float]:
+        """Evaluate an objective at several points of one line.
+
+            L(w + scale * z(seed)) for every scale
+
+        Args:
+            objective: called with the model and the batch.
+            batch: the same for every point.
+            seed: the direction.
+            scales: signed, in units of the weights; 0 is the unperturbed model.
+
+        Returns:
+            One loss a scale.
+        Cost: one forward pass a scale.
+        """
+        found = []
+        for scale in scales:
+            with self.perturbed(seed, scale):
+                found.append(float(objective(self._model, batch)))
+        return found
 
     @torch.no_grad()
     def reset(self, state: Update | None) -> None:

@@ -73,5 +73,5 @@ class PerturbableTuned(Tuned, Protocol):
         ...
 
     def losses(self, objective: Objective, batch: Batch, seed: int, scales: Sequence[float]) -> list[float]:
-        """Evaluate an objective at `w + scale * z(seed)` for every scale, in one walk of the model where that is faster."""
+        """Evaluate an objective at `w + scale * z(seed)` for every scale, in one walk of the model if it can."""
         ...

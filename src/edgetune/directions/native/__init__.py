@@ -27,7 +27,7 @@ SMALL = 1 << 16
 """Elements below which a second thread costs more than it saves."""
 
 
-class _Job(ctypes.Structure):
+class Job(ctypes.Structure):
     """Mirror of `job` in kernel.c."""
 
     _fields_ = (
@@ -55,7 +55,8 @@ def library() -> ctypes.CDLL | None:
         try:
             found = ctypes.CDLL(str(path))
             found.edgetune_job_size.restype = ctypes.c_int64
-            if found.edgetune_job_size() == ctypes.sizeof(_Job):
+            found.edgetune_product_scratch.restype = ctypes.c_int64
+            if found.edgetune_job_size() == ctypes.sizeof(Job):
                 return found
         except (OSError, AttributeError):
             continue  # another platform's build; `edgetune doctor` says which kernel runs
@@ -75,6 +76,43 @@ def serves(kind: Kind, *tensors: torch.Tensor) -> bool:
         and type(kind) in KIND_NUMBERS
         and all(one.device.type == "cpu" and one.dtype in DTYPES and one.is_contiguous() for one in tensors)
     )
+
+
+def job(
+    kind: Kind,
+    key: bytes,
+    name: str,
+    out: torch.Tensor,
+    base: torch.Tensor,
+    update: Projected,
+    *,
+    replay: bool = False,
+    start: int = 0,
+) -> tuple[Job, object]:
+    """Return the kernel's view of the arguments of `run`, and what must live as long as it is used."""
+    seeds, coefficients = np.ascontiguousarray(update.keys), np.ascontiguousarray(update.coefficients)
+    padded = kind.padded if isinstance(kind, Hadamard) else 1
+    if replay and isinstance(kind, Hadamard):
+        coefficients = np.zeros(padded, np.float32)
+        np.add.at(coefficients, update.keys, update.coefficients)
+    table = quantile_table() if isinstance(kind, Gaussian) else None
+    made = Job(
+        out.data_ptr(),
+        base.data_ptr(),
+        base.numel(),
+        DTYPES[out.dtype],
+        DTYPES[base.dtype],
+        KIND_NUMBERS[type(kind)],
+        len(seeds),
+        (ctypes.c_uint32 * 8)(*struct.unpack("<8I", key)),
+        tensor_id(name),
+        padded,
+        seeds.ctypes.data,
+        coefficients.ctypes.data,
+        table.data_ptr() if table is not None else None,
+        start,
+    )
+    return made, (seeds, coefficients, table)
 
 
 def run(
@@ -100,7 +138,8 @@ def run(
         base: like `out` in shape.
         update: seeds (or pool indices) and coefficients; one of each for a perturbation.
         replay: sum a whole Hadamard pool by its fast transform.
-        start: element of the whole tensor that `out` begins with, a multiple of ALIGNMENT; 0 for a pool's replay.
+        start: element of the whole tensor that `out` begins with, a multiple of ALIGNMENT (and, for the replay of a
+            Hadamard pool, of its padded size).
         level: instruction set, an index of LEVELS; the best one if not given.
         threads: at most this many; torch's number if not given.
 
@@ -111,33 +150,15 @@ def run(
     kernel = library()
     if kernel is None:
         raise RuntimeError("the compiled kernel is not installed")
-    padded = kind.padded if isinstance(kind, Hadamard) else 1
-    pooled = replay and isinstance(kind, Hadamard)
-    seeds, coefficients = np.ascontiguousarray(update.keys), np.ascontiguousarray(update.coefficients)
-    if pooled:
-        coefficients = np.zeros(padded, np.float32)
-        np.add.at(coefficients, update.keys, update.coefficients)
-    table = quantile_table().data_ptr() if isinstance(kind, Gaussian) else None
-    job = _Job(
-        out.data_ptr(),
-        base.data_ptr(),
-        base.numel(),
-        DTYPES[out.dtype],
-        DTYPES[base.dtype],
-        KIND_NUMBERS[type(kind)],
-        len(seeds),
-        (ctypes.c_uint32 * 8)(*struct.unpack("<8I", key)),
-        tensor_id(name),
-        padded,
-        seeds.ctypes.data,
-        coefficients.ctypes.data,
-        table,
-        start,
-    )
+    task, kept = job(kind, key, name, out, base, update, replay=replay, start=start)
     if threads is None:
         threads = torch.get_num_threads() if base.numel() >= SMALL else 1
     status = kernel.edgetune_run(
-        ctypes.byref(job), int(pooled), best_level() if level is None else level, threads
+        ctypes.byref(task),
+        int(replay and isinstance(kind, Hadamard)),
+        best_level() if level is None else level,
+        threads,
     )
+    del kept
     if status:
         raise RuntimeError(f"the compiled kernel refused the job (status {status})")

@@ -18,6 +18,12 @@
 #include <pthread.h>
 #endif
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
 #if defined(_WIN32)
 #define EXPORT __declspec(dllexport)
 #else
@@ -40,7 +46,7 @@ typedef struct {
     const uint64_t *seeds;      /* [terms]; pool indices of a Hadamard perturbation */
     const float *coefficients;  /* [terms]; [padded] for a Hadamard replay */
     const float *table;         /* [65536] normal quantiles, for GAUSSIAN */
-    int64_t start;              /* element of the whole tensor that out[0] is; a multiple of CHUNK, 0 for a pool's replay */
+    int64_t start;              /* element of the whole tensor that out[0] is; a multiple of CHUNK, and of padded for a replay */
 } job;
 
 typedef struct {
@@ -66,11 +72,13 @@ static const uint32_t lane_signs[4][LANES] = {
     {0, 0, 0, 0, 0, 0, 0, 0, MINUS, MINUS, MINUS, MINUS, MINUS, MINUS, MINUS, MINUS},
 };
 
-/* Lanes of one vector in another order; GCC before 12 has its own spelling. */
+/* Lanes of one vector, or of two, in another order; GCC before 12 has its own spelling. */
 #if defined(__clang__) || __GNUC__ >= 12
 #define SHUFFLE(x, indices, ...) __builtin_shufflevector(x, x, __VA_ARGS__)
+#define PAIR(x, y, indices, ...) __builtin_shufflevector(x, y, __VA_ARGS__)
 #else
 #define SHUFFLE(x, indices, ...) __builtin_shuffle(x, (indices){__VA_ARGS__})
+#define PAIR(x, y, indices, ...) __builtin_shuffle(x, y, (indices){__VA_ARGS__})
 #endif
 
 static inline float float_of(uint32_t bits) { float x; memcpy(&x, &bits, 4); return x; }
@@ -137,29 +145,47 @@ static void write_out(const job *task, int64_t first, int64_t count, const float
     }
 }
 
+/* Where element `first` of a base lies; `first` is a multiple of CHUNK. */
+static const void *base_at(const job *task, int64_t first) {
+    static const int64_t block_bytes[] = {32 * 4, 32 * 2, 32 * 2, 34, 18};
+    return (const uint8_t *)task->base + first / 32 * block_bytes[task->base_dtype];
+}
+
+#include "product_job.h"
+
 #define NAME(x) x##_baseline
 #define TARGET
 #define WIDE 4
+#define ACROSS 12
+#define SPLAT(x) ((vf_baseline){x, x, x, x})
+#if defined(__aarch64__)
+#define FMA(a, b, c) ((vf_baseline)vfmaq_f32((float32x4_t)(c), (float32x4_t)(a), (float32x4_t)(b)))
+#else
+#define FMA(a, b, c) ((a) * (b) + (c))
+#endif
 #include "lanes.h"
-#undef NAME
-#undef TARGET
-#undef WIDE
+#include "product.h"
+#include "end.h"
 
 #if defined(__x86_64__)
 #define NAME(x) x##_avx2
-#define TARGET __attribute__((target("avx2")))
+#define TARGET __attribute__((target("avx2,fma")))
 #define WIDE 8
+#define ACROSS 12
+#define SPLAT(x) ((vf_avx2)_mm256_set1_ps(x))
+#define FMA(a, b, c) ((vf_avx2)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c)))
 #include "lanes.h"
-#undef NAME
-#undef TARGET
-#undef WIDE
+#include "product.h"
+#include "end.h"
 #define NAME(x) x##_avx512
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")))
 #define WIDE 16
+#define ACROSS 24
+#define SPLAT(x) ((vf_avx512)_mm512_set1_ps(x))
+#define FMA(a, b, c) ((vf_avx512)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c)))
 #include "lanes.h"
-#undef NAME
-#undef TARGET
-#undef WIDE
+#include "product.h"
+#include "end.h"
 #endif
 
 enum { BASELINE = 0, AVX2 = 1, AVX512 = 2 };
@@ -170,7 +196,7 @@ EXPORT int edgetune_best(void) {
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl")) return AVX512;
-    if (__builtin_cpu_supports("avx2")) return AVX2;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return AVX2;
 #endif
     return BASELINE;
 }
@@ -227,13 +253,36 @@ static int spread(const job *task, int64_t unit, int threads, int (*work)(const 
 EXPORT int edgetune_run(const job *task, int replay, int level, int threads) {
     if (task->count < 0 || task->out_dtype < FLOAT32 || task->out_dtype > BFLOAT16 || task->base_dtype > Q4_0 ||
         task->kind < RADEMACHER || task->kind > HADAMARD || level > edgetune_best() || level < 0) return 1;
-    if (task->start < 0 || task->start % CHUNK || (replay && task->kind == HADAMARD && task->start)) return 1;
-    int64_t unit = CHUNK;
-    if (task->kind == HADAMARD) {
-        if (task->padded < 1 || (task->padded & (task->padded - 1))) return 1;
-        if (replay && task->padded > CHUNK) unit = task->padded;
-    }
+    if (task->kind == HADAMARD && (task->padded < 1 || (task->padded & (task->padded - 1)))) return 1;
+    const int64_t unit = replay && task->kind == HADAMARD && task->padded > CHUNK ? task->padded : CHUNK;
+    if (task->start < 0 || task->start % unit) return 1;
     return task->count ? spread(task, unit, threads, choose(level, task, replay)) : 0;
 }
 
 EXPORT int64_t edgetune_job_size(void) { return (int64_t)sizeof(job); }
+
+EXPORT int64_t edgetune_product_size(void) { return (int64_t)sizeof(product); }
+
+/* Floats of scratch that a product needs with so many threads. */
+EXPORT int64_t edgetune_product_scratch(product *p, int threads) {
+    product_shape(p);
+    return product_shared(p) + (int64_t)product_threads(p, threads) * product_scratch(p);
+}
+
+/* y = x (w + scale z)^T for one or two scales, see product_job.h; returns as edgetune_run does. */
+EXPORT int edgetune_product(product *p, float *scratch, int level, int threads) {
+    if (p->rows < 1 || p->outs < 1 || p->depth < 1 || p->points < 1 || p->points > 2 || level > edgetune_best() || level < 0 ||
+        p->direction.start || p->direction.kind == GAUSSIAN || p->direction.kind > HADAMARD || p->direction.terms != 1) return 1;
+    if (!p->formed && p->direction.base_dtype != FLOAT32) return 1;
+    if (p->folds && (p->formed || p->fold.kind == GAUSSIAN || p->fold.terms != 1 || p->fold.start)) return 1;
+    product_shape(p);
+    p->across = scratch;
+    int (*work)(const product *, int64_t, int64_t, float *) = multiply_baseline;
+    void (*turn)(const product *, float *) = turn_x_baseline;
+#if defined(__x86_64__)
+    if (level == AVX2) { work = multiply_avx2; turn = turn_x_avx2; }
+    if (level == AVX512) { work = multiply_avx512; turn = turn_x_avx512; }
+#endif
+    turn(p, scratch);
+    return product_spread(p, scratch, product_threads(p, threads), work);
+}

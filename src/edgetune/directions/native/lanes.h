@@ -260,7 +260,7 @@ TARGET static int NAME(transform)(const job *task, int64_t first, int64_t last) 
     for (int64_t at = first; at < last; at += unit) {
         int64_t count = last - at < unit ? last - at : unit;
         for (int64_t i = 0; i < unit && i < count + padded; i += CHUNK)
-            NAME(sign_bits)(task, 1, (at + i) / BLOCK, columns + i / 32);
+            NAME(sign_bits)(task, 1, (task->start + at + i) / BLOCK, columns + i / 32);
         for (int64_t i = 0; i < count; i += padded) {
             if (padded < 32) {
                 NAME(short_block)(x + i, task->coefficients, columns, (uint32_t)i, padded);
@@ -271,7 +271,7 @@ TARGET static int NAME(transform)(const job *task, int64_t first, int64_t last) 
         }
         for (int64_t i = 0; i < count; i += CHUNK) {
             int64_t part = count - i < CHUNK ? count - i : CHUNK;
-            NAME(sign_bits)(task, 0, (at + i) / BLOCK, bits);
+            NAME(sign_bits)(task, 0, (task->start + at + i) / BLOCK, bits);
             if (direct && part == CHUNK) {
                 NAME(finish)((float *)task->out + at + i, x + i, (const float *)task->base + at + i, bits);
                 continue;
@@ -285,10 +285,3 @@ TARGET static int NAME(transform)(const job *task, int64_t first, int64_t last) 
     free(columns);
     return 0;
 }
-
-#undef STAGE
-#undef INSIDE
-#undef VU
-#undef VF
-#undef QUARTER
-#undef ROTATE

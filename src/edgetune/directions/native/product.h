@@ -1,0 +1,192 @@
+/* Products with perturbed matrices, compiled once for every instruction set (see product_job.h).
+ *
+ * Lanes run along the rows of x, which is transposed once. The matrix is perturbed a small block at a time, for one point and
+ * then the other, and multiplied from the first cache: memory sees it once for both halves of a step, and nothing is written
+ * there but y.
+ *
+ * The includer defines NAME, TARGET and WIDE as for lanes.h, ACROSS (outputs of a tile that is one vector wide), SPLAT(x)
+ * and FMA(a, b, c) = a b + c.
+ */
+
+/* Rows i and i + span trade the lanes that have, or lack, the span's bit; all spans in turn exchange rows and columns. */
+#define TRADE(span, low, high)                                    \
+    UNROLL for (int i = 0; i < WIDE; i++) {                       \
+        if (i & span) continue;                                   \
+        const VF a = x[i], b = x[i + span];                       \
+        x[i] = low;                                               \
+        x[i + span] = high;                                       \
+    }
+/* to[j][i] = from[i][j] for a square of WIDE rows and columns */
+TARGET static inline void NAME(turn)(const float *from, int64_t from_step, float *to, int64_t to_step) {
+    VF x[WIDE];
+    UNROLL for (int i = 0; i < WIDE; i++) x[i] = NAME(load_f)(from + i * from_step);
+#if WIDE == 16
+    TRADE(1, PAIR(a, b, VU, 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30),
+          PAIR(a, b, VU, 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31))
+    TRADE(2, PAIR(a, b, VU, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29),
+          PAIR(a, b, VU, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31))
+    TRADE(4, PAIR(a, b, VU, 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27),
+          PAIR(a, b, VU, 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31))
+    TRADE(8, PAIR(a, b, VU, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23),
+          PAIR(a, b, VU, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31))
+#elif WIDE == 8
+    TRADE(1, PAIR(a, b, VU, 0, 8, 2, 10, 4, 12, 6, 14),
+          PAIR(a, b, VU, 1, 9, 3, 11, 5, 13, 7, 15))
+    TRADE(2, PAIR(a, b, VU, 0, 1, 8, 9, 4, 5, 12, 13),
+          PAIR(a, b, VU, 2, 3, 10, 11, 6, 7, 14, 15))
+    TRADE(4, PAIR(a, b, VU, 0, 1, 2, 3, 8, 9, 10, 11),
+          PAIR(a, b, VU, 4, 5, 6, 7, 12, 13, 14, 15))
+#else
+    TRADE(1, PAIR(a, b, VU, 0, 4, 2, 6),
+          PAIR(a, b, VU, 1, 5, 3, 7))
+    TRADE(2, PAIR(a, b, VU, 0, 1, 4, 5),
+          PAIR(a, b, VU, 2, 3, 6, 7))
+#endif
+    UNROLL for (int i = 0; i < WIDE; i++) NAME(store_f)(to + i * to_step, x[i]);
+}
+
+/* to[j][i] = from[i][j] for `rows` rows and `columns` columns; where `padded` is more than `rows`, zeros follow. */
+TARGET static void NAME(transpose)(const float *from, int64_t from_step, int64_t rows, int64_t columns, int64_t padded,
+                                   float *to, int64_t to_step) {
+    for (int64_t i = 0; i < padded; i += WIDE) {
+        int64_t j = 0;
+        if (i + WIDE <= rows)
+            for (; j + WIDE <= columns; j += WIDE) NAME(turn)(from + i * from_step + j, from_step, to + j * to_step + i, to_step);
+        const int64_t end = i + WIDE < padded ? i + WIDE : padded;
+        for (; j < columns; j++)
+            for (int64_t r = i; r < end; r++) to[j * to_step + r] = r < rows ? from[r * from_step + j] : 0.0f;
+    }
+}
+
+/* x^T of every point, GROUP columns after another; the last group may be narrower. */
+TARGET static void NAME(turn_x)(const product *p, float *to) {
+    for (int point = 0; point < p->points; point++) {
+        const float *from = p->x + point * p->rows * p->depth;
+        for (int64_t first = 0; first < p->padded; first += GROUP) {
+            const int64_t width = p->padded - first < GROUP ? p->padded - first : GROUP;
+            NAME(transpose)(from + first * p->depth, p->depth, p->rows - first, p->depth, width, to, width);
+            to += width * p->depth;
+        }
+    }
+}
+
+/* to[i] = from[i] + (bit first + i ? -c : c) */
+TARGET static inline void NAME(perturb)(float *to, const float *from, const uint32_t *bits, int64_t first, float c,
+                                        int64_t count) {
+    const VU pattern = (VU){0} + bits_of(c);
+    int64_t i = 0;
+    bits += first / 32;
+    const int shift = (int)(first % 32);
+    for (; i + 32 <= count; i += 32, bits++) {
+        const uint32_t word = (uint32_t)(((uint64_t)bits[1] << 32 | bits[0]) >> shift);
+        for (int part = 0; part < 32; part += WIDE)
+            NAME(store_f)(to + i + part, NAME(load_f)(from + i + part) + (VF)(pattern ^ NAME(signs)(word, part)));
+    }
+    for (int64_t bit = shift; i < count; i++, bit++) to[i] = from[i] + (bits[bit / 32] >> (bit % 32) & 1 ? -c : c);
+}
+
+/* y[o][t] = or += sum_k w[o][k] x[k][t] for `outs` rows of w and `vectors` vectors of t, constants after inlining. */
+TARGET static inline __attribute__((always_inline)) void NAME(tile)(
+    int outs, int vectors, const float *w, const float *x, int64_t x_step, int64_t depth, int more, float *y,
+    int64_t y_step, const float *ahead, int64_t ahead_step) {
+    VF sums[ACROSS][2];
+    UNROLL for (int o = 0; o < outs; o++)
+        for (int v = 0; v < vectors; v++) sums[o][v] = more ? NAME(load_f)(y + o * y_step + v * WIDE) : (VF){0};
+    for (int64_t k = 0; k < depth; k++, x += x_step) {
+        VF column[2];
+        __builtin_prefetch(ahead + k / LINE * ahead_step + k % LINE * LINE, 0, 2); /* one line a turn never fills the queue */
+        for (int v = 0; v < vectors; v++) column[v] = NAME(load_f)(x + v * WIDE);
+        UNROLL for (int o = 0; o < outs; o++) {
+            const VF weight = SPLAT(w[o * STEP + k]);
+            for (int v = 0; v < vectors; v++) sums[o][v] = FMA(weight, column[v], sums[o][v]);
+        }
+    }
+    UNROLL for (int o = 0; o < outs; o++)
+        for (int v = 0; v < vectors; v++) NAME(store_f)(y + o * y_step + v * WIDE, sums[o][v]);
+}
+
+/* A block of PANEL rows of w and `depth` columns, times all rows of one point's x; meanwhile memory brings `ahead`. */
+TARGET static void NAME(block)(const product *p, const float *w, const float *x, int64_t k, int64_t depth, float *y,
+                               const float *ahead, int64_t ahead_step) {
+    for (int64_t t = 0; t < p->padded; ) {
+        const int64_t group = t / GROUP * GROUP, width = p->padded - group < GROUP ? p->padded - group : GROUP;
+        const float *from = x + group * p->depth + k * width + (t - group);
+        const int two = t - group + 2 * WIDE <= width;
+        for (int64_t o = 0; o < PANEL; o += two ? ACROSS / 2 : ACROSS) {
+            float *to = y + o * p->padded + t;
+            if (two) NAME(tile)(ACROSS / 2, 2, w + o * STEP, from, width, depth, k > 0, to, p->padded, ahead, ahead_step);
+            else NAME(tile)(ACROSS, 1, w + o * STEP, from, width, depth, k > 0, to, p->padded, ahead, ahead_step);
+            ahead = from; /* already here */
+            ahead_step = 0;
+        }
+        t += two ? 2 * WIDE : WIDE;
+    }
+}
+
+/* Draw the signs of chunks `first` ... `last` of the matrix; the chunk before, drawn for the panel before, is kept. */
+TARGET static void NAME(panel_bits)(const job *task, int64_t first, int64_t last, int64_t *have, columns *known,
+                                    uint32_t *bits) {
+    for (int64_t chunk = first; chunk <= last; chunk++) {
+        uint32_t *to = bits + (chunk - first) * (CHUNK / 32);
+        if (chunk == have[1]) memmove(to, bits + (chunk - have[0]) * (CHUNK / 32), CHUNK / 8);
+        else NAME(direction_bits)(task, 0, chunk * CHUNK, known, to);
+    }
+    have[0] = first; have[1] = last;
+}
+
+/* Weights of elements first ... last - 1, which are not stored but summed here; returns where element `first` is. */
+TARGET static const float *NAME(panel_state)(const product *p, int64_t first, int64_t last, float *state, int *status) {
+    const int64_t start = first / p->unit * p->unit;
+    job part = p->state;
+    part.start = start; part.out = state; part.count = last - start;
+    part.base = base_at(&p->state, start);
+    *status |= p->replay ? NAME(transform)(&part, 0, part.count) : NAME(sum)(&part, 0, part.count);
+    return state + (first - start);
+}
+
+/* Rows row ... row + outs - 1 of the matrix times x, into y^T of every point. */
+TARGET static void NAME(panel)(const product *p, int64_t row, int64_t outs, const float *w, const uint32_t *bits,
+                               float *block, float *across) {
+    const float *stop = (const float *)p->direction.base + p->outs * p->depth;
+    for (int64_t k = 0; k < p->depth; k += BLOCK_DEPTH) {
+        const int64_t depth = p->depth - k < BLOCK_DEPTH ? p->depth - k : BLOCK_DEPTH;
+        for (int point = 0; point < p->points; point++) {
+            int64_t ahead_step = p->depth;
+            const float *ahead = w + point * LINE * p->depth + (k + depth < p->depth ? k + depth : PANEL * p->depth);
+            if (p->formed || ahead + LINE * p->depth > stop) ahead = block, ahead_step = 0;
+            for (int64_t o = 0; o < outs; o++)
+                NAME(perturb)(block + o * STEP, w + o * p->depth + k, bits, row * p->depth % CHUNK + o * p->depth + k,
+                              p->scales[point], depth);
+            NAME(block)(p, block, p->across + point * p->depth * p->padded, k, depth, across + point * OUTS * p->padded,
+                        ahead, ahead_step);
+        }
+    }
+}
+
+/* Outputs [first, last); `scratch` holds product_scratch(p) floats of this thread alone. */
+TARGET static int NAME(multiply)(const product *p, int64_t first, int64_t last, float *scratch) {
+    columns known = {-1, {0}}, known_before = {-1, {0}};
+    int64_t have[2] = {-1, -1}, before[2] = {-1, -1};
+    int status = 0;
+    float *block = scratch, *across = block + PANEL * STEP, *state = across + p->points * OUTS * p->padded;
+    uint32_t *bits = (uint32_t *)(state + product_state(p)), *bits_before = bits + product_bits(p);
+    for (int64_t from = first; from < last && !status; from += OUTS) {
+        const int64_t to = last - from < OUTS ? last : from + OUTS;
+        for (int64_t row = from; row < to; row += PANEL) {
+            const int64_t outs = to - row < PANEL ? to - row : PANEL, at = row * p->depth, end = at + outs * p->depth;
+            NAME(panel_bits)(&p->direction, at / CHUNK, (end - 1) / CHUNK, have, &known, bits);
+            const float *w = p->formed ? NAME(panel_state)(p, at, end, state, &status) : (const float *)p->direction.base + at;
+            if (p->folds) { /* the last step's update, added while its weights are here anyway */
+                NAME(panel_bits)(&p->fold, at / CHUNK, (end - 1) / CHUNK, before, &known_before, bits_before);
+                for (int64_t o = 0; o < outs; o++)
+                    NAME(perturb)((float *)p->fold.out + at + o * p->depth, w + o * p->depth, bits_before,
+                                  at % CHUNK + o * p->depth, p->fold.coefficients[0], p->depth);
+            }
+            NAME(panel)(p, row, outs, w, bits, block, across + (row - from) * p->padded);
+        }
+        for (int point = 0; point < p->points; point++) /* whole cache lines of y */
+            NAME(transpose)(across + point * OUTS * p->padded, p->padded, to - from, p->rows, to - from,
+                            p->y + point * p->rows * p->outs + from, p->outs);
+    }
+    return status;
+}

@@ -1,0 +1,115 @@
+"""Products with perturbed matrices: both halves of a step read the weights once, and nothing perturbed reaches memory."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import torch
+
+from edgetune.core.update import Projected
+from edgetune.directions.hadamard import Hadamard
+from edgetune.directions.kind import Kind
+from edgetune.directions.native import Job, best_level, job, library
+from edgetune.directions.rademacher import Rademacher
+
+
+class _Product(ctypes.Structure):
+    """Mirror of `product` in product_job.h."""
+
+    _fields_ = (
+        ("direction", Job),
+        ("state", Job),
+        ("fold", Job),
+        ("x", ctypes.c_void_p),
+        ("y", ctypes.c_void_p),
+        ("rows", ctypes.c_int64),
+        ("outs", ctypes.c_int64),
+        ("depth", ctypes.c_int64),
+        ("scales", ctypes.c_float * 2),
+        ("points", ctypes.c_int32),
+        ("formed", ctypes.c_int32),
+        ("replay", ctypes.c_int32),
+        ("folds", ctypes.c_int32),
+        ("padded", ctypes.c_int64),
+        ("unit", ctypes.c_int64),
+        ("across", ctypes.c_void_p),
+    )
+
+
+def multiplies(kind: Kind, *tensors: torch.Tensor) -> bool:
+    """Say whether `multiply` can do this job: signs, and contiguous float32 tensors on the CPU."""
+    kernel = library()
+    return (
+        kernel is not None
+        and isinstance(kind, Rademacher | Hadamard)
+        and all(
+            one.device.type == "cpu" and one.dtype == torch.float32 and one.is_contiguous() for one in tensors
+        )
+    )
+
+
+def multiply(
+    kind: Kind,
+    key: bytes,
+    name: str,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    seed: int,
+    scales: Sequence[float],
+    *,
+    pending: tuple[int, float] | None = None,
+    level: int | None = None,
+    threads: int | None = None,
+) -> torch.Tensor:
+    """Multiply by a matrix perturbed in one or two ways, reading it once.
+
+        y[p] = x[p] (W + scales[p] z(seed))^T,   W <- W + c z(s) first, if (s, c) is pending
+
+    The perturbed elements have the bits of `axpy`; a product is summed over the inputs in order, so the result does not
+    depend on threads.
+
+    Args:
+        kind: Rademacher or Hadamard.
+        key: 32 bytes.
+        name: the parameter's name.
+        x: float32 [points * rows, inputs], contiguous; the first `rows` rows belong to the first point.
+        weight: float32 [outputs, inputs], contiguous; written only if an update is pending.
+        seed: the direction.
+        scales: one or two signed factors.
+        pending: seed and coefficient of an update that the weights have not taken yet.
+        level: instruction set, an index of LEVELS; the best one if not given.
+        threads: at most this many; torch's number if not given.
+
+    Returns:
+        Float32 [points * rows, outputs].
+
+    Raises:
+        RuntimeError: if the kernel refuses the arguments.
+    Cost: one pass over the weights; scratch for x and a few rows of W (under a megabyte for common layers).
+    """
+    kernel = library()
+    if kernel is None:
+        raise RuntimeError("the compiled kernel is not installed")
+    outputs, inputs = weight.shape
+    points = len(scales)
+    rows = x.numel() // (inputs * points)
+    y = x.new_empty(points * rows, outputs)
+    direction, kept = job(kind, key, name, weight, weight, Projected.of(seed, 1.0))
+    fold, kept_too = job(kind, key, name, weight, weight, Projected.of(*(pending or (seed, 0.0))))
+    task = _Product(
+        direction, direction, fold, x.data_ptr(), y.data_ptr(), rows, outputs, inputs,
+        (ctypes.c_float * 2)(*scales), points, 0, 0, int(pending is not None),
+    )  # fmt: skip
+    threads = torch.get_num_threads() if threads is None else threads
+    scratch = torch.empty(kernel.edgetune_product_scratch(ctypes.byref(task), threads))
+    status = kernel.edgetune_product(
+        ctypes.byref(task),
+        ctypes.c_void_p(scratch.data_ptr()),
+        best_level() if level is None else level,
+        threads,
+    )
+    del kept, kept_too
+    if status:
+        raise RuntimeError(f"the compiled kernel refused the product (status {status})")
+    return y

@@ -1,0 +1,90 @@
+/* One product with a perturbed matrix: its arguments, its scratch and its threads.
+ *
+ *     y[p] = x[p] (w + scales[p] z)^T,   w = base + sum_k a_k z_k if `formed`, else base
+ *
+ * One or two points p: the two halves of a step read the matrix once.
+ */
+
+typedef struct {
+    job direction;      /* base is w, float32, unless `formed`; one term, its coefficient is not read */
+    job state;          /* what forms w where it is not stored; out is not read */
+    job fold;           /* one term that is first added to w for good, if `folds`; out is w, coefficients[0] its factor */
+    const float *x;     /* [points, rows, depth] */
+    float *y;           /* [points, rows, outs] */
+    int64_t rows, outs, depth;
+    float scales[2];
+    int32_t points, formed, replay, folds;
+    /* set here: */
+    int64_t padded;     /* rows, up to a multiple of LANES */
+    int64_t unit;       /* elements that must be formed together */
+    const float *across; /* [points][padded / GROUP][depth][GROUP] x transposed */
+} product;
+
+/* PANEL x BLOCK_DEPTH weights are perturbed at a time; STEP, their row length, is no power of two, which would crowd one set
+ * of the cache. */
+#define UNROLL _Pragma("GCC unroll 24")
+enum { PANEL = 24, OUTS = 2 * PANEL, BLOCK_DEPTH = 256, STEP = BLOCK_DEPTH + LANES, GROUP = 2 * LANES, LINE = 16 };
+
+static void product_shape(product *p) {
+    p->padded = (p->rows + LANES - 1) / LANES * LANES;
+    p->unit = p->formed && p->replay && p->state.padded > CHUNK ? p->state.padded : CHUNK;
+}
+
+static int product_threads(const product *p, int threads) {
+    const int64_t panels = (p->outs + OUTS - 1) / OUTS;
+    if (threads > MAX_THREADS) threads = MAX_THREADS;
+    if (threads > panels) threads = (int)panels;
+    return threads < 1 ? 1 : threads;
+}
+
+static int64_t product_state(const product *p) { return p->formed ? PANEL * p->depth + p->unit : 0; }
+
+/* Words of sign bits of a panel, which may start and end within a chunk, and one that is read beyond it. */
+static int64_t product_bits(const product *p) { return (PANEL * p->depth / CHUNK + 2) * (CHUNK / 32) + LANES; }
+
+/* Floats every thread has to itself: a block of weights, y^T, weights of a panel if they are not stored, signs twice. */
+static int64_t product_scratch(const product *p) {
+    return PANEL * STEP + p->points * OUTS * p->padded + product_state(p) + 2 * product_bits(p);
+}
+
+static int64_t product_shared(const product *p) { return p->points * p->depth * p->padded; }
+
+typedef struct {
+    const product *task;
+    int64_t first, last;
+    float *scratch;
+    int (*work)(const product *, int64_t, int64_t, float *);
+    int status;
+} stripe;
+
+static void *enter_stripe(void *argument) {
+    stripe *part = argument;
+    part->status = part->work(part->task, part->first, part->last, part->scratch);
+    return NULL;
+}
+
+/* Share the panels out among threads, this one included; outputs are disjoint. */
+static int product_spread(product *p, float *scratch, int threads, int (*work)(const product *, int64_t, int64_t, float *)) {
+    const int64_t panels = (p->outs + OUTS - 1) / OUTS;
+    stripe parts[MAX_THREADS];
+    scratch += product_shared(p);
+    for (int t = 0; t < threads; t++) {
+        const int64_t first = panels * t / threads * OUTS, last = panels * (t + 1) / threads * OUTS;
+        parts[t] = (stripe){p, first, last < p->outs ? last : p->outs, scratch + t * product_scratch(p), work, 0};
+    }
+#if EDGETUNE_THREADS
+    pthread_t running[MAX_THREADS];
+    int started[MAX_THREADS] = {0};
+    for (int t = 1; t < threads; t++) started[t] = !pthread_create(&running[t], NULL, enter_stripe, &parts[t]);
+    enter_stripe(&parts[0]);
+    for (int t = 1; t < threads; t++) {
+        if (started[t]) pthread_join(running[t], NULL);
+        else enter_stripe(&parts[t]);
+    }
+#else
+    for (int t = 0; t < threads; t++) enter_stripe(&parts[t]);
+#endif
+    int status = 0;
+    for (int t = 0; t < threads; t++) status |= parts[t].status;
+    return status;
+}

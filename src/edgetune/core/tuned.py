@@ -27,6 +27,22 @@ class Space(Protocol):
         """Form `out = base + coefficient * z(seed)` of tensor `name` from element `start` on, rounded once."""
         ...
 
+    def multiplies(self, x: torch.Tensor, weight: torch.Tensor) -> bool:
+        """Say whether `multiply` serves these operands."""
+        ...
+
+    def multiply(
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        name: str,
+        seed: int,
+        scales: Sequence[float],
+        pending: tuple[int, float] | None,
+    ) -> torch.Tensor:
+        """Return `x[p] (W + scales[p] z(seed))^T` for the points p; W takes a pending step first."""
+        ...
+
     def replay(self, out: torch.Tensor, base: torch.Tensor, update: Projected, name: str) -> None:
         """Form `out = base + sum_k a_k z_k` of tensor `name`, in float32, rounded once."""
         ...

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from edgetune.core.update import Projected
@@ -9,6 +11,7 @@ from edgetune.directions import native
 from edgetune.directions.hadamard import Hadamard
 from edgetune.directions.kernel import compiled_wanted
 from edgetune.directions.kind import Kind
+from edgetune.directions.native import product
 from edgetune.directions.source import CachedSource, Source
 
 
@@ -57,6 +60,22 @@ class BoundSpace:
             terms = zip(update.keys.tolist(), update.coefficients.tolist(), strict=True)
             self.kind.replay(out, base, terms, self._source, name)
 
+    def multiplies(self, x: torch.Tensor, weight: torch.Tensor) -> bool:
+        """Say whether `multiply` serves these operands."""
+        return self._compiled and product.multiplies(self.kind, x, weight)
+
+    def multiply(
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        name: str,
+        seed: int,
+        scales: Sequence[float],
+        pending: tuple[int, float] | None,
+    ) -> torch.Tensor:
+        """Multiply by a matrix at one or two points of a line; see `native.product.multiply`."""
+        return product.multiply(self.kind, self.key, name, x, weight, seed, scales, pending=pending)
+
 
 class KeptSpace(BoundSpace):
     """Directions that are drawn once a step and kept, as classical ZO-SGD does.
@@ -73,6 +92,10 @@ class KeptSpace(BoundSpace):
     def alignment(self) -> int:
         """0: the direction is kept whole, and so are the tensors."""
         return 0
+
+    def multiplies(self, x: torch.Tensor, weight: torch.Tensor) -> bool:
+        """Return False: a product would draw the direction anew."""
+        return False
 
     def axpy(
         self, out: torch.Tensor, base: torch.Tensor, coefficient: float, name: str, seed: int, start: int = 0

@@ -55,7 +55,6 @@ def library() -> ctypes.CDLL | None:
         try:
             found = ctypes.CDLL(str(path))
             found.edgetune_job_size.restype = ctypes.c_int64
-            found.edgetune_product_scratch.restype = ctypes.c_int64
             if found.edgetune_job_size() == ctypes.sizeof(Job):
                 return found
         except (OSError, AttributeError):

@@ -1,9 +1,10 @@
-"""Products with perturbed matrices: both halves of a step read the weights once, and nothing perturbed reaches memory."""
+"""Products with perturbed matrices: both points of a step in one pass over the weights."""
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 
@@ -37,11 +38,21 @@ class _Product(ctypes.Structure):
     )
 
 
+@cache
+def _kernel() -> ctypes.CDLL | None:
+    """Return the compiled kernel if it has products of this layout."""
+    found = library()
+    if found is None or not hasattr(found, "edgetune_product"):
+        return None
+    found.edgetune_product_size.restype = ctypes.c_int64
+    found.edgetune_product_scratch.restype = ctypes.c_int64
+    return found if found.edgetune_product_size() == ctypes.sizeof(_Product) else None
+
+
 def multiplies(kind: Kind, *tensors: torch.Tensor) -> bool:
     """Say whether `multiply` can do this job: signs, and contiguous float32 tensors on the CPU."""
-    kernel = library()
     return (
-        kernel is not None
+        _kernel() is not None
         and isinstance(kind, Rademacher | Hadamard)
         and all(
             one.device.type == "cpu" and one.dtype == torch.float32 and one.is_contiguous() for one in tensors
@@ -88,7 +99,7 @@ def multiply(
         RuntimeError: if the kernel refuses the arguments.
     Cost: one pass over the weights; scratch for x and a few rows of W (under a megabyte for common layers).
     """
-    kernel = library()
+    kernel = _kernel()
     if kernel is None:
         raise RuntimeError("the compiled kernel is not installed")
     outputs, inputs = weight.shape

@@ -12,11 +12,37 @@ static void *exact(size_t bytes) { /* no slack: a byte too far is a report */
     return block;
 }
 
+/* Both points, a pending update, several threads: nothing outside the operands and the scratch that was asked for. */
+static int64_t products(void) {
+    const int64_t shapes[][3] = {{1, 1, 1}, {3, 50, 37}, {16, 25, 8200}, {33, 97, 300}, {130, 49, 257}};
+    int64_t done = 0;
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
+        for (int level = 0; level <= edgetune_best(); level++)
+            for (int threads = 1; threads <= 3; threads += 2)
+                for (int kind = RADEMACHER; kind <= HADAMARD; kind += 2)
+                    for (int formed = 0; formed < 3; formed++) {
+                        const int64_t rows = shapes[s][0], outs = shapes[s][1], depth = shapes[s][2];
+                        const uint32_t padded = 16384;
+                        float *w = exact((size_t)(outs * depth) * 4), *x = exact((size_t)(2 * rows * depth) * 4);
+                        float *y = exact((size_t)(2 * rows * outs) * 4), *sum = exact(padded * sizeof(float));
+                        uint64_t seed = 3;
+                        sum[0] = 0.5f;
+                        job direction = {w, w, outs * depth, FLOAT32, FLOAT32, kind, 1, {1, 2, 3}, 7, padded, &seed, sum, table, 0};
+                        product p = {direction, direction, direction, x, y, rows, outs, depth, {0.5f, -0.5f}, 2, formed > 0,
+                                     formed > 1 && kind == HADAMARD, formed == 0, 0, 0, NULL};
+                        float *scratch = exact((size_t)edgetune_product_scratch(&p, threads) * 4);
+                        if (edgetune_product(&p, scratch, level, threads)) exit(4);
+                        done++;
+                        free(w); free(x); free(y); free(sum); free(scratch);
+                    }
+    return done;
+}
+
 int main(void) {
     const int64_t sizes[] = {0, 1, 31, 33, 512, 8191, 8192, 8193, 40000};
     const uint32_t pools[] = {1, 2, 16, 32, 64, 4096, 16384};
     const size_t widths[] = {4, 2, 2};
-    int64_t done = 0;
+    int64_t done = products();
     for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
         for (int type = FLOAT32; type <= BFLOAT16; type++)
             for (int kind = RADEMACHER; kind <= HADAMARD; kind++)

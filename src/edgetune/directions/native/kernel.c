@@ -112,31 +112,6 @@ static inline uint16_t float_to_bfloat(float x) {
     return (uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
-/* Read `count` elements from `first` as float32; `first` and `count` are multiples of 32 for packed types or reach the end. */
-static void read_base(const job *task, int64_t first, int64_t count, float *to) {
-    const uint8_t *packed = task->base;
-    switch (task->base_dtype) {
-    case FLOAT32: memcpy(to, (const float *)task->base + first, (size_t)count * 4); break;
-    case FLOAT16: for (int64_t i = 0; i < count; i++) to[i] = half_to_float(((const uint16_t *)task->base)[first + i]); break;
-    case BFLOAT16: for (int64_t i = 0; i < count; i++) to[i] = bfloat_to_float(((const uint16_t *)task->base)[first + i]); break;
-    case Q8_0:
-        for (int64_t i = 0; i < count; i++) {
-            const uint8_t *block = packed + (first + i) / 32 * 34;
-            uint16_t scale; memcpy(&scale, block, 2);
-            to[i] = half_to_float(scale) * (float)(int8_t)block[2 + (first + i) % 32];
-        }
-        break;
-    default:
-        for (int64_t i = 0; i < count; i++) {
-            const uint8_t *block = packed + (first + i) / 32 * 18;
-            int64_t at = (first + i) % 32;
-            uint16_t scale; memcpy(&scale, block, 2);
-            uint8_t pair = block[2 + at % 16];
-            to[i] = half_to_float(scale) * (float)((at < 16 ? pair & 15 : pair >> 4) - 8);
-        }
-    }
-}
-
 static void write_out(const job *task, int64_t first, int64_t count, const float *from) {
     switch (task->out_dtype) {
     case FLOAT32: memcpy((float *)task->out + first, from, (size_t)count * 4); break;

@@ -134,14 +134,26 @@ TARGET static void NAME(panel_bits)(const job *task, int64_t first, int64_t last
     have[0] = first; have[1] = last;
 }
 
-/* Weights of elements first ... last - 1, which are not stored but summed here; returns where element `first` is. */
-TARGET static const float *NAME(panel_state)(const product *p, int64_t first, int64_t last, float *state, int *status) {
-    const int64_t start = first / p->unit * p->unit;
+/* Weights of elements first ... last - 1, which are not stored but summed here; returns where element `first` is. The unit
+ * that the panel before ended with is kept. */
+TARGET static const float *NAME(panel_state)(const product *p, int64_t first, int64_t last, int64_t *have, float *state,
+                                             int *status) {
+    const int64_t all = p->outs * p->depth, unit = first / p->unit;
+    int64_t start = unit * p->unit, stop = (last + p->unit - 1) / p->unit * p->unit;
+    if (stop > all) stop = all;
     job part = p->state;
-    part.start = start; part.out = state; part.count = last - start;
+    part.out = state;
+    if (unit == have[1]) {
+        const int64_t kept = start + p->unit < all ? p->unit : all - start;
+        memmove(state, state + (unit - have[0]) * p->unit, (size_t)kept * sizeof(float));
+        start += kept;
+        part.out = state + kept;
+    }
+    part.start = start; part.count = stop - start;
     part.base = base_at(&p->state, start);
-    *status |= p->replay ? NAME(transform)(&part, 0, part.count) : NAME(sum)(&part, 0, part.count);
-    return state + (first - start);
+    if (part.count > 0) *status |= p->replay ? NAME(transform)(&part, 0, part.count) : NAME(sum)(&part, 0, part.count);
+    have[0] = unit; have[1] = (last - 1) / p->unit;
+    return state + (first - unit * p->unit);
 }
 
 /* Rows row ... row + outs - 1 of the matrix times x, into y^T of every point. */
@@ -166,7 +178,7 @@ TARGET static void NAME(panel)(const product *p, int64_t row, int64_t outs, cons
 /* Outputs [first, last); `scratch` holds product_scratch(p) floats of this thread alone. */
 TARGET static int NAME(multiply)(const product *p, int64_t first, int64_t last, float *scratch) {
     columns known = {-1, {0}}, known_before = {-1, {0}};
-    int64_t have[2] = {-1, -1}, before[2] = {-1, -1};
+    int64_t have[2] = {-1, -1}, before[2] = {-1, -1}, formed[2] = {-1, -1};
     int status = 0;
     float *block = scratch, *across = block + PANEL * STEP, *state = across + p->points * OUTS * p->padded;
     uint32_t *bits = (uint32_t *)(state + product_state(p)), *bits_before = bits + product_bits(p);
@@ -175,7 +187,7 @@ TARGET static int NAME(multiply)(const product *p, int64_t first, int64_t last, 
         for (int64_t row = from; row < to; row += PANEL) {
             const int64_t outs = to - row < PANEL ? to - row : PANEL, at = row * p->depth, end = at + outs * p->depth;
             NAME(panel_bits)(&p->direction, at / CHUNK, (end - 1) / CHUNK, have, &known, bits);
-            const float *w = p->formed ? NAME(panel_state)(p, at, end, state, &status) : (const float *)p->direction.base + at;
+            const float *w = p->formed ? NAME(panel_state)(p, at, end, formed, state, &status) : (const float *)p->direction.base + at;
             if (p->folds) { /* the last step's update, added while its weights are here anyway */
                 NAME(panel_bits)(&p->fold, at / CHUNK, (end - 1) / CHUNK, before, &known_before, bits_before);
                 for (int64_t o = 0; o < outs; o++)

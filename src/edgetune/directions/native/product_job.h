@@ -37,7 +37,7 @@ static int product_threads(const product *p, int threads) {
     return threads < 1 ? 1 : threads;
 }
 
-static int64_t product_state(const product *p) { return p->formed ? PANEL * p->depth + p->unit : 0; }
+static int64_t product_state(const product *p) { return p->formed ? PANEL * p->depth + 2 * p->unit : 0; }
 
 /* Words of sign bits of a panel, which may start and end within a chunk, and one that is read beyond it. */
 static int64_t product_bits(const product *p) { return (PANEL * p->depth / CHUNK + 2) * (CHUNK / 32) + LANES; }

@@ -9,7 +9,6 @@ from edgetune.core.keys import pool_key
 from edgetune.directions import Gaussian, Hadamard, Kind, Rademacher, native
 from edgetune.directions.space import BoundSpace
 from edgetune.measure.allocator import allocator_peak
-from edgetune.tune import parts
 from edgetune.tune.parts import Form, perturbed_linear, perturbed_rows, reads_in_parts
 
 KINDS = [Rademacher(), Gaussian(), Hadamard(64), Hadamard(16_384)]
@@ -22,8 +21,12 @@ def space(kind: Kind) -> BoundSpace:
     return BoundSpace(kind, pool_key(1))
 
 
-def forms(kind: Kind) -> Form:
-    return lambda out, base, start: space(kind).axpy(out, base, 0.25, "w", 5, start)
+def forms(kind: Kind, weight: torch.Tensor) -> Form:
+    def form(out: torch.Tensor, start: int) -> None:
+        base = weight.view(-1)[start : start + out.numel()].view(out.shape)
+        space(kind).axpy(out, base, 0.25, "w", 5, start)
+
+    return form
 
 
 def whole(kind: Kind, weight: torch.Tensor) -> torch.Tensor:
@@ -37,17 +40,16 @@ def whole(kind: Kind, weight: torch.Tensor) -> torch.Tensor:
 def test_a_part_is_that_slice_of_the_whole(kind: Kind, dtype: torch.dtype) -> None:
     weight = torch.randn(50_000, generator=torch.Generator().manual_seed(0)).to(dtype)
     formed = torch.empty_like(weight[16_384:40_001])
-    forms(kind)(formed, weight[16_384:40_001], 16_384)
+    forms(kind, weight)(formed, 16_384)
     assert torch.equal(formed, whole(kind, weight)[16_384:40_001])
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("inputs", [96, 256, 8192])
-def test_a_matrix_in_parts(kind: Kind, inputs: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "PART", 1 << 14)
+def test_a_matrix_in_parts(kind: Kind, inputs: int) -> None:
     weight = torch.randn(700, inputs, generator=torch.Generator().manual_seed(1))
     x = torch.randn(2, 3, inputs, generator=torch.Generator().manual_seed(2))
-    got = perturbed_linear(x, weight, forms(kind), native.ALIGNMENT)
+    got = perturbed_linear(x, weight, forms(kind, weight), native.ALIGNMENT, 1 << 14)
     expected = torch.nn.functional.linear(x, whole(kind, weight))
     assert torch.allclose(got, expected, rtol=1e-4, atol=1e-4 * inputs**0.5)
 
@@ -56,20 +58,21 @@ def test_a_matrix_in_parts(kind: Kind, inputs: int, monkeypatch: pytest.MonkeyPa
 def test_rows_of_an_embedding(kind: Kind) -> None:
     weight = torch.randn(3000, 96, generator=torch.Generator().manual_seed(1))
     ids = torch.tensor([[0, 2999, 7], [7, 85, 86]])
-    got = perturbed_rows(ids, weight, forms(kind), native.ALIGNMENT)
+    got = perturbed_rows(ids, weight, forms(kind, weight), native.ALIGNMENT)
     assert got is not None
     assert torch.equal(got, whole(kind, weight)[ids])
 
 
 def test_many_rows_are_left_to_the_whole_table() -> None:
     weight = torch.zeros(300, 64)
-    assert perturbed_rows(torch.arange(300), weight, forms(Rademacher()), native.ALIGNMENT) is None
+    assert perturbed_rows(torch.arange(300), weight, forms(Rademacher(), weight), native.ALIGNMENT) is None
 
 
-def test_scratch_is_bounded_by_the_part_not_by_the_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "PART", 1 << 16)
+def test_scratch_is_bounded_by_the_part_not_by_the_matrix() -> None:
     weight, x = torch.zeros(20_000, 128), torch.zeros(1, 128)
-    peak = allocator_peak(lambda: perturbed_linear(x, weight, forms(Rademacher()), native.ALIGNMENT))
+    peak = allocator_peak(
+        lambda: perturbed_linear(x, weight, forms(Rademacher(), weight), native.ALIGNMENT, 1 << 16)
+    )
     assert peak < 4 * (1 << 16) + 3 * 4 * 20_000
     assert 4 * weight.numel() > 20 * peak
 

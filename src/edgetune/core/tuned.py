@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from edgetune.core.batch import Batch, Objective
+from edgetune.core.quantised import StoredTensor
 from edgetune.core.update import Projected, Update
 
 
@@ -27,20 +28,38 @@ class Space(Protocol):
         """Form `out = base + coefficient * z(seed)` of tensor `name` from element `start` on, rounded once."""
         ...
 
-    def multiplies(self, x: torch.Tensor, weight: torch.Tensor) -> bool:
-        """Say whether `multiply` serves these operands."""
+    def read(
+        self,
+        out: torch.Tensor,
+        base: StoredTensor,
+        state: Projected,
+        name: str,
+        perturbation: tuple[int, float],
+        start: int,
+    ) -> None:
+        """Form `out = base + sum_k a_k z_k + c z(seed)` from element `start` on, in float32, rounded once."""
+        ...
+
+    @property
+    def replay_alignment(self) -> int:
+        """Multiples at which a part that `read` forms may start; 0 if tensors are formed whole."""
+        ...
+
+    def multiplies(self, x: torch.Tensor, weight: StoredTensor, *, stored: bool = True) -> bool:
+        """Say whether `multiply` serves these operands; `stored` if there is no state."""
         ...
 
     def multiply(
         self,
         x: torch.Tensor,
-        weight: torch.Tensor,
+        weight: StoredTensor,
         name: str,
         seed: int,
         scales: Sequence[float],
         pending: tuple[int, float] | None,
+        state: Projected | None = None,
     ) -> torch.Tensor:
-        """Return `x[p] (W + scales[p] z(seed))^T` for the points p; W takes a pending step first."""
+        """Return `x[p] (W + scales[p] z(seed))^T` for the points p; W takes a pending step, or is base plus state."""
         ...
 
     def replay(self, out: torch.Tensor, base: torch.Tensor, update: Projected, name: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from edgetune.core.quantised import PackedTensor, StoredTensor
 from edgetune.core.update import Projected
 from edgetune.directions import native
 from edgetune.directions.hadamard import Hadamard
@@ -60,21 +61,64 @@ class BoundSpace:
             terms = zip(update.keys.tolist(), update.coefficients.tolist(), strict=True)
             self.kind.replay(out, base, terms, self._source, name)
 
-    def multiplies(self, x: torch.Tensor, weight: torch.Tensor) -> bool:
-        """Say whether `multiply` serves these operands."""
-        return self._compiled and product.multiplies(self.kind, x, weight)
+    def read(
+        self,
+        out: torch.Tensor,
+        base: StoredTensor,
+        state: Projected,
+        name: str,
+        perturbation: tuple[int, float],
+        start: int,
+    ) -> None:
+        """Form a part of weights that are not stored, in float32, rounded once.
+
+            out = base + sum_k a_k z_k + c z(seed),   (seed, c) = perturbation
+
+        Args:
+            out: contiguous, elements from `start` on, of any float type.
+            base: the same elements of the base.
+            state: a_k; may be empty.
+            name: the parameter's name.
+            perturbation: seed and signed factor; a factor of 0 draws nothing.
+            start: a multiple of `replay_alignment`; 0 without the compiled kernel.
+        Cost: one pass, and a replay; a float32 copy of the part if `out` is narrower.
+        """
+        wide = out if out.dtype == torch.float32 else torch.empty(out.shape, device=out.device)
+        if self._compiled and native.serves(self.kind, wide, base):
+            replays = len(state.keys) > 0
+            native.run(self.kind, self.key, name, wide, base, state, replay=replays, start=start)
+        else:
+            plain = base.dequantise() if isinstance(base, PackedTensor) else base
+            self.replay(wide, plain.view(wide.shape), state, name)
+        seed, scale = perturbation
+        if scale:
+            self.axpy(out, wide, scale, name, seed, start)
+        elif out is not wide:
+            out.copy_(wide)
+
+    @property
+    def replay_alignment(self) -> int:
+        """Multiples at which a part of a tensor that is replayed may start; 0 if tensors are formed whole."""
+        return max(self.alignment, self.kind.padded) if isinstance(self.kind, Hadamard) else self.alignment
+
+    def multiplies(self, x: torch.Tensor, weight: StoredTensor, *, stored: bool = True) -> bool:
+        """Say whether `multiply` serves these operands; see `native.product.multiplies`."""
+        return self._compiled and product.multiplies(self.kind, x, weight, stored=stored)
 
     def multiply(
         self,
         x: torch.Tensor,
-        weight: torch.Tensor,
+        weight: StoredTensor,
         name: str,
         seed: int,
         scales: Sequence[float],
         pending: tuple[int, float] | None,
+        state: Projected | None = None,
     ) -> torch.Tensor:
         """Multiply by a matrix at one or two points of a line; see `native.product.multiply`."""
-        return product.multiply(self.kind, self.key, name, x, weight, seed, scales, pending=pending)
+        return product.multiply(
+            self.kind, self.key, name, x, weight, seed, scales, pending=pending, state=state
+        )
 
 
 class KeptSpace(BoundSpace):
@@ -93,7 +137,7 @@ class KeptSpace(BoundSpace):
         """0: the direction is kept whole, and so are the tensors."""
         return 0
 
-    def multiplies(self, x: torch.Tensor, weight: torch.Tensor) -> bool:
+    def multiplies(self, x: torch.Tensor, weight: StoredTensor, *, stored: bool = True) -> bool:
         """Return False: a product would draw the direction anew."""
         return False
 

@@ -13,49 +13,49 @@ PART = 1 << 22
 """Elements formed at a time: 16 MB in float32. Parts that fit a core's cache were measured slower: the matrix product
 loses more by being cut than the scratch gains (docs/log.md)."""
 
-Form = Callable[[torch.Tensor, torch.Tensor, int], None]
-"""Called with (out, base, start): form the perturbed elements of a part of a tensor, `start` counted in the whole."""
+Form = Callable[[torch.Tensor, int], None]
+"""Called with (out, start): form the elements of a perturbed tensor from `start` on, as many as `out` holds."""
 
 
-def perturbed_linear(x: torch.Tensor, weight: torch.Tensor, form: Form, alignment: int) -> torch.Tensor:
+def perturbed_linear(
+    x: torch.Tensor, like: torch.Tensor, form: Form, alignment: int, part: int = PART
+) -> torch.Tensor:
     """Multiply by a perturbed matrix that never exists as a whole.
 
         y = x (W + c Z)^T, a group of rows of W at a time
 
     Args:
         x: float [..., inputs].
-        weight: float [outputs, inputs], contiguous; read only.
+        like: float [outputs, inputs], only its shape, type and device count.
         form: forms a group of rows.
         alignment: multiples of elements at which a group may start.
+        part: elements formed at a time, at least.
 
     Returns:
         Float [..., outputs].
-    Cost: W is read once; scratch of PART elements, or of the smallest aligned group of rows.
+    Cost: W is read once; scratch of a part, or of the smallest aligned group of rows.
     """
-    outputs, inputs = weight.shape
-    step = alignment // math.gcd(alignment, inputs)
-    rows = max(1, PART // (step * inputs)) * step
-    if rows >= outputs:
-        whole = torch.empty_like(weight)
-        form(whole, weight, 0)
-        return functional.linear(x, whole)
-    scratch = weight.new_empty(rows, inputs)
+    outputs, inputs = like.shape
+    step = alignment // math.gcd(alignment, inputs) if alignment else outputs
+    rows = min(outputs, max(1, part // (step * inputs)) * step)
+    scratch = like.new_empty(rows, inputs)
+    if rows == outputs:
+        form(scratch, 0)
+        return functional.linear(x, scratch)
     y = x.new_empty(*x.shape[:-1], outputs)
     for first in range(0, outputs, rows):
-        part = weight[first : first + rows]
-        form(scratch[: len(part)], part, first * inputs)
-        y[..., first : first + len(part)] = functional.linear(x, scratch[: len(part)])
+        formed = scratch[: outputs - first]
+        form(formed, first * inputs)
+        y[..., first : first + len(formed)] = functional.linear(x, formed)
     return y
 
 
-def perturbed_rows(
-    ids: torch.Tensor, weight: torch.Tensor, form: Form, alignment: int
-) -> torch.Tensor | None:
+def perturbed_rows(ids: torch.Tensor, like: torch.Tensor, form: Form, alignment: int) -> torch.Tensor | None:
     """Look tokens up in a perturbed embedding, forming only the rows that are asked for.
 
     Args:
         ids: int64 [...].
-        weight: float [tokens, width], contiguous; read only.
+        like: float [tokens, width], only its shape, type and device count.
         form: forms an aligned window around a row.
         alignment: multiples of elements at which a window may start.
 
@@ -63,16 +63,16 @@ def perturbed_rows(
         Float [..., width], or None if so many different tokens are asked for that the whole table is cheaper.
     Cost: at most two alignments and a row of scratch a different token.
     """
-    width, flat = weight.shape[1], weight.view(-1)
+    width = like.shape[1]
     tokens, places = torch.unique(ids, return_inverse=True)
-    if len(tokens) * (width + 2 * alignment) >= flat.numel():
+    if len(tokens) * (width + 2 * alignment) >= like.numel():
         return None
-    rows = weight.new_empty(len(tokens), width)
-    scratch = weight.new_empty(width + 2 * alignment)
+    rows = like.new_empty(len(tokens), width)
+    scratch = like.new_empty(width + 2 * alignment)
     for place, token in enumerate(tokens.tolist()):
         start, end = token * width, (token + 1) * width
         first = start // alignment * alignment
-        form(scratch[: end - first], flat[first:end], first)
+        form(scratch[: end - first], first)
         rows[place] = scratch[start - first : end - first]
     return rows[places]
 

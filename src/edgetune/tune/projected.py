@@ -16,7 +16,7 @@ from edgetune.core.errors import ModelError
 from edgetune.core.keys import refuse_colliding_ids
 from edgetune.core.tuned import Space
 from edgetune.core.update import Dense, Projected, Update
-from edgetune.tune.parts import reads_in_parts
+from edgetune.tune.parts import PART, Form, reads_in_parts
 from edgetune.tune.readers import (
     MOST,
     EmbeddingReader,
@@ -60,7 +60,13 @@ class ProjectedTuned:
         if not self._weights:
             raise ModelError("the model has no parameters to tune")
         refuse_colliding_ids(self._weights)
-        self._base = base or {name: weight.detach().clone() for name, weight in self._weights.items()}
+        for weight in self._weights.values():
+            weight.data = weight.data.contiguous()
+        self._base = (
+            base
+            if base is not None
+            else {name: weight.detach().clone() for name, weight in self._weights.items()}
+        )
         self._start, self._steps = Projected.none(), Projected.none()
         self.perturbation: Perturbation | None = None
         self._pending: dict[str, tuple[int, float]] = {}
@@ -75,9 +81,43 @@ class ProjectedTuned:
         return self._model
 
     @property
-    def space(self) -> Space:
-        """The directions."""
-        return self._space
+    def reading(self) -> Perturbation | None:
+        """What is to be read now; None if the module's own parameters are."""
+        return self.perturbation
+
+    @property
+    def alignment(self) -> int:
+        """Multiples at which a part of a tensor may start; 0 if tensors are formed whole."""
+        return self._space.alignment
+
+    @property
+    def part(self) -> int:
+        """Elements of a matrix that are formed at a time."""
+        return PART
+
+    def form(self, name: str, now: Perturbation, *, few: bool = False) -> Form:
+        """Return what forms parts of a parameter at one point; a pending step is added to few elements on the way."""
+        flat, space, (scale,) = self._weights[name].data.view(-1), self._space, now.scales
+        if not few:
+            self.settle(name)
+        pending = self._pending.get(name)
+
+        def form(out: torch.Tensor, start: int) -> None:
+            base = flat[start : start + out.numel()].view(out.shape)
+            if pending:
+                space.axpy(out, base, pending[1], name, pending[0], start)
+            space.axpy(out, out if pending else base, scale, name, now.seed, start)
+
+        return form
+
+    def product(self, name: str, x: torch.Tensor, now: Perturbation) -> torch.Tensor | None:
+        """Return `x W^T` at two points in one pass over W, which takes its pending step; None if that is not served."""
+        weight = self._weights[name].data
+        if len(now.scales) == 1 or not self._space.multiplies(x, weight):
+            return None
+        y = self._space.multiply(x, weight, name, now.seed, now.scales, self._pending.get(name))
+        self._pending.pop(name, None)
+        return y
 
     @property
     def pending(self) -> Mapping[str, tuple[int, float]]:
@@ -201,10 +241,6 @@ class ProjectedTuned:
             seed, coefficient = self._pending.pop(name)
             weight = self._weights[name].data
             self._space.axpy(weight, weight, coefficient, name, seed)
-
-    def taken(self, name: str) -> None:
-        """Note that a weight has taken its pending step."""
-        self._pending.pop(name, None)
 
     def _settle_all(self) -> None:
         for name in list(self._pending):

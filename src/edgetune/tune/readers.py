@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
@@ -10,7 +10,6 @@ from typing import Any, Protocol, cast
 import torch
 from torch import nn
 
-from edgetune.core.tuned import Space
 from edgetune.tune.parts import Form, perturbed_linear, perturbed_rows
 
 FEWEST, MOST = 8, 192
@@ -63,21 +62,30 @@ class Reads(Protocol):
     perturbation: Perturbation | None
 
     @property
-    def space(self) -> Space:
-        """The directions."""
+    def reading(self) -> Perturbation | None:
+        """What is to be read now; None if the module's own parameters are."""
         ...
 
     @property
-    def pending(self) -> Mapping[str, tuple[int, float]]:
-        """Steps that weights have not taken yet: seed and coefficient by name."""
+    def alignment(self) -> int:
+        """Multiples at which a part of a tensor may start; 0 if tensors are formed whole."""
+        ...
+
+    @property
+    def part(self) -> int:
+        """Elements of a matrix that may be formed at a time."""
+        ...
+
+    def form(self, name: str, now: Perturbation, *, few: bool = False) -> Form:
+        """Return what forms parts of a parameter at one point; `few` if it will be asked for few elements."""
+        ...
+
+    def product(self, name: str, x: torch.Tensor, now: Perturbation) -> torch.Tensor | None:
+        """Return `x W^T`, without forming W in memory, at all points; None if it has to be formed."""
         ...
 
     def settle(self, name: str) -> None:
-        """Let a weight take its pending step now."""
-        ...
-
-    def taken(self, name: str) -> None:
-        """Note that a weight has taken its pending step."""
+        """Bring a parameter up to date before it is read as it stands."""
         ...
 
 
@@ -102,7 +110,7 @@ class Reader:
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compute as the module does, at the present point or points."""
-        now = self._tuned.perturbation
+        now = self._tuned.reading
         if now is None:
             for name in self._own.values():
                 self._tuned.settle(name)
@@ -117,13 +125,13 @@ class Reader:
                 return self._plain(*args, **kwargs)
         found = []
         for point in range(2):
-            self._tuned.perturbation = now.only(point)
+            before, self._tuned.perturbation = self._tuned.perturbation, now.only(point)
             try:
                 with self._swapped(now.only(point)):
                     half = {key: now.part(value, point) for key, value in kwargs.items()}
                     found.append(self._plain(*(now.part(value, point) for value in args), **half))
             finally:
-                self._tuned.perturbation = now
+                self._tuned.perturbation = before
         return now.join(found)
 
     @contextmanager
@@ -137,21 +145,15 @@ class Reader:
         finally:
             self._module._parameters.update(weights)
 
-    def stored(self, key: str) -> torch.Tensor:
-        """Return a parameter as it stands in memory."""
-        value = cast(torch.Tensor, self._module._parameters[key])
-        return value.data
-
-    def form(self, now: Perturbation, key: str) -> Form:
-        """Return what forms perturbed parts of a parameter."""
-        name, scale, space = self._own[key], now.scales[0], self._tuned.space
-        self._tuned.settle(name)
-        return lambda out, base, start: space.axpy(out, base, scale, name, now.seed, start)
+    def like(self, key: str) -> torch.Tensor:
+        """Return a parameter, for its shape, type and device."""
+        return cast(torch.Tensor, self._module._parameters[key]).data
 
     def whole(self, now: Perturbation, key: str) -> torch.Tensor:
         """Return a perturbed parameter."""
-        out = torch.empty_like(self.stored(key))
-        self.form(now, key)(out, self.stored(key), 0)
+        like = self.like(key)
+        out = like.new_empty(like.shape)
+        self._tuned.form(self._own[key], now)(out, 0)
         return out
 
 
@@ -159,20 +161,13 @@ class EmbeddingReader(Reader):
     """Forms only the rows of an embedding that are asked for."""
 
     def perturbed(self, now: Perturbation, *args: Any, **kwargs: Any) -> Any:
-        """Look tokens up; every point forms its own rows, and a pending step is added to these rows alone."""
+        """Look tokens up; every point forms its own rows."""
         (ids,) = args
-        name, space = self._own["weight"], self._tuned.space
-        pending = self._tuned.pending.get(name)
         found = []
-        for point, scale in enumerate(now.scales):
-
-            def form(out: torch.Tensor, base: torch.Tensor, start: int, scale: float = scale) -> None:
-                if pending:
-                    space.axpy(out, base, pending[1], name, pending[0], start)
-                space.axpy(out, out if pending else base, scale, name, now.seed, start)
-
+        for point in range(len(now.scales)):
             here = now.part(ids, point) if len(now.scales) > 1 else ids
-            rows = perturbed_rows(here, self.stored("weight"), form, space.alignment)
+            form = self._tuned.form(self._own["weight"], now.only(point), few=True)
+            rows = perturbed_rows(here, self.like("weight"), form, self._tuned.alignment)
             if rows is None:
                 rows = nn.functional.embedding(here, self.whole(now.only(point), "weight"))
             found.append(rows)
@@ -183,24 +178,22 @@ class LinearReader(Reader):
     """Multiplies by a perturbed matrix that never exists as a whole."""
 
     def perturbed(self, now: Perturbation, *args: Any, **kwargs: Any) -> Any:
-        """Multiply; two points on few rows read the matrix once, others form it in parts."""
+        """Multiply; few rows read the matrix once for all points, many form it in parts."""
         (x,) = args
-        if len(now.scales) == 1:
-            return self._at(now, x)
-        weight = self.stored("weight")
-        rows = x.numel() // (2 * weight.shape[1])
-        if not (FEWEST <= rows <= MOST and x.shape[0] > 1 and self._tuned.space.multiplies(x, weight)):
-            return now.join([self._at(now.only(point), now.part(x, point)) for point in range(2)])
-        if x.shape[0] % (2 * now.records):
+        like, points = self.like("weight"), len(now.scales)
+        if points > 1 and x.shape[0] % (2 * now.records):
             raise NotStackableError(f"rows of shape {tuple(x.shape)}")
-        name = self._own["weight"]
-        y = self._tuned.space.multiply(x, weight, name, now.seed, now.scales, self._tuned.pending.get(name))
-        self._tuned.taken(name)
+        y = None
+        if FEWEST <= x.numel() // (points * like.shape[1]) <= MOST:
+            y = self._tuned.product(self._own["weight"], x, now)
+        if y is None:
+            halves = x.chunk(points)
+            y = torch.cat([self._formed(now.only(point), half) for point, half in enumerate(halves)])
         if "bias" in self._own:
-            for point, half in enumerate(y.chunk(2)):
+            for point, half in enumerate(y.chunk(points)):
                 half.add_(self.whole(now.only(point), "bias"))
-        return y.view(*x.shape[:-1], weight.shape[0])
+        return y.view(*x.shape[:-1], like.shape[0])
 
-    def _at(self, now: Perturbation, x: torch.Tensor) -> torch.Tensor:
-        y = perturbed_linear(x, self.stored("weight"), self.form(now, "weight"), self._tuned.space.alignment)
-        return y.add_(self.whole(now, "bias")) if "bias" in self._own else y
+    def _formed(self, now: Perturbation, x: torch.Tensor) -> torch.Tensor:
+        form = self._tuned.form(self._own["weight"], now)
+        return perturbed_linear(x, self.like("weight"), form, self._tuned.alignment, self._tuned.part)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from edgetune.core.keys import tensor_id
+from edgetune.core.quantised import PackedTensor, StoredTensor
 from edgetune.core.update import Projected
 from edgetune.directions.gaussian import Gaussian, quantile_table
 from edgetune.directions.hadamard import Hadamard
@@ -20,6 +21,7 @@ from edgetune.directions.rademacher import Rademacher
 LEVELS = ("baseline", "avx2", "avx512")
 """Instruction sets by number; the kernel picks the best one of the machine."""
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+PACKED = {"Q8_0": 3, "Q4_0": 4}
 KIND_NUMBERS: dict[type[Kind], int] = {Rademacher: 0, Gaussian: 1, Hadamard: 2}
 ALIGNMENT = 8192
 """Elements the kernel draws at a time; a part of a tensor starts at a multiple of it."""
@@ -68,13 +70,22 @@ def best_level() -> int:
     return int(found.edgetune_best()) if found is not None else 0
 
 
-def serves(kind: Kind, *tensors: torch.Tensor) -> bool:
+def serves(kind: Kind, *tensors: StoredTensor) -> bool:
     """Say whether the kernel can do this job: CPU tensors, contiguous, of a type it knows."""
-    return (
-        library() is not None
-        and type(kind) in KIND_NUMBERS
-        and all(one.device.type == "cpu" and one.dtype in DTYPES and one.is_contiguous() for one in tensors)
-    )
+    return library() is not None and type(kind) in KIND_NUMBERS and all(map(_readable, tensors))
+
+
+def _readable(tensor: StoredTensor) -> bool:
+    if isinstance(tensor, PackedTensor):
+        return tensor.blocks.device.type == "cpu" and tensor.grid.name in PACKED
+    return tensor.device.type == "cpu" and tensor.dtype in DTYPES and tensor.is_contiguous()
+
+
+def _where(tensor: StoredTensor) -> tuple[int, int]:
+    """Return address and type number."""
+    if isinstance(tensor, PackedTensor):
+        return tensor.blocks.data_ptr(), PACKED[tensor.grid.name]
+    return tensor.data_ptr(), DTYPES[tensor.dtype]
 
 
 def job(
@@ -82,7 +93,7 @@ def job(
     key: bytes,
     name: str,
     out: torch.Tensor,
-    base: torch.Tensor,
+    base: StoredTensor,
     update: Projected,
     *,
     replay: bool = False,
@@ -95,12 +106,13 @@ def job(
         coefficients = np.zeros(padded, np.float32)
         np.add.at(coefficients, update.keys, update.coefficients)
     table = quantile_table() if isinstance(kind, Gaussian) else None
+    base_at, base_type = _where(base)
     made = Job(
         out.data_ptr(),
-        base.data_ptr(),
+        base_at,
         base.numel(),
         DTYPES[out.dtype],
-        DTYPES[base.dtype],
+        base_type,
         KIND_NUMBERS[type(kind)],
         len(seeds),
         (ctypes.c_uint32 * 8)(*struct.unpack("<8I", key)),
@@ -119,7 +131,7 @@ def run(
     key: bytes,
     name: str,
     out: torch.Tensor,
-    base: torch.Tensor,
+    base: StoredTensor,
     update: Projected,
     *,
     replay: bool,
@@ -134,7 +146,7 @@ def run(
         key: 32 bytes.
         name: the parameter's name.
         out: contiguous CPU tensor of float32, float16 or bfloat16; may be `base`.
-        base: like `out` in shape.
+        base: like `out` in shape, or packed.
         update: seeds (or pool indices) and coefficients; one of each for a perturbation.
         replay: sum a whole Hadamard pool by its fast transform.
         start: element of the whole tensor that `out` begins with, a multiple of ALIGNMENT (and, for the replay of a

@@ -8,10 +8,11 @@ from functools import cache
 
 import torch
 
+from edgetune.core.quantised import PackedTensor, StoredTensor
 from edgetune.core.update import Projected
 from edgetune.directions.hadamard import Hadamard
 from edgetune.directions.kind import Kind
-from edgetune.directions.native import Job, best_level, job, library
+from edgetune.directions.native import Job, best_level, job, library, serves
 from edgetune.directions.rademacher import Rademacher
 
 
@@ -49,14 +50,22 @@ def _kernel() -> ctypes.CDLL | None:
     return found if found.edgetune_product_size() == ctypes.sizeof(_Product) else None
 
 
-def multiplies(kind: Kind, *tensors: torch.Tensor) -> bool:
-    """Say whether `multiply` can do this job: signs, and contiguous float32 tensors on the CPU."""
+def multiplies(kind: Kind, x: torch.Tensor, weight: StoredTensor, *, stored: bool = True) -> bool:
+    """Say whether `multiply` can do this job.
+
+    Args:
+        kind: signs only.
+        x: float32, contiguous, on the CPU.
+        weight: float32 if it is `stored`, else a base of any type that the kernel reads.
+        stored: whether the weights are in memory, or a base and a state.
+    """
+    plain = isinstance(weight, torch.Tensor) and weight.dtype == torch.float32
     return (
         _kernel() is not None
         and isinstance(kind, Rademacher | Hadamard)
-        and all(
-            one.device.type == "cpu" and one.dtype == torch.float32 and one.is_contiguous() for one in tensors
-        )
+        and x.dtype == torch.float32
+        and (plain or not stored)
+        and serves(kind, x, weight)
     )
 
 
@@ -65,17 +74,21 @@ def multiply(
     key: bytes,
     name: str,
     x: torch.Tensor,
-    weight: torch.Tensor,
+    weight: StoredTensor,
     seed: int,
     scales: Sequence[float],
     *,
     pending: tuple[int, float] | None = None,
+    state: Projected | None = None,
     level: int | None = None,
     threads: int | None = None,
 ) -> torch.Tensor:
     """Multiply by a matrix perturbed in one or two ways, reading it once.
 
-        y[p] = x[p] (W + scales[p] z(seed))^T,   W <- W + c z(s) first, if (s, c) is pending
+        y[p] = x[p] (W + scales[p] z(seed))^T
+
+    If a step (s, c) is pending, W <- W + c z(s) first. If a state is given, W = base + sum_k a_k z_k exists only in the
+    cache.
 
     The perturbed elements have the bits of `axpy`; a product is summed over the inputs in order, so the result does not
     depend on threads.
@@ -85,10 +98,12 @@ def multiply(
         key: 32 bytes.
         name: the parameter's name.
         x: float32 [points * rows, inputs], contiguous; the first `rows` rows belong to the first point.
-        weight: float32 [outputs, inputs], contiguous; written only if an update is pending.
+        weight: float32 [outputs, inputs], contiguous; written only if a step is pending. With a state the base, of
+            any stored type, and never written.
         seed: the direction.
         scales: one or two signed factors.
-        pending: seed and coefficient of an update that the weights have not taken yet.
+        pending: seed and coefficient of a step that the weights have not taken yet; not together with a state.
+        state: what the weights are beyond the base; None if the weights are stored.
         level: instruction set, an index of LEVELS; the best one if not given.
         threads: at most this many; torch's number if not given.
 
@@ -106,11 +121,14 @@ def multiply(
     points = len(scales)
     rows = x.numel() // (inputs * points)
     y = x.new_empty(points * rows, outputs)
-    direction, kept = job(kind, key, name, weight, weight, Projected.of(seed, 1.0))
-    fold, kept_too = job(kind, key, name, weight, weight, Projected.of(*(pending or (seed, 0.0))))
+    formed, replays = state is not None, bool(state is not None and len(state.keys))
+    out = y if isinstance(weight, PackedTensor) else weight  # not written unless a step is pending
+    direction, *kept = job(kind, key, name, out, weight, Projected.of(seed, 1.0))
+    fold, *also = job(kind, key, name, out, weight, Projected.of(*(pending or (seed, 0.0))))
+    base, *too = job(kind, key, name, y, weight, state or Projected.none(), replay=replays)
     task = _Product(
-        direction, direction, fold, x.data_ptr(), y.data_ptr(), rows, outputs, inputs,
-        (ctypes.c_float * 2)(*scales), points, 0, 0, int(pending is not None),
+        direction, base, fold, x.data_ptr(), y.data_ptr(), rows, outputs, inputs, (ctypes.c_float * 2)(*scales),
+        points, int(formed), int(replays and isinstance(kind, Hadamard)), int(pending is not None),
     )  # fmt: skip
     threads = torch.get_num_threads() if threads is None else threads
     scratch = torch.empty(kernel.edgetune_product_scratch(ctypes.byref(task), threads))
@@ -120,7 +138,7 @@ def multiply(
         best_level() if level is None else level,
         threads,
     )
-    del kept, kept_too
+    del kept, also, too
     if status:
         raise RuntimeError(f"the compiled kernel refused the product (status {status})")
     return y

@@ -1,0 +1,117 @@
+"""The tuned handle that stores no tuned weights: they are formed from base and ledger whenever a layer reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+from edgetune.core.errors import ModelError
+from edgetune.core.quantised import StoredTensor, part_of
+from edgetune.core.tuned import Space
+from edgetune.core.update import Dense, Projected, Update
+from edgetune.tune.parts import Form
+from edgetune.tune.projected import ProjectedTuned
+from edgetune.tune.readers import Perturbation
+
+STREAMED_PART = 1 << 20
+"""Elements formed at a time: 4 MB, small beside the packed base of a model worth streaming."""
+UNPERTURBED = Perturbation(0, (0.0,))
+
+
+class StreamedTuned(ProjectedTuned):
+    """A model on a read-only base, which may be memory-mapped or packed to 8 or 4 bits.
+
+        weights = base + sum_k a_k z_k,   formed where they are read
+
+    A step changes coefficients, nothing else. The model's parameters become placeholders of no size until `close` (NaN,
+    should anything but a reader read them).
+
+    Args:
+        model: as for `ProjectedTuned`.
+        space: the directions; a replay should be cheap, so a Hadamard pool.
+        base: the base values of every parameter, as stored.
+
+    Raises:
+        ModelError: if a base tensor is missing.
+    Cost: no memory but the base's own, K coefficients and 4 MB of scratch; a replay of every layer in every pass.
+    Source: design after Malladi et al. 2023 (MeZO) and Qin et al. 2024 (FedKSeed).
+    """
+
+    def __init__(self, model: nn.Module, space: Space, base: Mapping[str, StoredTensor]) -> None:
+        missing = [
+            name for name, one in model.named_parameters() if one.is_floating_point() and name not in base
+        ]
+        if missing:
+            raise ModelError("a streamed model needs its whole base", where=missing[0])
+        super().__init__(model, space, base={})
+        self._stored, self._present = base, Projected.none()
+        self._late.clear()
+        for weight in self._weights.values():
+            weight.data = weight.data.new_full((1,), float("nan")).expand(weight.shape)
+
+    @property
+    def reading(self) -> Perturbation | None:
+        """What is to be read now: never a module's own parameters."""
+        return self.perturbation or UNPERTURBED
+
+    @property
+    def alignment(self) -> int:
+        """Multiples at which a part of a tensor may start; 0 if tensors are formed whole."""
+        return self._space.replay_alignment
+
+    @property
+    def part(self) -> int:
+        """Elements of a matrix that are formed at a time."""
+        return STREAMED_PART
+
+    def form(self, name: str, now: Perturbation, *, few: bool = False) -> Form:
+        """Return what forms parts of a parameter at one point."""
+        (scale,) = now.scales
+
+        def form(out: torch.Tensor, start: int) -> None:
+            base = part_of(self._stored[name], start, out.numel())
+            if isinstance(base, torch.Tensor):
+                base = base.view(out.shape)
+            self._space.read(out, base, self._present, name, (now.seed, scale), start)
+
+        return form
+
+    def product(self, name: str, x: torch.Tensor, now: Perturbation) -> torch.Tensor | None:
+        """Return `x W^T` at all points, W formed in the cache; None if that is not served."""
+        base = self._stored[name]
+        if not self._space.multiplies(x, base, stored=False):
+            return None
+        return self._space.multiply(x, base, name, now.seed, now.scales, None, self._present)
+
+    @torch.no_grad()
+    def apply(self, update: Update) -> None:
+        """Add one step to the coefficients."""
+        if isinstance(update, Dense):
+            raise ModelError("a full-parameter projected handle cannot take dense tensors")
+        self._steps = (self._steps + update).merged()
+        self._materialise()
+
+    @torch.no_grad()
+    def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield the present weights by name, each formed when it is asked for."""
+        for name, weight in self._weights.items():
+            out = weight.data.new_empty(weight.shape)
+            self.form(name, UNPERTURBED)(out, 0)
+            yield name, out
+
+    @torch.no_grad()
+    def close(self) -> None:
+        """Detach from the model, which gets its weights as plain tensors."""
+        formed = dict(self.named_weights())
+        for name, weight in self._weights.items():
+            weight.data = formed[name]
+        super().close()
+
+    def _materialise(self) -> None:
+        state = self.state()
+        order = np.argsort(state.keys, kind="stable")
+        order = order[state.coefficients[order] != 0]
+        self._present = Projected(state.keys[order], state.coefficients[order])

@@ -172,8 +172,8 @@ def _open(
     prepared = prepare(recipe)
     if ledger is None:
         return prepared, prepared.backbone.model, ""
-    opened = read_ledger(ledger, base_digest=prepared.backbone.digest)
-    return prepared, materialise(prepared.backbone, opened), opened.digest
+    opened = read_ledger(ledger)
+    return prepared, materialise(prepared.backbone, opened, where=ledger), opened.digest
 
 
 def _refuse_other_base(file: Path, prepared: Prepared) -> None:

@@ -29,6 +29,10 @@ Rounds = Annotated[int | None, typer.Option(help="Number of rounds.")]
 Rate = Annotated[float | None, typer.Option("--learning-rate", "--lr", help="Learning rate.")]
 Seed = Annotated[int | None, typer.Option(help="Master seed of every random choice.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads.")]
+Home = Annotated[
+    str | None,
+    typer.Option(help="Where weights live: fused, streamed, streamed-q8_0 or streamed-q4_0 (see settings)."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")]
 Out = Annotated[
     Path, typer.Option("--out", "-o", help="Folder for the results; an unfinished run there goes on.")
@@ -88,12 +92,14 @@ def run(
     learning_rate: Rate = None,
     seed: Seed = None,
     threads: Threads = None,
+    residency: Home = None,
     set: Set = [],  # noqa: B006 - typer wants a list
     quiet: Quiet = False,
 ) -> None:
     """Tune across devices, compress, export, run in llama.cpp, and report."""
     settings = {
         "model__source": model,
+        "model__residency": residency,
         "data__source": data,
         "data__held_out_category": held_out_category,
         "federation__devices": devices,
@@ -144,6 +150,7 @@ def tune(
     learning_rate: Rate = None,
     seed: Seed = None,
     threads: Threads = None,
+    residency: Home = None,
     set: Set = [],  # noqa: B006 - typer wants a list
     quiet: Quiet = False,
 ) -> None:
@@ -156,6 +163,7 @@ def tune(
         single=True,
         method__name=method,
         model__source=model,
+        model__residency=residency,
         data__source=data,
         data__held_out_category=held_out_category,
         federation__rounds=rounds,
@@ -179,6 +187,7 @@ def federate(
     learning_rate: Rate = None,
     seed: Seed = None,
     threads: Threads = None,
+    residency: Home = None,
     set: Set = [],  # noqa: B006 - typer wants a list
     quiet: Quiet = False,
 ) -> None:
@@ -191,6 +200,7 @@ def federate(
         single=False,
         method__name=method,
         model__source=model,
+        model__residency=residency,
         data__source=data,
         data__held_out_category=held_out_category,
         federation__devices=devices,

@@ -157,13 +157,23 @@ def read_ledger(path: Path, *, base_digest: str | None = None) -> Ledger:
     found = _content_digest(tensors, spec, ledger.base_digest)
     if found != header.get("content_digest") or _header_digest(header) != header.get("header_digest"):
         raise ModelError("the ledger is damaged: its digest does not match its contents", where=path)
-    if base_digest is not None and ledger.base_digest != base_digest:
+    if base_digest is not None:
+        check_base(ledger, base_digest, path)
+    return ledger
+
+
+def check_base(ledger: Ledger, base_digest: str, where: Path | None = None) -> None:
+    """Refuse a ledger of another base.
+
+    Raises:
+        DigestError: naming both bases.
+    """
+    if ledger.base_digest != base_digest:
         raise DigestError(
             f"this ledger belongs to base {ledger.base_digest[:12]}, not to {base_digest[:12]}",
-            where=path,
+            where=where,
             hint="load the base model that it was tuned from",
         )
-    return ledger
 
 
 def _from_header(header: dict[str, str], tensors: dict[str, torch.Tensor]) -> Ledger:

@@ -9,7 +9,8 @@ from transformers import PreTrainedModel
 
 from edgetune.core.errors import DigestError, ModelError
 from edgetune.core.keys import key_id, pool_key
-from edgetune.core.ledger import DirectionsSpec, Ledger, read_ledger
+from edgetune.core.ledger import DirectionsSpec, Ledger, check_base, read_ledger
+from edgetune.core.quantised import GRIDS, BlockGrid
 from edgetune.core.tuned import Tuned
 from edgetune.core.update import Dense
 from edgetune.directions import KINDS, Hadamard
@@ -17,8 +18,9 @@ from edgetune.directions.space import BoundSpace
 from edgetune.models.backbone import Backbone, load_backbone
 from edgetune.models.digest import tensor_digest
 from edgetune.models.stored import stored_weights
+from edgetune.run.residency import base_tensors, digest_of
 from edgetune.run.tuning import plain_model
-from edgetune.tune import AdapterTuned, ProjectedTuned
+from edgetune.tune import AdapterTuned, ProjectedTuned, StreamedTuned
 
 
 def load(
@@ -44,18 +46,26 @@ def load(
     Cost: two copies of the weights while loading.
     """
     backbone = load_backbone(base, dtype=dtype, device=device)
-    return materialise(backbone, read_ledger(Path(ledger), base_digest=backbone.digest), key=key)
+    return materialise(backbone, read_ledger(Path(ledger)), key=key, where=Path(ledger))
 
 
-def materialise(backbone: Backbone, ledger: Ledger, *, key: bytes | None = None) -> PreTrainedModel:
+def materialise(
+    backbone: Backbone, ledger: Ledger, *, key: bytes | None = None, where: Path | None = None
+) -> PreTrainedModel:
     """Turn a backbone into the model of a ledger, in place, and check the result.
+
+    Args:
+        backbone: the base as it is stored; a ledger over a rounded base rounds it again.
+        ledger: what was learnt.
+        key: 32 bytes, if the directions are under a secret key.
+        where: the ledger's file, for errors.
 
     Raises:
         ModelError: if the key is missing.
         DigestError: if base, key or result do not match the ledger.
     """
-    if ledger.base_digest != backbone.digest:
-        raise DigestError("this ledger belongs to another base model", where=backbone.source)
+    grid = _grid(ledger)
+    check_base(ledger, digest_of(backbone, grid), where)
     tuned: Tuned
     if ledger.directions is None:
         if not isinstance(ledger.update, Dense) or ledger.adapter is None:
@@ -63,8 +73,12 @@ def materialise(backbone: Backbone, ledger: Ledger, *, key: bytes | None = None)
         adapter = ledger.adapter
         tuned = AdapterTuned(backbone.model, rank=adapter["r"], alpha=adapter["lora_alpha"], seed=0)
     else:
-        base = stored_weights(backbone.folder, backbone.model)
-        tuned = ProjectedTuned(backbone.model, _space(ledger.directions, key), base=base)
+        space = _space(ledger.directions, key)
+        if grid is not None:
+            tuned = StreamedTuned(backbone.model, space, base_tensors(backbone, grid))
+        else:
+            base = stored_weights(backbone.folder, backbone.model)
+            tuned = ProjectedTuned(backbone.model, space, base=base)
     tuned.reset(ledger.update)
     if ledger.weights_digest and backbone.dtype == torch.float32:
         found = tensor_digest(tuned.named_weights())
@@ -74,6 +88,13 @@ def materialise(backbone: Backbone, ledger: Ledger, *, key: bytes | None = None)
                 hint="report this: every machine must rebuild the same bits",
             )
     return plain_model(tuned)
+
+
+def _grid(ledger: Ledger) -> BlockGrid | None:
+    name = ledger.extra.get("base_grid")
+    if name is not None and name not in GRIDS:
+        raise ModelError(f"the ledger's base was rounded to an unknown grid {name!r}", hint="update edgetune")
+    return GRIDS[name] if name is not None else None
 
 
 def _space(spec: DirectionsSpec, key: bytes | None) -> BoundSpace:

@@ -34,6 +34,8 @@ class ModelSection(Section):
     """A Hugging Face model folder, a Hub id, or `embedded`."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Type of the weights while tuning."""
+    residency: Literal["fused", "streamed", "streamed-q8_0", "streamed-q4_0"] = "fused"
+    """`fused` stores the tuned weights; `streamed` forms them from ledger and base, which may be packed, when read."""
 
 
 class DataSection(Section):

@@ -72,7 +72,7 @@ def take_steps(
         progress: told after every step.
         label: name of the progress bar.
     """
-    device = next(weight.device for _, weight in tuned.named_weights())
+    device = next(tuned.model.parameters()).device
     losses, dropped = [], 0
     for done, key in enumerate(keys, start=1):
         estimate = method.estimate(tuned, response_loss, next(batches).to(device), key)  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ from edgetune.core.tuned import Tuned
 from edgetune.run.device import Device
 from edgetune.run.federate import Plan, federate
 from edgetune.run.prepare import Prepared
+from edgetune.run.residency import RESIDENCIES, digest_of
 from edgetune.run.rows import model_answers, model_loss, rouge_of
 from edgetune.run.single import tune
 from edgetune.run.state import Checkpoint, check_resumable
@@ -39,7 +40,8 @@ def tune_prepared(
         single: one device holds all data; nothing is sent.
     """
     recipe = prepared.recipe
-    worker = Worker(prepared.backbone, prepared.method, recipe.seed)
+    residency = RESIDENCIES[recipe.model.residency]
+    worker = Worker(prepared.backbone, prepared.method, recipe.seed, residency)
     plan = Plan(
         recipe.federation.rounds,
         recipe.federation.participation,
@@ -82,7 +84,8 @@ def completed_rounds(prepared: Prepared, ledger_path: Path, *, single: bool) -> 
     """
     if not ledger_path.exists():
         return 0
-    ledger = read_ledger(ledger_path, base_digest=prepared.backbone.digest)
+    grid = RESIDENCIES[prepared.recipe.model.residency].grid
+    ledger = read_ledger(ledger_path, base_digest=digest_of(prepared.backbone, grid))
     check_resumable(ledger, _fingerprint(prepared, single), ledger_path)
     wanted = prepared.recipe.federation.rounds
     if ledger.round > wanted:

@@ -12,7 +12,7 @@ from edgetune.aggregate import Mean
 from edgetune.core.errors import ConfigError
 from edgetune.directions import Gaussian, Hadamard, Rademacher
 from edgetune.directions.draw import Fresh, Pool
-from edgetune.estimators import Backprop, TwoPoint
+from edgetune.estimators import Backprop, OneSided, TwoPoint
 from edgetune.methods.catalogue import compression_method, compression_names, tuning_method, tuning_names
 from edgetune.methods.method import TuningMethod
 from edgetune.methods.options import OPTIONS, with_options
@@ -80,6 +80,9 @@ def test_parts_that_do_not_fit_are_refused(
         (LORA, "learning_rate", 0.5, {"local": AdamW(0.5)}),
         (KSEED, "eps", 0.5, {"estimate": TwoPoint(0.5)}),
         (KSEED, "pool", 64, {"directions": Pool(Hadamard(64), 64), "codec": SeedTable(64)}),
+        (KSEED, "estimate", "one_sided", {"estimate": OneSided(5e-4)}),
+        (KSEED, "directions_per_step", 4, {"estimate": TwoPoint(5e-4, 4)}),
+        (LORA, "micro_batch", 4, {"micro_batch": 4}),
         (KSEED, "directions", "gaussian", {"directions": Pool(Gaussian(), 4096)}),
         (MEZO, "directions", "gaussian", {"directions": Fresh(Gaussian())}),
         (LORA, "rank", 2, {"target": Lora(2, 16.0)}),
@@ -122,6 +125,12 @@ def test_an_option_left_out_changes_nothing() -> None:
         (KSEED, {"learning_rate": -1.0}, "learning rate"),
         (KSEED, {"eps": 0}, "eps"),
         (KSEED, {"pool": 0}, "pool"),
+        (KSEED, {"estimate": "onesided"}, "did you mean 'one_sided'"),
+        (KSEED, {"directions_per_step": 0}, "at least one direction"),
+        (KSEED, {"pool": 8, "directions_per_step": 9}, "more directions than the pool"),
+        (LORA, {"estimate": "one_sided"}, "no forward-only estimate"),
+        (LORA, {"directions_per_step": 2}, "no directions"),
+        (KSEED, {"micro_batch": -1}, "micro-batch"),
         (LORA, {"rank": 0}, "rank"),
     ],
 )
@@ -130,6 +139,17 @@ def test_options_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         with_options(method, options)
+
+
+def test_a_step_of_n_directions_draws_n_keys() -> None:
+    pooled = with_options(KSEED, {"pool": 8, "directions_per_step": 8, "local_steps": 5})
+    keys = pooled.keys(1, 2, 3)
+    assert [sorted(keys[first : first + 8]) for first in range(0, 40, 8)] == [list(range(8))] * 5
+    assert keys == pooled.keys(1, 2, 3)
+    fresh = with_options(MEZO, {"directions_per_step": 3, "local_steps": 5})
+    assert len(set(fresh.keys(1, 2, 3))) == 15
+    assert fresh.keys(1, 2, 3)[:5] == with_options(MEZO, {"local_steps": 5}).keys(1, 2, 3)
+    assert LORA.keys(1, 2, 3) == [0] * LORA.local_steps
 
 
 def test_the_digest_changes_with_every_setting() -> None:

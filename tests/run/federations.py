@@ -32,6 +32,10 @@ METHODS: dict[str, TuningMethod] = {
         tuning_method("fedkseed"),
         {"pool": 64, "directions": "rademacher", "learning_rate": 1e-3, "eps": 1e-3, **STEPS},
     ),
+    "averaged": with_options(
+        tuning_method("fedkseed"),
+        {"pool": 64, "learning_rate": 1e-3, "eps": 1e-3, "directions_per_step": 3, "micro_batch": 3, **STEPS},
+    ),
     "mezo": with_options(tuning_method("mezo"), {"learning_rate": 1e-3, **STEPS}),
     "lora": with_options(tuning_method("lora"), {"learning_rate": 5e-3, **STEPS}),
 }

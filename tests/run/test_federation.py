@@ -90,6 +90,7 @@ def test_a_fedkseed_round_with_a_full_table_fits_in_17988_bytes(save_tiny: Any) 
     ("driver", "name"),
     [
         ("federate", "fedkseed"),
+        ("tune", "averaged"),
         ("federate", "signs"),
         ("federate", "lora"),
         ("tune", "mezo"),
@@ -238,6 +239,25 @@ def test_steps_that_are_no_numbers_leave_the_weights(toy: MakeToy, monkeypatch: 
     steps = take_steps(run.method, run.worker.tuned, feed, [1, 2, 3], {})
     assert (steps.dropped, digest_of(run)) == (3, before)
     assert np.isnan(steps.loss)
+
+
+def test_a_slope_that_is_no_number_leaves_its_step_and_is_counted(
+    toy: MakeToy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, calls = toy("averaged"), []
+
+    def loss(*_: object) -> torch.Tensor:
+        calls.append(1)
+        return torch.tensor([2.0, 1.0, float("nan"), 1.0, 1.0, 2.0][(len(calls) - 1) % 6])
+
+    monkeypatch.setattr("edgetune.run.steps.response_loss", loss)
+    feed = draw_batches(examples(0), 2, 0, seed=0, round=1, device=0)
+    steps = take_steps(run.method, run.worker.tuned, feed, [1, 2, 3, 4, 5, 6], {})
+    assert (steps.dropped, steps.loss) == (2, 1.5)
+    delta = run.worker.tuned.delta()
+    lr, slope = run.method.local.lr, 1 / (2 * run.method.estimate.eps)
+    assert delta.keys.tolist() == [1, 3, 4, 6]
+    assert delta.coefficients.tolist() == pytest.approx([-lr * slope / 2, lr * slope / 2] * 2)
 
 
 def forged(server: Server, toy: Any, **changes: Any) -> bytes:

@@ -9,7 +9,7 @@ from hashlib import sha256
 from edgetune.aggregate import Mean
 from edgetune.core.errors import ConfigError
 from edgetune.directions.draw import Directions
-from edgetune.estimators import Backprop, Estimator, TwoPoint
+from edgetune.estimators import Backprop, Estimator
 from edgetune.tune import FullProjected, Lora, Target
 from edgetune.updates import AdamW, Optimiser
 from edgetune.wire import Codec, SeedList, SeedTable, Tensors
@@ -35,6 +35,7 @@ class TuningMethod:
         aggregate: how the server combines them.
         local_steps: steps a device takes in a round, at least 1.
         batch_size: records a step, at least 1.
+        micro_batch: records a forward pass; 0 for all of a step's at once.
 
     Raises:
         ConfigError: if the parts do not fit each other, with one sentence.
@@ -53,6 +54,7 @@ class TuningMethod:
     aggregate: Mean
     local_steps: int = 200
     batch_size: int = 1
+    micro_batch: int = 0
 
     def __post_init__(self) -> None:
         self.check()
@@ -63,21 +65,26 @@ class TuningMethod:
         Raises:
             ConfigError: with one sentence saying why.
         """
-        forward_only = isinstance(self.estimate, TwoPoint)
+        forward_only = not isinstance(self.estimate, Backprop)
         rules = [
             (self.local_steps < 1, "a device needs at least one local step"),
             (self.batch_size < 1, "a batch needs at least one record"),
+            (self.micro_batch < 0, "a micro-batch needs at least one record"),
+            (
+                bool(self.pool_size) and self.estimate.directions > self.pool_size,
+                "a step cannot take more directions than the pool holds",
+            ),
             (forward_only and self.directions is None, "a forward-only estimate needs directions"),
             (
                 forward_only and not isinstance(self.target, FullProjected),
-                "a two-point slope moves projected weights",
+                "a slope moves projected weights",
             ),
             (
                 forward_only and isinstance(self.local, AdamW),
                 "AdamW needs dense gradients, a slope is one number",
             ),
             (
-                isinstance(self.estimate, Backprop) and not isinstance(self.target, Lora),
+                not forward_only and not isinstance(self.target, Lora),
                 "back-propagation tunes LoRA",
             ),
             (not forward_only and self.directions is not None, "dense gradients have no directions"),
@@ -101,6 +108,12 @@ class TuningMethod:
     def pool_size(self) -> int:
         """K, or 0 if there is no pool."""
         return self.directions.size if self.directions is not None else 0
+
+    def keys(self, seed: int, round: int, device: int) -> list[int]:
+        """Return the directions of a device's local steps, step by step; zeros for dense gradients."""
+        if self.directions is None:
+            return [0] * self.local_steps
+        return self.directions.draw(seed, round, device, self.local_steps, self.estimate.directions)
 
     @property
     def digest(self) -> str:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import TypeVar
 
 from edgetune.core.errors import ConfigError, nearest
 from edgetune.directions import KINDS, Hadamard, Kind
 from edgetune.directions.draw import Directions, Fresh, Pool
-from edgetune.estimators import TwoPoint
+from edgetune.estimators import Backprop, OneSided, TwoPoint
 from edgetune.methods.method import TuningMethod
 from edgetune.tune import Lora
 from edgetune.wire import SeedTable
 
 Option = Callable[[TuningMethod, object], TuningMethod]
+T = TypeVar("T")
+ESTIMATES: dict[str, type[TwoPoint] | type[OneSided]] = {"two_point": TwoPoint, "one_sided": OneSided}
 
 
 def with_options(method: TuningMethod, options: Mapping[str, object]) -> TuningMethod:
@@ -21,20 +24,20 @@ def with_options(method: TuningMethod, options: Mapping[str, object]) -> TuningM
 
     Args:
         method: the published value.
-        options: any of `learning_rate`, `eps`, `directions`, `pool`, `rank`, `alpha`, `local_steps`, `batch_size`,
-            `by_examples`; None values are left out.
+        options: any of the names in `OPTIONS`, applied in that order; None values are left out.
 
     Raises:
         ConfigError: if an option is unknown or the method has no such part.
     """
-    for name, value in options.items():
+    for name in options:
         if name not in OPTIONS:
             close = nearest(name, OPTIONS)
             raise ConfigError(
                 f"no method option {name!r}", hint=f"did you mean {close!r}?" if close else None
             )
-        if value is not None:
-            method = OPTIONS[name](method, value)
+    for name, change in OPTIONS.items():
+        if options.get(name) is not None:
+            method = change(method, options[name])
     return method
 
 
@@ -47,9 +50,32 @@ def _learning_rate(method: TuningMethod, value: object) -> TuningMethod:
 
 
 def _eps(method: TuningMethod, value: object) -> TuningMethod:
-    if not isinstance(method.estimate, TwoPoint):
+    if isinstance(method.estimate, Backprop):
         raise _refuse(method, "perturbation radius")
-    return replace(method, estimate=TwoPoint(float(str(value))))
+    return replace(method, estimate=replace(method.estimate, eps=float(str(value))))
+
+
+def _estimate(method: TuningMethod, value: object) -> TuningMethod:
+    if isinstance(method.estimate, Backprop):
+        raise _refuse(method, "forward-only estimate")
+    made = _named(value, ESTIMATES, "estimate")
+    return replace(method, estimate=made(method.estimate.eps, method.estimate.directions))
+
+
+def _directions_per_step(method: TuningMethod, value: object) -> TuningMethod:
+    if isinstance(method.estimate, Backprop):
+        raise _refuse(method, "directions")
+    return replace(method, estimate=replace(method.estimate, directions=int(str(value))))
+
+
+def _named(value: object, known: Mapping[str, T], what: str) -> T:
+    """Look a part up by its name."""
+    name = str(value)
+    if name not in known:
+        close = nearest(name, known)
+        hint = f"did you mean {close!r}?" if close else f"known: {', '.join(known)}"
+        raise ConfigError(f"no {what} called {name!r}", hint=hint)
+    return known[name]
 
 
 def _pooled(method: TuningMethod, kind: type[Kind], size: int) -> TuningMethod:
@@ -64,20 +90,14 @@ def _pool(method: TuningMethod, value: object) -> TuningMethod:
 
 
 def _directions(method: TuningMethod, value: object) -> TuningMethod:
-    name = str(value)
     if method.directions is None:
         raise _refuse(method, "directions")
-    if name not in KINDS:
-        close = nearest(name, KINDS)
-        raise ConfigError(
-            f"no directions called {name!r}",
-            hint=f"did you mean {close!r}?" if close else f"known: {', '.join(KINDS)}",
-        )
+    kind = _named(value, KINDS, "directions")
     if isinstance(method.directions, Pool):
-        return _pooled(method, KINDS[name], method.directions.size)
-    if KINDS[name] is Hadamard:
+        return _pooled(method, kind, method.directions.size)
+    if kind is Hadamard:
         raise _refuse(method, "pool, which Hadamard directions need")
-    fresh: Directions = Fresh(KINDS[name]())
+    fresh: Directions = Fresh(kind())
     return replace(method, directions=fresh)
 
 
@@ -95,13 +115,16 @@ def _alpha(method: TuningMethod, value: object) -> TuningMethod:
 
 OPTIONS: dict[str, Option] = {
     "learning_rate": _learning_rate,
+    "estimate": _estimate,
     "eps": _eps,
     "pool": _pool,
     "directions": _directions,
+    "directions_per_step": _directions_per_step,
     "rank": _rank,
     "alpha": _alpha,
     "local_steps": lambda method, value: replace(method, local_steps=int(str(value))),
     "batch_size": lambda method, value: replace(method, batch_size=int(str(value))),
+    "micro_batch": lambda method, value: replace(method, micro_batch=int(str(value))),
     "by_examples": lambda method, value: replace(
         method, aggregate=replace(method.aggregate, by_examples=bool(value))
     ),

@@ -84,8 +84,12 @@ class MethodSection(Section):
     """A name listed by `edgetune methods`."""
     learning_rate: float | None = None
     """Learning rate, at least 0."""
+    estimate: str | None = None
+    """two_point or one_sided: the slope of forward-only methods."""
     eps: float | None = None
     """Perturbation radius of forward-only methods."""
+    directions_per_step: int | None = None
+    """Directions whose slopes a forward-only step averages; two_point costs 2 n forward passes, one_sided n + 1."""
     directions: str | None = None
     """rademacher, gaussian or hadamard."""
     pool: int | None = None
@@ -98,6 +102,8 @@ class MethodSection(Section):
     """Steps a device takes in a round."""
     batch_size: int | None = None
     """Records a step."""
+    micro_batch: int | None = None
+    """Records a forward pass; a step of more of them is accumulated. 0: all of a step's records at once."""
     by_examples: bool | None = None
     """Weight devices by their number of examples."""
 

@@ -72,11 +72,7 @@ def tune(
     for round in range(ledger.round + 1, plan.rounds + 1):
         start = time.perf_counter()
         with PeakMemory() as memory:
-            keys = (
-                method.directions.draw(plan.seed, round, ONLY_DEVICE, method.local_steps)
-                if method.directions
-                else [0] * method.local_steps
-            )
+            keys = method.keys(plan.seed, round, ONLY_DEVICE)
             batches = draw_batches(
                 examples, method.batch_size, pad_id, seed=plan.seed, round=round, device=ONLY_DEVICE
             )

@@ -16,11 +16,13 @@ from edgetune.estimators import Backprop, OneSided, TwoPoint
 from edgetune.methods.catalogue import compression_method, compression_names, tuning_method, tuning_names
 from edgetune.methods.method import TuningMethod
 from edgetune.methods.options import OPTIONS, with_options
-from edgetune.tune import FullProjected, Lora
-from edgetune.updates import AdamW, Sgd
+from edgetune.tune import FullProjected, Lora, Prefix
+from edgetune.updates import Adam, AdamW, Momentum, Sgd
 from edgetune.wire import SeedList, SeedTable, Tensors
 
 KSEED, MEZO, LORA = (tuning_method(name) for name in ("fedkseed", "mezo", "lora"))
+MEZO_LORA, PREFIX = tuning_method("mezo_lora"), tuning_method("mezo_prefix")
+HEAVY, ADAM = with_options(MEZO, {"optimiser": "momentum"}), with_options(KSEED, {"optimiser": "adam"})
 
 
 @pytest.mark.parametrize("name", tuning_names())
@@ -38,8 +40,17 @@ def test_every_compression_method_bears_its_files_name(name: str) -> None:
 
 
 def test_the_published_methods_are_there() -> None:
-    assert {"fedkseed", "lora", "mezo", "zo_sgd"} <= set(tuning_names())
+    assert {"fedkseed", "lora", "mezo", "mezo_lora", "mezo_prefix", "zo_sgd"} <= set(tuning_names())
     assert {"optq", "rtn"} <= set(compression_names())
+
+
+def test_mezo_on_adapters_has_the_published_defaults() -> None:
+    for method, target, lr, eps in (
+        (MEZO_LORA, Lora(rank=8, alpha=16.0), 1e-4, 1e-2),
+        (PREFIX, Prefix(tokens=5), 1e-2, 1e-1),
+    ):
+        assert (method.target, method.local, method.estimate) == (target, Sgd(lr), TwoPoint(eps))
+        assert (method.directions, method.batch_size) == (MEZO.directions, 16)
 
 
 def test_an_unknown_method_is_refused_with_the_nearest_name() -> None:
@@ -55,7 +66,7 @@ def test_an_unknown_method_is_refused_with_the_nearest_name() -> None:
         (KSEED, {"local_steps": 0}, "local step"),
         (KSEED, {"batch_size": 0}, "record"),
         (MEZO, {"directions": None}, "needs directions"),
-        (MEZO, {"target": Lora()}, "moves projected weights"),
+        (LORA, {"target": Prefix()}, "tunes LoRA"),
         (MEZO, {"local": AdamW(1e-3)}, "AdamW needs dense"),
         (MEZO, {"codec": Tensors()}, "seed codec"),
         (LORA, {"target": FullProjected()}, "tunes LoRA"),
@@ -80,6 +91,12 @@ def test_parts_that_do_not_fit_are_refused(
         (LORA, "learning_rate", 0.5, {"local": AdamW(0.5)}),
         (KSEED, "eps", 0.5, {"estimate": TwoPoint(0.5)}),
         (KSEED, "pool", 64, {"directions": Pool(Hadamard(64), 64), "codec": SeedTable(64)}),
+        (KSEED, "optimiser", "adam", {"local": Adam(3e-7)}),
+        (MEZO, "optimiser", "momentum", {"local": Momentum(1e-6, history=64)}),
+        (LORA, "optimiser", "sgd", {"local": Sgd(3e-4)}),
+        (HEAVY, "momentum", 0.5, {"local": Momentum(1e-6, 0.5, 64)}),
+        (ADAM, "momentum", 0.5, {"local": Adam(3e-7, 0.5)}),
+        (HEAVY, "history", 8, {"local": Momentum(1e-6, history=8)}),
         (KSEED, "estimate", "one_sided", {"estimate": OneSided(5e-4)}),
         (KSEED, "directions_per_step", 4, {"estimate": TwoPoint(5e-4, 4)}),
         (LORA, "micro_batch", 4, {"micro_batch": 4}),
@@ -87,6 +104,8 @@ def test_parts_that_do_not_fit_are_refused(
         (MEZO, "directions", "gaussian", {"directions": Fresh(Gaussian())}),
         (LORA, "rank", 2, {"target": Lora(2, 16.0)}),
         (LORA, "alpha", 2, {"target": Lora(8, 2.0)}),
+        (PREFIX, "prefix_tokens", 3, {"target": Prefix(3)}),
+        (MEZO_LORA, "rank", 2, {"target": Lora(2, 16.0)}),
         (KSEED, "local_steps", 3, {"local_steps": 3}),
         (KSEED, "batch_size", 3, {"batch_size": 3}),
         (KSEED, "by_examples", False, {"aggregate": Mean(by_examples=False)}),
@@ -125,6 +144,19 @@ def test_an_option_left_out_changes_nothing() -> None:
         (KSEED, {"learning_rate": -1.0}, "learning rate"),
         (KSEED, {"eps": 0}, "eps"),
         (KSEED, {"pool": 0}, "pool"),
+        (KSEED, {"optimiser": "adamw"}, "AdamW needs dense"),
+        (LORA, {"optimiser": "adam"}, "need slopes"),
+        (KSEED, {"optimiser": "adma"}, "did you mean 'adam'"),
+        (KSEED, {"momentum": 0.5}, "no momentum"),
+        (KSEED, {"history": 5}, "no history"),
+        (HEAVY, {"history": 0}, "bounded history"),
+        (HEAVY, {"momentum": 1.0}, "below 1"),
+        (ADAM, {"momentum": -0.1}, "below 1"),
+        (ADAM, {"history": 5}, "remembers all"),
+        (HEAVY, {"history": -5}, "history cannot"),
+        (LORA, {"prefix_tokens": 3}, "no prefix"),
+        (PREFIX, {"prefix_tokens": 0}, "prefix needs"),
+        (PREFIX, {"rank": 3}, "no rank"),
         (KSEED, {"estimate": "onesided"}, "did you mean 'one_sided'"),
         (KSEED, {"directions_per_step": 0}, "at least one direction"),
         (KSEED, {"pool": 8, "directions_per_step": 9}, "more directions than the pool"),

@@ -21,6 +21,7 @@ from edgetune.data.encode import collate
 from edgetune.methods.catalogue import tuning_method
 from edgetune.models.backbone import load_backbone
 from edgetune.models.digest import tensor_digest
+from edgetune.run.deploy import refuse_prefix
 from edgetune.run.device import REPORT, Device, binding
 from edgetune.run.server import Server
 from edgetune.run.steps import draw_batches, take_steps
@@ -29,7 +30,7 @@ from edgetune.run.worker import Worker
 from edgetune.wire import DOWN, UP, Frame
 
 both = pytest.mark.parametrize("name", ["fedkseed", "lora"])
-every = pytest.mark.parametrize("name", ["fedkseed", "signs", "mezo", "lora"])
+every = pytest.mark.parametrize("name", ["fedkseed", "signs", "mezo", "mezo_lora", "mezo_prefix", "lora"])
 
 
 def server_of(toy: Any, participation: float = 1.0, **more: Any) -> Server:
@@ -91,6 +92,11 @@ def test_a_fedkseed_round_with_a_full_table_fits_in_17988_bytes(save_tiny: Any) 
     [
         ("federate", "fedkseed"),
         ("tune", "averaged"),
+        ("tune", "mezo_lora"),
+        ("federate", "mezo_prefix"),
+        ("tune", "adam"),
+        ("tune", "heavy"),
+        ("federate", "adam"),
         ("federate", "signs"),
         ("federate", "lora"),
         ("tune", "mezo"),
@@ -107,7 +113,9 @@ def test_a_killed_run_goes_on_to_the_same_bits(driver: str, name: str, toy: Make
     assert resumed.weights_digest == whole.weights_digest != ""
     assert read_ledger(second.ledger).digest == whole.digest
     left = sorted(path.name for path in second.ledger.parent.iterdir())
-    beside = ["tuned.optimiser-4.safetensors"] if (driver, name) == ("tune", "lora") else []
+    beside = (
+        ["tuned.optimiser-4.safetensors"] if driver == "tune" and name in {"lora", "adam", "heavy"} else []
+    )
     assert left == sorted(["tuned.ledger", *beside])
 
 
@@ -153,7 +161,15 @@ def test_one_device_alone_is_the_federation_of_one(name: str, toy: MakeToy) -> N
 
 
 @pytest.mark.parametrize(
-    ("name", "family"), [("fedkseed", "gpt2"), ("signs", "llama"), ("mezo", "gpt2"), ("lora", "llama")]
+    ("name", "family"),
+    [
+        ("fedkseed", "gpt2"),
+        ("signs", "llama"),
+        ("mezo", "gpt2"),
+        ("lora", "llama"),
+        ("mezo_lora", "llama"),
+        ("mezo_lora", "gpt2"),
+    ],
 )
 def test_a_loaded_ledger_is_the_drivers_model_and_survives_transformers(
     name: str, family: str, toy: MakeToy, tmp_path: Path
@@ -171,6 +187,33 @@ def test_a_loaded_ledger_is_the_drivers_model_and_survives_transformers(
         assert torch.equal(again(input_ids=ids).logits, expected)
         base = load_backbone(run.folder).model
         assert not torch.equal(base(input_ids=ids).logits, expected)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_trained_prefix_loads_as_pefts_model(family: str, toy: MakeToy) -> None:
+    run = toy("mezo_prefix", family=family)
+    run.tune(2)
+    model = plain_model(run.worker.tuned)
+    loaded = edgetune.load(run.folder, run.ledger)
+    ids = torch.arange(1, 21).view(2, 10)
+    with torch.no_grad():
+        mask = torch.ones_like(ids)
+        expected = loaded(input_ids=ids, attention_mask=mask).logits
+        assert torch.equal(model(input_ids=ids, attention_mask=mask).logits, expected)
+        assert not torch.equal(load_backbone(run.folder).model(input_ids=ids).logits, expected)
+    with pytest.raises(ModelError, match="cannot be merged"):
+        refuse_prefix(loaded)
+
+
+@pytest.mark.parametrize("name", ["mezo_lora", "mezo_prefix"])
+def test_the_ledger_of_an_adapter_is_a_pair_a_step(name: str, toy: MakeToy) -> None:
+    run = toy(name)
+    run.tune(3)
+    assert run.ledger.stat().st_size < 3000 + 12 * 3 * run.method.local_steps
+    ledger = read_ledger(run.ledger)
+    assert ledger.adapter is not None
+    assert ledger.adapter["seed"] == SEED
+    assert len(ledger.update.keys) == 3 * run.method.local_steps
 
 
 def test_a_run_in_half_precision_loads_in_either_type(toy: MakeToy) -> None:

@@ -10,8 +10,8 @@ from edgetune.aggregate import Mean
 from edgetune.core.errors import ConfigError
 from edgetune.directions.draw import Directions
 from edgetune.estimators import Backprop, Estimator
-from edgetune.tune import FullProjected, Lora, Target
-from edgetune.updates import AdamW, Optimiser
+from edgetune.tune import Lora, Target
+from edgetune.updates import Adam, AdamW, Momentum, Optimiser
 from edgetune.wire import Codec, SeedList, SeedTable, Tensors
 
 
@@ -66,6 +66,7 @@ class TuningMethod:
             ConfigError: with one sentence saying why.
         """
         forward_only = not isinstance(self.estimate, Backprop)
+        history = self.local.history if isinstance(self.local, Momentum | Adam) else None
         rules = [
             (self.local_steps < 1, "a device needs at least one local step"),
             (self.batch_size < 1, "a batch needs at least one record"),
@@ -76,16 +77,24 @@ class TuningMethod:
             ),
             (forward_only and self.directions is None, "a forward-only estimate needs directions"),
             (
-                forward_only and not isinstance(self.target, FullProjected),
-                "a slope moves projected weights",
-            ),
-            (
                 forward_only and isinstance(self.local, AdamW),
                 "AdamW needs dense gradients, a slope is one number",
             ),
             (
                 not forward_only and not isinstance(self.target, Lora),
                 "back-propagation tunes LoRA",
+            ),
+            (
+                not forward_only and history is not None,
+                "momentum and Adam of coefficients need slopes, dense gradients take AdamW",
+            ),
+            (
+                bool(self.pool_size) and bool(history),
+                "a pool remembers all its directions, a history is for seeds",
+            ),
+            (
+                forward_only and not self.pool_size and history == 0,
+                "momentum and Adam over fresh seeds need a bounded history",
             ),
             (not forward_only and self.directions is not None, "dense gradients have no directions"),
             (not forward_only and not isinstance(self.codec, Tensors), "dense updates need the tensor codec"),

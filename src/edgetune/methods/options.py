@@ -11,11 +11,20 @@ from edgetune.directions import KINDS, Hadamard, Kind
 from edgetune.directions.draw import Directions, Fresh, Pool
 from edgetune.estimators import Backprop, OneSided, TwoPoint
 from edgetune.methods.method import TuningMethod
-from edgetune.tune import Lora
+from edgetune.tune import Lora, Prefix
+from edgetune.updates import Adam, AdamW, Momentum, Optimiser, Sgd
 from edgetune.wire import SeedTable
 
 Option = Callable[[TuningMethod, object], TuningMethod]
 T = TypeVar("T")
+HISTORY = 64
+"""Slopes that momentum and Adam remember of fresh seeds: 0.9^64 is 0.1 %."""
+OPTIMISERS: dict[str, Callable[[float, int], Optimiser]] = {
+    "sgd": lambda lr, history: Sgd(lr),
+    "momentum": lambda lr, history: Momentum(lr, history=history),
+    "adam": lambda lr, history: Adam(lr, history=history),
+    "adamw": lambda lr, history: AdamW(lr),
+}
 ESTIMATES: dict[str, type[TwoPoint] | type[OneSided]] = {"two_point": TwoPoint, "one_sided": OneSided}
 
 
@@ -68,6 +77,25 @@ def _directions_per_step(method: TuningMethod, value: object) -> TuningMethod:
     return replace(method, estimate=replace(method.estimate, directions=int(str(value))))
 
 
+def _optimiser(method: TuningMethod, value: object) -> TuningMethod:
+    made = _named(value, OPTIMISERS, "optimiser")
+    return replace(method, local=made(method.local.lr, 0 if method.pool_size else HISTORY))
+
+
+def _momentum(method: TuningMethod, value: object) -> TuningMethod:
+    if isinstance(method.local, Momentum):
+        return replace(method, local=replace(method.local, momentum=float(str(value))))
+    if isinstance(method.local, Adam):
+        return replace(method, local=replace(method.local, beta1=float(str(value))))
+    raise _refuse(method, "momentum")
+
+
+def _history(method: TuningMethod, value: object) -> TuningMethod:
+    if not isinstance(method.local, Momentum | Adam):
+        raise _refuse(method, "history of slopes")
+    return replace(method, local=replace(method.local, history=int(str(value))))
+
+
 def _named(value: object, known: Mapping[str, T], what: str) -> T:
     """Look a part up by its name."""
     name = str(value)
@@ -113,7 +141,16 @@ def _alpha(method: TuningMethod, value: object) -> TuningMethod:
     return replace(method, target=replace(method.target, alpha=float(str(value))))
 
 
+def _prefix_tokens(method: TuningMethod, value: object) -> TuningMethod:
+    if not isinstance(method.target, Prefix):
+        raise _refuse(method, "prefix")
+    return replace(method, target=replace(method.target, tokens=int(str(value))))
+
+
 OPTIONS: dict[str, Option] = {
+    "optimiser": _optimiser,
+    "momentum": _momentum,
+    "history": _history,
     "learning_rate": _learning_rate,
     "estimate": _estimate,
     "eps": _eps,
@@ -122,6 +159,7 @@ OPTIONS: dict[str, Option] = {
     "directions_per_step": _directions_per_step,
     "rank": _rank,
     "alpha": _alpha,
+    "prefix_tokens": _prefix_tokens,
     "local_steps": lambda method, value: replace(method, local_steps=int(str(value))),
     "batch_size": lambda method, value: replace(method, batch_size=int(str(value))),
     "micro_batch": lambda method, value: replace(method, micro_batch=int(str(value))),

@@ -18,7 +18,7 @@ from edgetune.models.backbone import Backbone, load_backbone
 from edgetune.models.digest import tensor_digest
 from edgetune.models.stored import stored_weights
 from edgetune.run.tuning import plain_model
-from edgetune.tune import AdapterTuned, ProjectedTuned
+from edgetune.tune import AdapterTuned, ProjectedTuned, reopen
 
 
 def load(
@@ -30,6 +30,8 @@ def load(
     device: str | torch.device = "cpu",
 ) -> PreTrainedModel:
     """Return the tuned model that a ledger describes; `save_pretrained` of it works in transformers.
+
+    LoRA is merged into the weights. A trained prefix is no change of weights: the result is then peft's model.
 
     Args:
         base: model folder, Hub id or `embedded`.
@@ -63,8 +65,12 @@ def materialise(backbone: Backbone, ledger: Ledger, *, key: bytes | None = None)
         adapter = ledger.adapter
         tuned = AdapterTuned(backbone.model, rank=adapter["r"], alpha=adapter["lora_alpha"], seed=0)
     else:
-        base = stored_weights(backbone.folder, backbone.model)
-        tuned = ProjectedTuned(backbone.model, _space(ledger.directions, key), base=base)
+        space = _space(ledger.directions, key)
+        if ledger.adapter is not None:
+            tuned = reopen(backbone.model, space, ledger.adapter)
+        else:
+            base = stored_weights(backbone.folder, backbone.model)
+            tuned = ProjectedTuned(backbone.model, space, base=base)
     tuned.reset(ledger.update)
     if ledger.weights_digest and backbone.dtype == torch.float32:
         found = tensor_digest(tuned.named_weights())

@@ -84,6 +84,12 @@ class MethodSection(Section):
     """A name listed by `edgetune methods`."""
     learning_rate: float | None = None
     """Learning rate, at least 0."""
+    optimiser: str | None = None
+    """sgd, momentum or adam of coefficients (forward-only), adamw or sgd (back-propagation)."""
+    momentum: float | None = None
+    """Momentum, or Adam's first decay, in [0, 1)."""
+    history: int | None = None
+    """Slopes that momentum or adam remember of fresh seeds (64); a pool remembers all its directions."""
     estimate: str | None = None
     """two_point or one_sided: the slope of forward-only methods."""
     eps: float | None = None
@@ -98,6 +104,8 @@ class MethodSection(Section):
     """Rank of LoRA."""
     alpha: float | None = None
     """Scaling numerator of LoRA."""
+    prefix_tokens: int | None = None
+    """Length of a trained prefix."""
     local_steps: int | None = None
     """Steps a device takes in a round."""
     batch_size: int | None = None

@@ -2,6 +2,16 @@
 
 from edgetune.tune.adapter import AdapterTuned
 from edgetune.tune.projected import ProjectedTuned
-from edgetune.tune.targets import FullProjected, Lora, Target
+from edgetune.tune.projected_adapter import ProjectedAdapter
+from edgetune.tune.targets import FullProjected, Lora, Prefix, Target, reopen
 
-__all__ = ["AdapterTuned", "FullProjected", "Lora", "ProjectedTuned", "Target"]
+__all__ = [
+    "AdapterTuned",
+    "FullProjected",
+    "Lora",
+    "Prefix",
+    "ProjectedAdapter",
+    "ProjectedTuned",
+    "Target",
+    "reopen",
+]

@@ -18,6 +18,9 @@ from edgetune.core.update import Dense, Projected, Update
 from edgetune.tune.parts import Form, perturbed_linear, perturbed_rows, reads_in_parts
 from edgetune.tune.scratch import Scratch
 
+REPLAY_FROM = 4
+"""Directions of a step from which one replay is cheaper than adding them one by one (a Hadamard replay costs two)."""
+
 
 class ProjectedTuned:
     """A model, its immutable base values, and a sum of directions.
@@ -32,7 +35,8 @@ class ProjectedTuned:
         model: evaluated as it stands (evaluation mode); its parameters become the present weights.
         space: the directions.
         base: the base values by parameter name, of any float type, for example views of a memory-mapped file; a copy
-            of the model's present weights if not given.
+            of the tuned weights if not given.
+        weights: the parameters to tune by name, for example an adapter's; all of floating type if not given.
 
     Raises:
         ModelError: if two parameters share a direction id, or the model has none.
@@ -41,10 +45,15 @@ class ProjectedTuned:
     """
 
     def __init__(
-        self, model: nn.Module, space: Space, *, base: Mapping[str, torch.Tensor] | None = None
+        self,
+        model: nn.Module,
+        space: Space,
+        *,
+        base: Mapping[str, torch.Tensor] | None = None,
+        weights: Mapping[str, nn.Parameter] | None = None,
     ) -> None:
         self._model, self._space = model.eval(), space
-        self._weights = {
+        self._weights = weights or {
             name: weight for name, weight in model.named_parameters() if weight.is_floating_point()
         }
         if not self._weights:
@@ -122,7 +131,12 @@ class ProjectedTuned:
 
     @torch.no_grad()
     def apply(self, update: Update) -> None:
-        """Add one step; coefficients of zero leave the weights bit-identical."""
+        """Add one step; coefficients of zero leave the weights bit-identical.
+
+        In float32 a few directions are added one after the other, each rounded; from REPLAY_FROM on their sum is formed
+        in float32 and added once, so that a step of a whole pool costs one transform. Either is the same on every
+        machine, and differs from the weights of `reset(state())` by the rounding of the additions.
+        """
         if isinstance(update, Dense):
             raise ModelError("a full-parameter projected handle cannot take dense tensors")
         moving = update.coefficients != 0
@@ -134,6 +148,9 @@ class ProjectedTuned:
             self._materialise()
             return
         for name, weight in self._weights.items():
+            if len(update.keys) >= REPLAY_FROM:
+                self._space.replay(weight.data, weight.data, update, name)
+                continue
             for seed, coefficient in zip(update.keys.tolist(), update.coefficients.tolist(), strict=True):
                 self._space.axpy(weight.data, weight.data, coefficient, name, seed)
 

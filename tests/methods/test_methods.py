@@ -17,11 +17,12 @@ from edgetune.methods.catalogue import compression_method, compression_names, tu
 from edgetune.methods.method import TuningMethod
 from edgetune.methods.options import OPTIONS, with_options
 from edgetune.tune import FullProjected, Lora, Prefix
-from edgetune.updates import Adam, AdamW, Momentum, Sgd
+from edgetune.updates import Adam, AdamW, Constant, Cosine, Linear, Momentum, Sgd
 from edgetune.wire import SeedList, SeedTable, Tensors
 
 KSEED, MEZO, LORA = (tuning_method(name) for name in ("fedkseed", "mezo", "lora"))
 MEZO_LORA, PREFIX = tuning_method("mezo_lora"), tuning_method("mezo_prefix")
+DECAY = with_options(KSEED, {"schedule": "cosine"})
 HEAVY, ADAM = with_options(MEZO, {"optimiser": "momentum"}), with_options(KSEED, {"optimiser": "adam"})
 
 
@@ -104,6 +105,9 @@ def test_parts_that_do_not_fit_are_refused(
         (MEZO, "directions", "gaussian", {"directions": Fresh(Gaussian())}),
         (LORA, "rank", 2, {"target": Lora(2, 16.0)}),
         (LORA, "alpha", 2, {"target": Lora(8, 2.0)}),
+        (KSEED, "schedule", "linear", {"schedule": Linear(200)}),
+        (DECAY, "schedule_steps", 900, {"schedule": Cosine(900)}),
+        (KSEED, "warmup", 7, {"schedule": Constant(7)}),
         (PREFIX, "prefix_tokens", 3, {"target": Prefix(3)}),
         (MEZO_LORA, "rank", 2, {"target": Lora(2, 16.0)}),
         (KSEED, "local_steps", 3, {"local_steps": 3}),
@@ -157,6 +161,11 @@ def test_an_option_left_out_changes_nothing() -> None:
         (LORA, {"prefix_tokens": 3}, "no prefix"),
         (PREFIX, {"prefix_tokens": 0}, "prefix needs"),
         (PREFIX, {"rank": 3}, "no rank"),
+        (KSEED, {"schedule": "cosin"}, "did you mean 'cosine'"),
+        (KSEED, {"schedule_steps": 5}, "no end"),
+        (DECAY, {"schedule_steps": 0}, "cannot warm up"),
+        (DECAY, {"warmup": 200}, "cannot warm up"),
+        (KSEED, {"warmup": -1}, "cannot warm up"),
         (KSEED, {"estimate": "onesided"}, "did you mean 'one_sided'"),
         (KSEED, {"directions_per_step": 0}, "at least one direction"),
         (KSEED, {"pool": 8, "directions_per_step": 9}, "more directions than the pool"),
@@ -182,6 +191,17 @@ def test_a_step_of_n_directions_draws_n_keys() -> None:
     assert len(set(fresh.keys(1, 2, 3))) == 15
     assert fresh.keys(1, 2, 3)[:5] == with_options(MEZO, {"local_steps": 5}).keys(1, 2, 3)
     assert LORA.keys(1, 2, 3) == [0] * LORA.local_steps
+
+
+def test_a_steps_rate_is_a_function_of_round_and_step() -> None:
+    method = with_options(KSEED, {"local_steps": 10, "schedule": "linear", "schedule_steps": 40})
+    assert [method.rate(round, step) for round, step in ((1, 0), (1, 9), (3, 0), (4, 9), (5, 0))] == [
+        1.0,
+        31 / 40,
+        0.5,
+        1 / 40,
+        0.0,
+    ]
 
 
 def test_the_digest_changes_with_every_setting() -> None:

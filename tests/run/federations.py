@@ -44,6 +44,11 @@ METHODS: dict[str, TuningMethod] = {
         tuning_method("mezo"), {"optimiser": "momentum", "history": 6, "learning_rate": 2e-4, **STEPS}
     ),
     "mezo": with_options(tuning_method("mezo"), {"learning_rate": 1e-3, **STEPS}),
+    "decaying": with_options(
+        tuning_method("fedkseed"),
+        {"pool": 64, "learning_rate": 1e-3, "eps": 1e-3, **STEPS}
+        | {"schedule": "cosine", "schedule_steps": 16, "warmup": 3},
+    ),
     "mezo_lora": with_options(tuning_method("mezo_lora"), {"rank": 2, "learning_rate": 1e-2, **STEPS}),
     "mezo_prefix": with_options(tuning_method("mezo_prefix"), {"learning_rate": 1e-2, **STEPS}),
     "lora": with_options(tuning_method("lora"), {"learning_rate": 5e-3, **STEPS}),

@@ -92,6 +92,8 @@ def test_a_fedkseed_round_with_a_full_table_fits_in_17988_bytes(save_tiny: Any) 
     [
         ("federate", "fedkseed"),
         ("tune", "averaged"),
+        ("tune", "decaying"),
+        ("federate", "decaying"),
         ("tune", "mezo_lora"),
         ("federate", "mezo_prefix"),
         ("tune", "adam"),
@@ -282,6 +284,28 @@ def test_steps_that_are_no_numbers_leave_the_weights(toy: MakeToy, monkeypatch: 
     steps = take_steps(run.method, run.worker.tuned, feed, [1, 2, 3], {})
     assert (steps.dropped, digest_of(run)) == (3, before)
     assert np.isnan(steps.loss)
+
+
+def test_a_schedule_scales_the_coefficients_of_each_round(
+    toy: MakeToy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, calls = toy("decaying"), []
+
+    def loss(*_: object) -> torch.Tensor:
+        calls.append(1)
+        return torch.tensor([2.0, 1.0][(len(calls) - 1) % 2])
+
+    monkeypatch.setattr("edgetune.run.steps.response_loss", loss)
+    full = run.method.local.lr / (2 * run.method.estimate.eps)
+    for round in (1, 3, 5):
+        run.worker.tuned.reset(None)
+        feed = draw_batches(examples(0), 2, 0, seed=0, round=round, device=0)
+        take_steps(run.method, run.worker.tuned, feed, [1, 2, 3, 4], {}, round=round)
+        table = dict(zip(run.worker.tuned.delta().keys, run.worker.tuned.delta().coefficients, strict=True))
+        for step, key in enumerate((1, 2, 3, 4)):
+            t = 4 * (round - 1) + step
+            rate = t / 3 if t < 3 else (1 + np.cos(np.pi * min(1, (t - 3) / 13))) / 2
+            assert -table.get(key, 0.0) / full == pytest.approx(rate, rel=1e-5, abs=1e-7)
 
 
 def test_a_slope_that_is_no_number_leaves_its_step_and_is_counted(

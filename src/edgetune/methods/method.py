@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, field, is_dataclass
 from hashlib import sha256
 
 from edgetune.aggregate import Mean
@@ -11,7 +11,7 @@ from edgetune.core.errors import ConfigError
 from edgetune.directions.draw import Directions
 from edgetune.estimators import Backprop, Estimator
 from edgetune.tune import Lora, Target
-from edgetune.updates import Adam, AdamW, Momentum, Optimiser
+from edgetune.updates import Adam, AdamW, Constant, Momentum, Optimiser, Schedule
 from edgetune.wire import Codec, SeedList, SeedTable, Tensors
 
 
@@ -36,6 +36,7 @@ class TuningMethod:
         local_steps: steps a device takes in a round, at least 1.
         batch_size: records a step, at least 1.
         micro_batch: records a forward pass; 0 for all of a step's at once.
+        schedule: the share of the learning rate that a step takes.
 
     Raises:
         ConfigError: if the parts do not fit each other, with one sentence.
@@ -55,6 +56,7 @@ class TuningMethod:
     local_steps: int = 200
     batch_size: int = 1
     micro_batch: int = 0
+    schedule: Schedule = field(default_factory=Constant)
 
     def __post_init__(self) -> None:
         self.check()
@@ -123,6 +125,10 @@ class TuningMethod:
         if self.directions is None:
             return [0] * self.local_steps
         return self.directions.draw(seed, round, device, self.local_steps, self.estimate.directions)
+
+    def rate(self, round: int, step: int) -> float:
+        """Return the factor on the learning rate of a device's step (from 0) in a round (from 1)."""
+        return self.schedule.rate((round - 1) * self.local_steps + step)
 
     @property
     def digest(self) -> str:

@@ -12,7 +12,7 @@ from edgetune.directions.draw import Directions, Fresh, Pool
 from edgetune.estimators import Backprop, OneSided, TwoPoint
 from edgetune.methods.method import TuningMethod
 from edgetune.tune import Lora, Prefix
-from edgetune.updates import Adam, AdamW, Momentum, Optimiser, Sgd
+from edgetune.updates import Adam, AdamW, Constant, Cosine, Linear, Momentum, Optimiser, Schedule, Sgd
 from edgetune.wire import SeedTable
 
 Option = Callable[[TuningMethod, object], TuningMethod]
@@ -24,6 +24,11 @@ OPTIMISERS: dict[str, Callable[[float, int], Optimiser]] = {
     "momentum": lambda lr, history: Momentum(lr, history=history),
     "adam": lambda lr, history: Adam(lr, history=history),
     "adamw": lambda lr, history: AdamW(lr),
+}
+SCHEDULES: dict[str, Callable[[int], Schedule]] = {
+    "constant": lambda steps: Constant(),
+    "linear": Linear,
+    "cosine": Cosine,
 }
 ESTIMATES: dict[str, type[TwoPoint] | type[OneSided]] = {"two_point": TwoPoint, "one_sided": OneSided}
 
@@ -141,6 +146,16 @@ def _alpha(method: TuningMethod, value: object) -> TuningMethod:
     return replace(method, target=replace(method.target, alpha=float(str(value))))
 
 
+def _schedule(method: TuningMethod, value: object) -> TuningMethod:
+    return replace(method, schedule=_named(value, SCHEDULES, "schedule")(method.local_steps))
+
+
+def _schedule_steps(method: TuningMethod, value: object) -> TuningMethod:
+    if isinstance(method.schedule, Constant):
+        raise ConfigError("a constant schedule has no end", hint="choose method.schedule linear or cosine")
+    return replace(method, schedule=replace(method.schedule, steps=int(str(value))))
+
+
 def _prefix_tokens(method: TuningMethod, value: object) -> TuningMethod:
     if not isinstance(method.target, Prefix):
         raise _refuse(method, "prefix")
@@ -161,6 +176,11 @@ OPTIONS: dict[str, Option] = {
     "alpha": _alpha,
     "prefix_tokens": _prefix_tokens,
     "local_steps": lambda method, value: replace(method, local_steps=int(str(value))),
+    "schedule": _schedule,
+    "schedule_steps": _schedule_steps,
+    "warmup": lambda method, value: replace(
+        method, schedule=replace(method.schedule, warmup=int(str(value)))
+    ),
     "batch_size": lambda method, value: replace(method, batch_size=int(str(value))),
     "micro_batch": lambda method, value: replace(method, micro_batch=int(str(value))),
     "by_examples": lambda method, value: replace(

@@ -81,6 +81,7 @@ class Device:
             ),
             method.keys(seed, frame.round, self.id),
             method.local.start(tuned),
+            round=frame.round,
             progress=self._progress,
             label=f"device {self.id}",
         )

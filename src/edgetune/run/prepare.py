@@ -77,9 +77,7 @@ def prepare(recipe: Recipe) -> Prepared:
     """
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
-    method = with_options(
-        tuning_method(recipe.method.name), recipe.method.model_dump(exclude={"name"}, exclude_none=True)
-    )
+    method = recipe_method(recipe)
     records, calibration = _records(recipe.data, recipe.seed)
     manifest = split_records(records, recipe.data, recipe.split, recipe.federation.devices, recipe.seed)
     backbone = load_backbone(recipe.model.source, dtype=DTYPES[recipe.model.dtype])
@@ -114,6 +112,20 @@ def prepare(recipe: Recipe) -> Prepared:
         calibration_examples=encoded(calibration),
         base_style=encoded(style),
     )
+
+
+def recipe_method(recipe: Recipe) -> TuningMethod:
+    """Return the tuning method with the recipe's options; a decay ends with the last round if nothing else is said.
+
+    Raises:
+        ConfigError: if there is no such method, or an option does not fit it.
+    """
+    named = tuning_method(recipe.method.name)
+    options = recipe.method.model_dump(exclude={"name"}, exclude_none=True)
+    if options.get("schedule", "constant") != "constant":
+        steps = recipe.federation.rounds * options.get("local_steps", named.local_steps)
+        options.setdefault("schedule_steps", steps)
+    return with_options(named, options)
 
 
 def split_records(

@@ -108,6 +108,12 @@ class MethodSection(Section):
     """Length of a trained prefix."""
     local_steps: int | None = None
     """Steps a device takes in a round."""
+    schedule: str | None = None
+    """constant, linear or cosine: how the learning rate decays over all rounds' steps."""
+    schedule_steps: int | None = None
+    """Step at which a decay reaches 0; federation.rounds x method.local_steps if not set."""
+    warmup: int | None = None
+    """Steps over which the learning rate rises from 0."""
     batch_size: int | None = None
     """Records a step."""
     micro_batch: int | None = None
@@ -157,12 +163,16 @@ class Recipe(Section):
 
     @property
     def tuning_fingerprint(self) -> str:
-        """SHA-256 of every setting that decides the tuned weights; compression and display do not."""
+        """SHA-256 of every setting that decides the tuned weights; compression and display do not.
+
+        The number of rounds does only where a decay ends with the run: then a longer run is another run.
+        """
+        decays = self.method.schedule not in (None, "constant") and self.method.schedule_steps is None
         kept = self.model_dump(
             exclude={
                 "compression": True,
                 "evaluation": {"every", "batch_size", "samples"},  # max_new_tokens shortens the examples
-                "federation": {"rounds"},
+                "federation": set() if decays else {"rounds"},
                 "threads": True,
             }
         )

@@ -57,6 +57,7 @@ def take_steps(
     keys: Sequence[int],
     optimiser: dict[str, torch.Tensor],
     *,
+    round: int = 1,
     progress: Progress = silent,
     label: str = "steps",
 ) -> Steps:
@@ -71,6 +72,7 @@ def take_steps(
         batches: one is taken a step.
         keys: directions, `method.estimate.directions` a step (any numbers for dense methods).
         optimiser: the local optimiser's state, changed in place.
+        round: the round (or checkpoint interval), from 1: where on the schedule the steps are.
         progress: told after every step.
         label: name of the progress bar.
     """
@@ -82,7 +84,7 @@ def take_steps(
         taken = keys[step * each : (step + 1) * each]
         estimate = estimator(tuned, response_loss, next(batches).to(device), *taken)  # type: ignore[arg-type]
         if estimate.is_finite:
-            method.local.step(tuned, estimate.update, optimiser)
+            method.local.step(tuned, estimate.update, optimiser, method.rate(round, step))
             losses.append(estimate.loss)
             dropped += estimate.dropped
         else:

@@ -3,8 +3,9 @@
 from edgetune.updates.adam import Adam
 from edgetune.updates.adamw import AdamW
 from edgetune.updates.momentum import Momentum
+from edgetune.updates.schedule import Constant, Cosine, Linear, Schedule
 from edgetune.updates.sgd import Sgd
 
 Optimiser = Sgd | Momentum | Adam | AdamW
 
-__all__ = ["Adam", "AdamW", "Momentum", "Optimiser", "Sgd"]
+__all__ = ["Adam", "AdamW", "Constant", "Cosine", "Linear", "Momentum", "Optimiser", "Schedule", "Sgd"]

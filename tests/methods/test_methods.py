@@ -13,6 +13,8 @@ from edgetune.core.errors import ConfigError
 from edgetune.directions import Gaussian, Hadamard, Rademacher
 from edgetune.directions.draw import Fresh, Pool
 from edgetune.estimators import Backprop, OneSided, TwoPoint
+from edgetune.measure.objective import Answers
+from edgetune.measure.scores import exact_match, token_f1
 from edgetune.methods.catalogue import compression_method, compression_names, tuning_method, tuning_names
 from edgetune.methods.method import TuningMethod
 from edgetune.methods.options import OPTIONS, with_options
@@ -23,6 +25,7 @@ from edgetune.wire import SeedList, SeedTable, Tensors
 KSEED, MEZO, LORA = (tuning_method(name) for name in ("fedkseed", "mezo", "lora"))
 MEZO_LORA, PREFIX = tuning_method("mezo_lora"), tuning_method("mezo_prefix")
 DECAY = with_options(KSEED, {"schedule": "cosine"})
+SCORED = with_options(MEZO, {"objective": "accuracy"})
 HEAVY, ADAM = with_options(MEZO, {"optimiser": "momentum"}), with_options(KSEED, {"optimiser": "adam"})
 
 
@@ -108,6 +111,8 @@ def test_parts_that_do_not_fit_are_refused(
         (KSEED, "schedule", "linear", {"schedule": Linear(200)}),
         (DECAY, "schedule_steps", 900, {"schedule": Cosine(900)}),
         (KSEED, "warmup", 7, {"schedule": Constant(7)}),
+        (KSEED, "objective", "token_f1", {"objective": Answers(token_f1)}),
+        (SCORED, "answer_tokens", 5, {"objective": Answers(exact_match, 5)}),
         (PREFIX, "prefix_tokens", 3, {"target": Prefix(3)}),
         (MEZO_LORA, "rank", 2, {"target": Lora(2, 16.0)}),
         (KSEED, "local_steps", 3, {"local_steps": 3}),
@@ -166,6 +171,10 @@ def test_an_option_left_out_changes_nothing() -> None:
         (DECAY, {"schedule_steps": 0}, "cannot warm up"),
         (DECAY, {"warmup": 200}, "cannot warm up"),
         (KSEED, {"warmup": -1}, "cannot warm up"),
+        (KSEED, {"objective": "tokenf1"}, "did you mean 'token_f1'"),
+        (LORA, {"objective": "token_f1"}, "no gradient"),
+        (KSEED, {"answer_tokens": 5}, "no answers"),
+        (SCORED, {"answer_tokens": 0}, "at least one token"),
         (KSEED, {"estimate": "onesided"}, "did you mean 'one_sided'"),
         (KSEED, {"directions_per_step": 0}, "at least one direction"),
         (KSEED, {"pool": 8, "directions_per_step": 9}, "more directions than the pool"),

@@ -49,6 +49,10 @@ METHODS: dict[str, TuningMethod] = {
         {"pool": 64, "learning_rate": 1e-3, "eps": 1e-3, **STEPS}
         | {"schedule": "cosine", "schedule_steps": 16, "warmup": 3},
     ),
+    "scored": with_options(
+        tuning_method("mezo_lora"),
+        {"objective": "token_f1", "answer_tokens": 3, "learning_rate": 1e-1, "eps": 0.3, **STEPS},
+    ),
     "mezo_lora": with_options(tuning_method("mezo_lora"), {"rank": 2, "learning_rate": 1e-2, **STEPS}),
     "mezo_prefix": with_options(tuning_method("mezo_prefix"), {"learning_rate": 1e-2, **STEPS}),
     "lora": with_options(tuning_method("lora"), {"learning_rate": 5e-3, **STEPS}),

@@ -92,6 +92,8 @@ def test_a_fedkseed_round_with_a_full_table_fits_in_17988_bytes(save_tiny: Any) 
     [
         ("federate", "fedkseed"),
         ("tune", "averaged"),
+        ("tune", "scored"),
+        ("federate", "scored"),
         ("tune", "decaying"),
         ("federate", "decaying"),
         ("tune", "mezo_lora"),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, is_dataclass
 from hashlib import sha256
+from types import FunctionType
 
 from edgetune.aggregate import Mean
 from edgetune.core.errors import ConfigError
 from edgetune.directions.draw import Directions
 from edgetune.estimators import Backprop, Estimator
+from edgetune.measure.objective import Answers
 from edgetune.tune import Lora, Target
 from edgetune.updates import Adam, AdamW, Constant, Momentum, Optimiser, Schedule
 from edgetune.wire import Codec, SeedList, SeedTable, Tensors
@@ -37,6 +39,7 @@ class TuningMethod:
         batch_size: records a step, at least 1.
         micro_batch: records a forward pass; 0 for all of a step's at once.
         schedule: the share of the learning rate that a step takes.
+        objective: what is minimised instead of the loss on responses.
 
     Raises:
         ConfigError: if the parts do not fit each other, with one sentence.
@@ -57,6 +60,7 @@ class TuningMethod:
     batch_size: int = 1
     micro_batch: int = 0
     schedule: Schedule = field(default_factory=Constant)
+    objective: Answers | None = None
 
     def __post_init__(self) -> None:
         self.check()
@@ -98,6 +102,10 @@ class TuningMethod:
                 forward_only and not self.pool_size and history == 0,
                 "momentum and Adam over fresh seeds need a bounded history",
             ),
+            (
+                not forward_only and self.objective is not None,
+                "a score of answers has no gradient to propagate back",
+            ),
             (not forward_only and self.directions is not None, "dense gradients have no directions"),
             (not forward_only and not isinstance(self.codec, Tensors), "dense updates need the tensor codec"),
             (forward_only and isinstance(self.codec, Tensors), "projected updates need a seed codec"),
@@ -137,8 +145,8 @@ class TuningMethod:
 
 
 def _plain(value: object) -> object:
-    """Return nested dataclasses as dictionaries that also name their types."""
+    """Return nested dataclasses as dictionaries that also name their types, and functions as their names."""
     if is_dataclass(value) and not isinstance(value, type):
         fields = {key: _plain(getattr(value, key)) for key in value.__dataclass_fields__}
         return {"type": type(value).__name__, **fields}
-    return value
+    return f"{value.__module__}.{value.__qualname__}" if isinstance(value, FunctionType) else value

@@ -10,6 +10,8 @@ from edgetune.core.errors import ConfigError, nearest
 from edgetune.directions import KINDS, Hadamard, Kind
 from edgetune.directions.draw import Directions, Fresh, Pool
 from edgetune.estimators import Backprop, OneSided, TwoPoint
+from edgetune.measure.objective import Answers
+from edgetune.measure.scores import exact_match, token_f1
 from edgetune.methods.method import TuningMethod
 from edgetune.tune import Lora, Prefix
 from edgetune.updates import Adam, AdamW, Constant, Cosine, Linear, Momentum, Optimiser, Schedule, Sgd
@@ -29,6 +31,11 @@ SCHEDULES: dict[str, Callable[[int], Schedule]] = {
     "constant": lambda steps: Constant(),
     "linear": Linear,
     "cosine": Cosine,
+}
+OBJECTIVES: dict[str, Answers | None] = {
+    "loss": None,
+    "token_f1": Answers(token_f1),
+    "accuracy": Answers(exact_match),
 }
 ESTIMATES: dict[str, type[TwoPoint] | type[OneSided]] = {"two_point": TwoPoint, "one_sided": OneSided}
 
@@ -146,6 +153,16 @@ def _alpha(method: TuningMethod, value: object) -> TuningMethod:
     return replace(method, target=replace(method.target, alpha=float(str(value))))
 
 
+def _objective(method: TuningMethod, value: object) -> TuningMethod:
+    return replace(method, objective=_named(value, OBJECTIVES, "objective"))
+
+
+def _answer_tokens(method: TuningMethod, value: object) -> TuningMethod:
+    if method.objective is None:
+        raise _refuse(method, "answers: its objective is the loss")
+    return replace(method, objective=replace(method.objective, max_new_tokens=int(str(value))))
+
+
 def _schedule(method: TuningMethod, value: object) -> TuningMethod:
     return replace(method, schedule=_named(value, SCHEDULES, "schedule")(method.local_steps))
 
@@ -181,6 +198,8 @@ OPTIONS: dict[str, Option] = {
     "warmup": lambda method, value: replace(
         method, schedule=replace(method.schedule, warmup=int(str(value)))
     ),
+    "objective": _objective,
+    "answer_tokens": _answer_tokens,
     "batch_size": lambda method, value: replace(method, batch_size=int(str(value))),
     "micro_batch": lambda method, value: replace(method, micro_batch=int(str(value))),
     "by_examples": lambda method, value: replace(

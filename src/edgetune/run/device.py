@@ -82,6 +82,7 @@ class Device:
             method.keys(seed, frame.round, self.id),
             method.local.start(tuned),
             round=frame.round,
+            objective=self._worker.objective,
             progress=self._progress,
             label=f"device {self.id}",
         )

@@ -83,10 +83,11 @@ def prepare(recipe: Recipe) -> Prepared:
     backbone = load_backbone(recipe.model.source, dtype=DTYPES[recipe.model.dtype])
     tokenizer = backbone.tokenizer
     prompt = PROMPTS[recipe.data.prompt](tokenizer)
-    longest = min(recipe.data.max_tokens, _context(backbone) - recipe.evaluation.max_new_tokens)
+    answer = max(recipe.evaluation.max_new_tokens, method.objective.max_new_tokens if method.objective else 0)
+    longest = min(recipe.data.max_tokens, _context(backbone) - answer)
     if longest < 8:
         raise ConfigError(
-            f"the model holds {_context(backbone)} tokens, too few for answers of {recipe.evaluation.max_new_tokens}",
+            f"the model holds {_context(backbone)} tokens, too few for answers of {answer}",
             where="evaluation.max_new_tokens",
         )
 

@@ -82,6 +82,10 @@ class MethodSection(Section):
 
     name: str = "fedkseed"
     """A name listed by `edgetune methods`."""
+    objective: str | None = None
+    """loss, or for forward-only methods token_f1 or accuracy of greedy answers (both raised; eps must be larger)."""
+    answer_tokens: int | None = None
+    """Length of the answers that token_f1 and accuracy score (32)."""
     learning_rate: float | None = None
     """Learning rate, at least 0."""
     optimiser: str | None = None

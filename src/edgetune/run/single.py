@@ -76,7 +76,10 @@ def tune(
             batches = draw_batches(
                 examples, method.batch_size, pad_id, seed=plan.seed, round=round, device=ONLY_DEVICE
             )
-            steps = take_steps(method, tuned, batches, keys, optimiser, round=round, progress=progress)
+            steps = take_steps(
+                method, tuned, batches, keys, optimiser,
+                round=round, objective=worker.objective, progress=progress,
+            )  # fmt: skip
             if math.isnan(steps.loss):
                 raise DivergenceError(
                     f"every loss of interval {round} was NaN or infinite", hint="lower the learning rate"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from edgetune.core.batch import Batch, response_loss
+from edgetune.core.batch import Batch, Objective, response_loss
 from edgetune.core.keys import stream
 from edgetune.core.progress import Progress, silent
 from edgetune.core.tuned import Tuned
@@ -22,7 +22,7 @@ class Steps:
     """What the local steps gave.
 
     Args:
-        loss: mean loss of the steps that counted, nats; NaN if none did.
+        loss: mean objective (nats if it is the loss) of the steps that counted; NaN if none did.
         dropped: slopes (or gradients) dropped because a loss or an estimate was NaN or infinite.
     """
 
@@ -58,6 +58,7 @@ def take_steps(
     optimiser: dict[str, torch.Tensor],
     *,
     round: int = 1,
+    objective: Objective | None = None,
     progress: Progress = silent,
     label: str = "steps",
 ) -> Steps:
@@ -73,16 +74,17 @@ def take_steps(
         keys: directions, `method.estimate.directions` a step (any numbers for dense methods).
         optimiser: the local optimiser's state, changed in place.
         round: the round (or checkpoint interval), from 1: where on the schedule the steps are.
+        objective: what to minimise; the loss on responses if not given.
         progress: told after every step.
         label: name of the progress bar.
     """
     device = next(weight.device for _, weight in tuned.named_weights())
     losses, dropped, each = [], 0, method.estimate.directions
     estimator = Accumulate(method.estimate, method.micro_batch) if method.micro_batch else method.estimate
-    steps = len(keys) // each
+    steps, objective = len(keys) // each, objective or response_loss
     for step in range(steps):
         taken = keys[step * each : (step + 1) * each]
-        estimate = estimator(tuned, response_loss, next(batches).to(device), *taken)  # type: ignore[arg-type]
+        estimate = estimator(tuned, objective, next(batches).to(device), *taken)  # type: ignore[arg-type]
         if estimate.is_finite:
             method.local.step(tuned, estimate.update, optimiser, method.rate(round, step))
             losses.append(estimate.loss)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgetune.core.batch import Objective
 from edgetune.core.keys import pool_key
 from edgetune.core.ledger import DirectionsSpec
 from edgetune.core.tuned import Tuned
@@ -32,6 +33,10 @@ class Worker:
             space = make(method.directions.kind, pool_key(seed))
         self.tuned: Tuned = method.target.open(
             backbone.model, space, seed, stored_weights(backbone.folder, backbone.model)
+        )
+
+        self.objective: Objective | None = (
+            method.objective.bind(backbone.tokenizer) if method.objective else None
         )
 
     @property

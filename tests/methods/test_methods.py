@@ -18,7 +18,7 @@ from edgetune.measure.scores import exact_match, token_f1
 from edgetune.methods.catalogue import compression_method, compression_names, tuning_method, tuning_names
 from edgetune.methods.method import TuningMethod
 from edgetune.methods.options import OPTIONS, with_options
-from edgetune.tune import FullProjected, Lora, Prefix
+from edgetune.tune import ByNorm, ByTable, FullProjected, Lora, Prefix
 from edgetune.updates import Adam, AdamW, Constant, Cosine, Linear, Momentum, Sgd
 from edgetune.wire import SeedList, SeedTable, Tensors
 
@@ -113,6 +113,8 @@ def test_parts_that_do_not_fit_are_refused(
         (KSEED, "warmup", 7, {"schedule": Constant(7)}),
         (KSEED, "objective", "token_f1", {"objective": Answers(token_f1)}),
         (SCORED, "answer_tokens", 5, {"objective": Answers(exact_match, 5)}),
+        (KSEED, "layer_scale", "parameter_norm", {"target": FullProjected(scaling=ByNorm())}),
+        (KSEED, "layer_scale", {"mlp": 2}, {"target": FullProjected(scaling=ByTable((("mlp", 2.0),)))}),
         (PREFIX, "prefix_tokens", 3, {"target": Prefix(3)}),
         (MEZO_LORA, "rank", 2, {"target": Lora(2, 16.0)}),
         (KSEED, "local_steps", 3, {"local_steps": 3}),
@@ -175,6 +177,9 @@ def test_an_option_left_out_changes_nothing() -> None:
         (LORA, {"objective": "token_f1"}, "no gradient"),
         (KSEED, {"answer_tokens": 5}, "no answers"),
         (SCORED, {"answer_tokens": 0}, "at least one token"),
+        (KSEED, {"layer_scale": "parameter_nrm"}, "did you mean 'parameter_norm'"),
+        (KSEED, {"layer_scale": {"mlp": 0}}, "positive number"),
+        (MEZO_LORA, {"layer_scale": "parameter_norm"}, "no layers to scale"),
         (KSEED, {"estimate": "onesided"}, "did you mean 'one_sided'"),
         (KSEED, {"directions_per_step": 0}, "at least one direction"),
         (KSEED, {"pool": 8, "directions_per_step": 9}, "more directions than the pool"),

@@ -53,6 +53,10 @@ METHODS: dict[str, TuningMethod] = {
         tuning_method("mezo_lora"),
         {"objective": "token_f1", "answer_tokens": 3, "learning_rate": 1e-1, "eps": 0.3, **STEPS},
     ),
+    "scaled": with_options(
+        tuning_method("fedkseed"),
+        {"pool": 64, "learning_rate": 1e-3, "eps": 1e-3, "layer_scale": "parameter_norm", **STEPS},
+    ),
     "mezo_lora": with_options(tuning_method("mezo_lora"), {"rank": 2, "learning_rate": 1e-2, **STEPS}),
     "mezo_prefix": with_options(tuning_method("mezo_prefix"), {"learning_rate": 1e-2, **STEPS}),
     "lora": with_options(tuning_method("lora"), {"learning_rate": 5e-3, **STEPS}),

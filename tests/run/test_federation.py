@@ -23,6 +23,7 @@ from edgetune.models.backbone import load_backbone
 from edgetune.models.digest import tensor_digest
 from edgetune.run.deploy import refuse_prefix
 from edgetune.run.device import REPORT, Device, binding
+from edgetune.run.load import materialise
 from edgetune.run.server import Server
 from edgetune.run.steps import draw_batches, take_steps
 from edgetune.run.tuning import plain_model
@@ -92,6 +93,7 @@ def test_a_fedkseed_round_with_a_full_table_fits_in_17988_bytes(save_tiny: Any) 
     [
         ("federate", "fedkseed"),
         ("tune", "averaged"),
+        ("tune", "scaled"),
         ("tune", "scored"),
         ("federate", "scored"),
         ("tune", "decaying"),
@@ -173,6 +175,8 @@ def test_one_device_alone_is_the_federation_of_one(name: str, toy: MakeToy) -> N
         ("lora", "llama"),
         ("mezo_lora", "llama"),
         ("mezo_lora", "gpt2"),
+        ("scaled", "llama"),
+        ("scaled", "gpt2"),
     ],
 )
 def test_a_loaded_ledger_is_the_drivers_model_and_survives_transformers(
@@ -238,6 +242,15 @@ def test_a_ledger_on_another_base_or_damaged_is_not_loaded(toy: MakeToy, save_ti
     run.ledger.write_bytes(data)
     with pytest.raises(ModelError, match="damaged"):
         edgetune.load(run.folder, run.ledger)
+
+
+def test_damaged_layer_scales_are_refused(toy: MakeToy) -> None:
+    run = toy("scaled")
+    ledger = run.tune(1)
+    for text in ("[1]", "nonsense", '{"w": null}'):
+        broken = replace(ledger, extra={"layer_scale": text})
+        with pytest.raises(ModelError, match="layer scales"):
+            materialise(load_backbone(run.folder), broken)
 
 
 def test_a_ledger_is_not_loaded_with_another_key(toy: MakeToy) -> None:

@@ -13,7 +13,7 @@ from edgetune.estimators import Backprop, OneSided, TwoPoint
 from edgetune.measure.objective import Answers
 from edgetune.measure.scores import exact_match, token_f1
 from edgetune.methods.method import TuningMethod
-from edgetune.tune import Lora, Prefix
+from edgetune.tune import ByNorm, ByTable, FullProjected, Lora, Prefix
 from edgetune.updates import Adam, AdamW, Constant, Cosine, Linear, Momentum, Optimiser, Schedule, Sgd
 from edgetune.wire import SeedTable
 
@@ -173,6 +173,16 @@ def _schedule_steps(method: TuningMethod, value: object) -> TuningMethod:
     return replace(method, schedule=replace(method.schedule, steps=int(str(value))))
 
 
+def _layer_scale(method: TuningMethod, value: object) -> TuningMethod:
+    if not isinstance(method.target, FullProjected):
+        raise _refuse(method, "layers to scale")
+    if isinstance(value, Mapping):
+        table = tuple((str(part), float(str(scale))) for part, scale in value.items())
+        return replace(method, target=replace(method.target, scaling=ByTable(table)))
+    scaling = _named(value, {"parameter_norm": ByNorm()}, "layer scale")
+    return replace(method, target=replace(method.target, scaling=scaling))
+
+
 def _prefix_tokens(method: TuningMethod, value: object) -> TuningMethod:
     if not isinstance(method.target, Prefix):
         raise _refuse(method, "prefix")
@@ -191,6 +201,7 @@ OPTIONS: dict[str, Option] = {
     "directions_per_step": _directions_per_step,
     "rank": _rank,
     "alpha": _alpha,
+    "layer_scale": _layer_scale,
     "prefix_tokens": _prefix_tokens,
     "local_steps": lambda method, value: replace(method, local_steps=int(str(value))),
     "schedule": _schedule,

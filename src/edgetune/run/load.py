@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from edgetune.models.backbone import Backbone, load_backbone
 from edgetune.models.digest import tensor_digest
 from edgetune.models.stored import stored_weights
 from edgetune.run.tuning import plain_model
+from edgetune.run.worker import LAYER_SCALE
 from edgetune.tune import AdapterTuned, ProjectedTuned, reopen
 
 
@@ -70,7 +72,7 @@ def materialise(backbone: Backbone, ledger: Ledger, *, key: bytes | None = None)
             tuned = reopen(backbone.model, space, ledger.adapter)
         else:
             base = stored_weights(backbone.folder, backbone.model)
-            tuned = ProjectedTuned(backbone.model, space, base=base)
+            tuned = ProjectedTuned(backbone.model, space, base=base, scales=_scales(ledger))
     tuned.reset(ledger.update)
     if ledger.weights_digest and backbone.dtype == torch.float32:
         found = tensor_digest(tuned.named_weights())
@@ -80,6 +82,15 @@ def materialise(backbone: Backbone, ledger: Ledger, *, key: bytes | None = None)
                 hint="report this: every machine must rebuild the same bits",
             )
     return plain_model(tuned)
+
+
+def _scales(ledger: Ledger) -> dict[str, float]:
+    try:
+        return {
+            str(name): float(scale) for name, scale in json.loads(ledger.extra.get(LAYER_SCALE, "{}")).items()
+        }
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ModelError(f"the ledger's layer scales are damaged: {error}") from error
 
 
 def _space(spec: DirectionsSpec, key: bytes | None) -> BoundSpace:

@@ -52,6 +52,7 @@ class Checkpoint:
             directions=worker.directions,
             adapter=worker.tuned.adapter(),
             fingerprint=fingerprint,
+            extra=worker.extra,
         )
 
     def resume(self, listener: Listener) -> Ledger:

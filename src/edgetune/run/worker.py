@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from edgetune.core.batch import Objective
 from edgetune.core.keys import pool_key
 from edgetune.core.ledger import DirectionsSpec
@@ -11,7 +13,10 @@ from edgetune.directions.space import BoundSpace, KeptSpace
 from edgetune.methods.method import TuningMethod
 from edgetune.models.backbone import Backbone
 from edgetune.models.stored import stored_weights
-from edgetune.tune import FullProjected
+from edgetune.tune import FullProjected, ProjectedTuned
+
+LAYER_SCALE = "layer_scale"
+"""Key of a ledger's extra entries: JSON of one factor a parameter."""
 
 
 class Worker:
@@ -43,3 +48,9 @@ class Worker:
     def directions(self) -> DirectionsSpec | None:
         """What a ledger says of the directions; None for dense methods."""
         return describe(self.method.directions, self.seed) if self.method.directions is not None else None
+
+    @property
+    def extra(self) -> dict[str, str]:
+        """What a ledger says besides: the factors of layer-wise scaling, by parameter name."""
+        scales = self.tuned.scales if isinstance(self.tuned, ProjectedTuned) else {}
+        return {LAYER_SCALE: json.dumps(scales, sort_keys=True)} if scales else {}

@@ -16,6 +16,7 @@ from edgetune.core.keys import refuse_colliding_ids
 from edgetune.core.tuned import Space
 from edgetune.core.update import Dense, Projected, Update
 from edgetune.tune.parts import Form, perturbed_linear, perturbed_rows, reads_in_parts
+from edgetune.tune.scaled import ScaledSpace
 from edgetune.tune.scratch import Scratch
 
 REPLAY_FROM = 4
@@ -37,6 +38,8 @@ class ProjectedTuned:
         base: the base values by parameter name, of any float type, for example views of a memory-mapped file; a copy
             of the tuned weights if not given.
         weights: the parameters to tune by name, for example an adapter's; all of floating type if not given.
+        scales: c by parameter name: perturbations read `w + scale z / c`, steps add `c z`, which is as unbiased as
+            without; 1 for a name that is not there.
 
     Raises:
         ModelError: if two parameters share a direction id, or the model has none.
@@ -51,8 +54,12 @@ class ProjectedTuned:
         *,
         base: Mapping[str, torch.Tensor] | None = None,
         weights: Mapping[str, nn.Parameter] | None = None,
+        scales: Mapping[str, float] | None = None,
     ) -> None:
-        self._model, self._space = model.eval(), space
+        self._model, self.scales = model.eval(), dict(scales or {})
+        self._space = ScaledSpace(space, self.scales) if self.scales else space
+        inverse = {name: 1 / scale for name, scale in self.scales.items()}
+        self._read_space = ScaledSpace(space, inverse) if self.scales else space
         self._weights = weights or {
             name: weight for name, weight in model.named_parameters() if weight.is_floating_point()
         }
@@ -222,7 +229,7 @@ class _Reader:
             if not isinstance(weight, torch.Tensor):
                 continue
             view, buffer = tuned._scratch.take(weight)
-            tuned._space.axpy(view, weight.data, scale, name, seed)
+            tuned._read_space.axpy(view, weight.data, scale, name, seed)
             self._swapped.append((module, key, weight, buffer))
             module._parameters[key] = view  # type: ignore[assignment]
 
@@ -262,7 +269,7 @@ class _PartReader:
     def _form(self, key: str) -> Form:
         tuned, name = self._tuned, self._own[key]
         seed, scale = cast(tuple[int, float], tuned._perturbation)
-        return lambda out, base, start: tuned._space.axpy(out, base, scale, name, seed, start)
+        return lambda out, base, start: tuned._read_space.axpy(out, base, scale, name, seed, start)
 
     def _whole(self, key: str) -> torch.Tensor:
         value = cast(torch.Tensor, self._module._parameters[key]).data

@@ -15,6 +15,7 @@ from edgetune.tune.adapter import AdapterTuned
 from edgetune.tune.placement import place_lora, place_prefix
 from edgetune.tune.projected import ProjectedTuned
 from edgetune.tune.projected_adapter import ProjectedAdapter
+from edgetune.tune.scaled import Scaling
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +25,11 @@ class FullProjected:
     Args:
         keep_direction: draw each direction once a step and keep it (classical ZO-SGD) instead of drawing it anew
             for every read (MeZO).
+        scaling: how tensors of different size are perturbed and moved; alike if not given.
     """
 
     keep_direction: bool = False
+    scaling: Scaling | None = None
 
     def open(
         self,
@@ -38,7 +41,13 @@ class FullProjected:
         """Return the tuned handle; `space` is required, `base` saves a copy of the weights."""
         if space is None:
             raise ConfigError("a projected update needs directions")
-        return ProjectedTuned(model, space, base=base)
+        if self.scaling is None:
+            return ProjectedTuned(model, space, base=base)
+        weights = [(name, weight) for name, weight in model.named_parameters() if weight.is_floating_point()]
+        stored = (
+            weights if base is None else base.items()
+        )  # the model may be narrower than what it was stored as
+        return ProjectedTuned(model, space, base=base, scales=self.scaling.factors(stored))
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -224,6 +225,13 @@ def test_the_digest_changes_with_every_setting() -> None:
     variants += [with_options(LORA, {name: 3}) for name in ("rank", "alpha", "learning_rate")]
     variants += [replace(LORA, local=AdamW(3e-4, weight_decay=0.1)), replace(LORA, aggregate=Mean(False))]
     variants += [replace(LORA, local=Sgd(3e-4)), replace(MEZO, target=FullProjected(keep_direction=True))]
+    variants += [with_options(MEZO, {"optimiser": "momentum", "history": size}) for size in (8, 9)]
+    variants += [with_options(KSEED, {"schedule": name}) for name in ("linear", "cosine")]
+    variants += [
+        with_options(KSEED, {"layer_scale": scale}) for scale in ("parameter_norm", {"a": 2}, {"a": 3})
+    ]
+    variants += [with_options(KSEED, {"objective": name}) for name in ("token_f1", "accuracy")]
+    variants += [replace(KSEED, objective=Answers(score)) for score in (lambda a, b: [], partial(token_f1))]
     assert len({variant.digest for variant in variants}) == len(variants)
     assert replace(LORA, estimate=Backprop()).digest == LORA.digest
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, is_dataclass
 from hashlib import sha256
-from types import FunctionType
 
 from edgetune.aggregate import Mean
 from edgetune.core.errors import ConfigError
@@ -149,4 +148,6 @@ def _plain(value: object) -> object:
     if is_dataclass(value) and not isinstance(value, type):
         fields = {key: _plain(getattr(value, key)) for key in value.__dataclass_fields__}
         return {"type": type(value).__name__, **fields}
-    return f"{value.__module__}.{value.__qualname__}" if isinstance(value, FunctionType) else value
+    if callable(value):
+        return f"{value.__module__}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+    return value

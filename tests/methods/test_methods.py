@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,15 +13,21 @@ from edgetune.aggregate import Mean
 from edgetune.core.errors import ConfigError
 from edgetune.directions import Gaussian, Hadamard, Rademacher
 from edgetune.directions.draw import Fresh, Pool
-from edgetune.estimators import Backprop, TwoPoint
+from edgetune.estimators import Backprop, OneSided, TwoPoint
+from edgetune.measure.objective import Answers
+from edgetune.measure.scores import exact_match, token_f1
 from edgetune.methods.catalogue import compression_method, compression_names, tuning_method, tuning_names
 from edgetune.methods.method import TuningMethod
 from edgetune.methods.options import OPTIONS, with_options
-from edgetune.tune import FullProjected, Lora
-from edgetune.updates import AdamW, Sgd
+from edgetune.tune import ByNorm, ByTable, FullProjected, Lora, Prefix
+from edgetune.updates import Adam, AdamW, Constant, Cosine, Linear, Momentum, Sgd
 from edgetune.wire import SeedList, SeedTable, Tensors
 
 KSEED, MEZO, LORA = (tuning_method(name) for name in ("fedkseed", "mezo", "lora"))
+MEZO_LORA, PREFIX = tuning_method("mezo_lora"), tuning_method("mezo_prefix")
+DECAY = with_options(KSEED, {"schedule": "cosine"})
+SCORED = with_options(MEZO, {"objective": "accuracy"})
+HEAVY, ADAM = with_options(MEZO, {"optimiser": "momentum"}), with_options(KSEED, {"optimiser": "adam"})
 
 
 @pytest.mark.parametrize("name", tuning_names())
@@ -38,8 +45,17 @@ def test_every_compression_method_bears_its_files_name(name: str) -> None:
 
 
 def test_the_published_methods_are_there() -> None:
-    assert {"fedkseed", "lora", "mezo", "zo_sgd"} <= set(tuning_names())
+    assert {"fedkseed", "lora", "mezo", "mezo_lora", "mezo_prefix", "zo_sgd"} <= set(tuning_names())
     assert {"optq", "rtn"} <= set(compression_names())
+
+
+def test_mezo_on_adapters_has_the_published_defaults() -> None:
+    for method, target, lr, eps in (
+        (MEZO_LORA, Lora(rank=8, alpha=16.0), 1e-4, 1e-2),
+        (PREFIX, Prefix(tokens=5), 1e-2, 1e-1),
+    ):
+        assert (method.target, method.local, method.estimate) == (target, Sgd(lr), TwoPoint(eps))
+        assert (method.directions, method.batch_size) == (MEZO.directions, 16)
 
 
 def test_an_unknown_method_is_refused_with_the_nearest_name() -> None:
@@ -55,7 +71,7 @@ def test_an_unknown_method_is_refused_with_the_nearest_name() -> None:
         (KSEED, {"local_steps": 0}, "local step"),
         (KSEED, {"batch_size": 0}, "record"),
         (MEZO, {"directions": None}, "needs directions"),
-        (MEZO, {"target": Lora()}, "moves projected weights"),
+        (LORA, {"target": Prefix()}, "tunes LoRA"),
         (MEZO, {"local": AdamW(1e-3)}, "AdamW needs dense"),
         (MEZO, {"codec": Tensors()}, "seed codec"),
         (LORA, {"target": FullProjected()}, "tunes LoRA"),
@@ -80,10 +96,28 @@ def test_parts_that_do_not_fit_are_refused(
         (LORA, "learning_rate", 0.5, {"local": AdamW(0.5)}),
         (KSEED, "eps", 0.5, {"estimate": TwoPoint(0.5)}),
         (KSEED, "pool", 64, {"directions": Pool(Hadamard(64), 64), "codec": SeedTable(64)}),
+        (KSEED, "optimiser", "adam", {"local": Adam(3e-7)}),
+        (MEZO, "optimiser", "momentum", {"local": Momentum(1e-6, history=64)}),
+        (LORA, "optimiser", "sgd", {"local": Sgd(3e-4)}),
+        (HEAVY, "momentum", 0.5, {"local": Momentum(1e-6, 0.5, 64)}),
+        (ADAM, "momentum", 0.5, {"local": Adam(3e-7, 0.5)}),
+        (HEAVY, "history", 8, {"local": Momentum(1e-6, history=8)}),
+        (KSEED, "estimate", "one_sided", {"estimate": OneSided(5e-4)}),
+        (KSEED, "directions_per_step", 4, {"estimate": TwoPoint(5e-4, 4)}),
+        (LORA, "micro_batch", 4, {"micro_batch": 4}),
         (KSEED, "directions", "gaussian", {"directions": Pool(Gaussian(), 4096)}),
         (MEZO, "directions", "gaussian", {"directions": Fresh(Gaussian())}),
         (LORA, "rank", 2, {"target": Lora(2, 16.0)}),
         (LORA, "alpha", 2, {"target": Lora(8, 2.0)}),
+        (KSEED, "schedule", "linear", {"schedule": Linear(200)}),
+        (DECAY, "schedule_steps", 900, {"schedule": Cosine(900)}),
+        (KSEED, "warmup", 7, {"schedule": Constant(7)}),
+        (KSEED, "objective", "token_f1", {"objective": Answers(token_f1)}),
+        (SCORED, "answer_tokens", 5, {"objective": Answers(exact_match, 5)}),
+        (KSEED, "layer_scale", "parameter_norm", {"target": FullProjected(scaling=ByNorm())}),
+        (KSEED, "layer_scale", {"mlp": 2}, {"target": FullProjected(scaling=ByTable((("mlp", 2.0),)))}),
+        (PREFIX, "prefix_tokens", 3, {"target": Prefix(3)}),
+        (MEZO_LORA, "rank", 2, {"target": Lora(2, 16.0)}),
         (KSEED, "local_steps", 3, {"local_steps": 3}),
         (KSEED, "batch_size", 3, {"batch_size": 3}),
         (KSEED, "by_examples", False, {"aggregate": Mean(by_examples=False)}),
@@ -122,6 +156,37 @@ def test_an_option_left_out_changes_nothing() -> None:
         (KSEED, {"learning_rate": -1.0}, "learning rate"),
         (KSEED, {"eps": 0}, "eps"),
         (KSEED, {"pool": 0}, "pool"),
+        (KSEED, {"optimiser": "adamw"}, "AdamW needs dense"),
+        (LORA, {"optimiser": "adam"}, "need slopes"),
+        (KSEED, {"optimiser": "adma"}, "did you mean 'adam'"),
+        (KSEED, {"momentum": 0.5}, "no momentum"),
+        (KSEED, {"history": 5}, "no history"),
+        (HEAVY, {"history": 0}, "bounded history"),
+        (HEAVY, {"momentum": 1.0}, "below 1"),
+        (ADAM, {"momentum": -0.1}, "below 1"),
+        (ADAM, {"history": 5}, "remembers all"),
+        (HEAVY, {"history": -5}, "history cannot"),
+        (LORA, {"prefix_tokens": 3}, "no prefix"),
+        (PREFIX, {"prefix_tokens": 0}, "prefix needs"),
+        (PREFIX, {"rank": 3}, "no rank"),
+        (KSEED, {"schedule": "cosin"}, "did you mean 'cosine'"),
+        (KSEED, {"schedule_steps": 5}, "no end"),
+        (DECAY, {"schedule_steps": 0}, "cannot warm up"),
+        (DECAY, {"warmup": 200}, "cannot warm up"),
+        (KSEED, {"warmup": -1}, "cannot warm up"),
+        (KSEED, {"objective": "tokenf1"}, "did you mean 'token_f1'"),
+        (LORA, {"objective": "token_f1"}, "no gradient"),
+        (KSEED, {"answer_tokens": 5}, "no answers"),
+        (SCORED, {"answer_tokens": 0}, "at least one token"),
+        (KSEED, {"layer_scale": "parameter_nrm"}, "did you mean 'parameter_norm'"),
+        (KSEED, {"layer_scale": {"mlp": 0}}, "positive number"),
+        (MEZO_LORA, {"layer_scale": "parameter_norm"}, "no layers to scale"),
+        (KSEED, {"estimate": "onesided"}, "did you mean 'one_sided'"),
+        (KSEED, {"directions_per_step": 0}, "at least one direction"),
+        (KSEED, {"pool": 8, "directions_per_step": 9}, "more directions than the pool"),
+        (LORA, {"estimate": "one_sided"}, "no forward-only estimate"),
+        (LORA, {"directions_per_step": 2}, "no directions"),
+        (KSEED, {"micro_batch": -1}, "micro-batch"),
         (LORA, {"rank": 0}, "rank"),
     ],
 )
@@ -132,12 +197,41 @@ def test_options_that_do_not_fit_are_refused(
         with_options(method, options)
 
 
+def test_a_step_of_n_directions_draws_n_keys() -> None:
+    pooled = with_options(KSEED, {"pool": 8, "directions_per_step": 8, "local_steps": 5})
+    keys = pooled.keys(1, 2, 3)
+    assert [sorted(keys[first : first + 8]) for first in range(0, 40, 8)] == [list(range(8))] * 5
+    assert keys == pooled.keys(1, 2, 3)
+    fresh = with_options(MEZO, {"directions_per_step": 3, "local_steps": 5})
+    assert len(set(fresh.keys(1, 2, 3))) == 15
+    assert fresh.keys(1, 2, 3)[:5] == with_options(MEZO, {"local_steps": 5}).keys(1, 2, 3)
+    assert LORA.keys(1, 2, 3) == [0] * LORA.local_steps
+
+
+def test_a_steps_rate_is_a_function_of_round_and_step() -> None:
+    method = with_options(KSEED, {"local_steps": 10, "schedule": "linear", "schedule_steps": 40})
+    assert [method.rate(round, step) for round, step in ((1, 0), (1, 9), (3, 0), (4, 9), (5, 0))] == [
+        1.0,
+        31 / 40,
+        0.5,
+        1 / 40,
+        0.0,
+    ]
+
+
 def test_the_digest_changes_with_every_setting() -> None:
     variants = [KSEED, MEZO, LORA, tuning_method("zo_sgd"), with_options(KSEED, {"directions": "rademacher"})]
     variants += [with_options(KSEED, {name: 3}) for name in ("local_steps", "batch_size", "eps", "pool")]
     variants += [with_options(LORA, {name: 3}) for name in ("rank", "alpha", "learning_rate")]
     variants += [replace(LORA, local=AdamW(3e-4, weight_decay=0.1)), replace(LORA, aggregate=Mean(False))]
     variants += [replace(LORA, local=Sgd(3e-4)), replace(MEZO, target=FullProjected(keep_direction=True))]
+    variants += [with_options(MEZO, {"optimiser": "momentum", "history": size}) for size in (8, 9)]
+    variants += [with_options(KSEED, {"schedule": name}) for name in ("linear", "cosine")]
+    variants += [
+        with_options(KSEED, {"layer_scale": scale}) for scale in ("parameter_norm", {"a": 2}, {"a": 3})
+    ]
+    variants += [with_options(KSEED, {"objective": name}) for name in ("token_f1", "accuracy")]
+    variants += [replace(KSEED, objective=Answers(score)) for score in (lambda a, b: [], partial(token_f1))]
     assert len({variant.digest for variant in variants}) == len(variants)
     assert replace(LORA, estimate=Backprop()).digest == LORA.digest
 

@@ -32,7 +32,33 @@ METHODS: dict[str, TuningMethod] = {
         tuning_method("fedkseed"),
         {"pool": 64, "directions": "rademacher", "learning_rate": 1e-3, "eps": 1e-3, **STEPS},
     ),
+    "averaged": with_options(
+        tuning_method("fedkseed"),
+        {"pool": 64, "learning_rate": 1e-3, "eps": 1e-3, "directions_per_step": 3, "micro_batch": 3, **STEPS},
+    ),
+    "adam": with_options(
+        tuning_method("fedkseed"),
+        {"pool": 64, "optimiser": "adam", "learning_rate": 1e-4, "eps": 1e-3, **STEPS},
+    ),
+    "heavy": with_options(
+        tuning_method("mezo"), {"optimiser": "momentum", "history": 6, "learning_rate": 2e-4, **STEPS}
+    ),
     "mezo": with_options(tuning_method("mezo"), {"learning_rate": 1e-3, **STEPS}),
+    "decaying": with_options(
+        tuning_method("fedkseed"),
+        {"pool": 64, "learning_rate": 1e-3, "eps": 1e-3, **STEPS}
+        | {"schedule": "cosine", "schedule_steps": 16, "warmup": 3},
+    ),
+    "scored": with_options(
+        tuning_method("mezo_lora"),
+        {"objective": "token_f1", "answer_tokens": 3, "learning_rate": 1e-1, "eps": 0.3, **STEPS},
+    ),
+    "scaled": with_options(
+        tuning_method("fedkseed"),
+        {"pool": 64, "learning_rate": 1e-3, "eps": 1e-3, "layer_scale": "parameter_norm", **STEPS},
+    ),
+    "mezo_lora": with_options(tuning_method("mezo_lora"), {"rank": 2, "learning_rate": 1e-2, **STEPS}),
+    "mezo_prefix": with_options(tuning_method("mezo_prefix"), {"learning_rate": 1e-2, **STEPS}),
     "lora": with_options(tuning_method("lora"), {"learning_rate": 5e-3, **STEPS}),
 }
 

@@ -21,7 +21,9 @@ from edgetune.data.encode import collate
 from edgetune.methods.catalogue import tuning_method
 from edgetune.models.backbone import load_backbone
 from edgetune.models.digest import tensor_digest
+from edgetune.run.deploy import refuse_prefix
 from edgetune.run.device import REPORT, Device, binding
+from edgetune.run.load import materialise
 from edgetune.run.server import Server
 from edgetune.run.steps import draw_batches, take_steps
 from edgetune.run.tuning import plain_model
@@ -29,7 +31,7 @@ from edgetune.run.worker import Worker
 from edgetune.wire import DOWN, UP, Frame
 
 both = pytest.mark.parametrize("name", ["fedkseed", "lora"])
-every = pytest.mark.parametrize("name", ["fedkseed", "signs", "mezo", "lora"])
+every = pytest.mark.parametrize("name", ["fedkseed", "signs", "mezo", "mezo_lora", "mezo_prefix", "lora"])
 
 
 def server_of(toy: Any, participation: float = 1.0, **more: Any) -> Server:
@@ -90,6 +92,17 @@ def test_a_fedkseed_round_with_a_full_table_fits_in_17988_bytes(save_tiny: Any) 
     ("driver", "name"),
     [
         ("federate", "fedkseed"),
+        ("tune", "averaged"),
+        ("tune", "scaled"),
+        ("tune", "scored"),
+        ("federate", "scored"),
+        ("tune", "decaying"),
+        ("federate", "decaying"),
+        ("tune", "mezo_lora"),
+        ("federate", "mezo_prefix"),
+        ("tune", "adam"),
+        ("tune", "heavy"),
+        ("federate", "adam"),
         ("federate", "signs"),
         ("federate", "lora"),
         ("tune", "mezo"),
@@ -106,7 +119,9 @@ def test_a_killed_run_goes_on_to_the_same_bits(driver: str, name: str, toy: Make
     assert resumed.weights_digest == whole.weights_digest != ""
     assert read_ledger(second.ledger).digest == whole.digest
     left = sorted(path.name for path in second.ledger.parent.iterdir())
-    beside = ["tuned.optimiser-4.safetensors"] if (driver, name) == ("tune", "lora") else []
+    beside = (
+        ["tuned.optimiser-4.safetensors"] if driver == "tune" and name in {"lora", "adam", "heavy"} else []
+    )
     assert left == sorted(["tuned.ledger", *beside])
 
 
@@ -152,7 +167,17 @@ def test_one_device_alone_is_the_federation_of_one(name: str, toy: MakeToy) -> N
 
 
 @pytest.mark.parametrize(
-    ("name", "family"), [("fedkseed", "gpt2"), ("signs", "llama"), ("mezo", "gpt2"), ("lora", "llama")]
+    ("name", "family"),
+    [
+        ("fedkseed", "gpt2"),
+        ("signs", "llama"),
+        ("mezo", "gpt2"),
+        ("lora", "llama"),
+        ("mezo_lora", "llama"),
+        ("mezo_lora", "gpt2"),
+        ("scaled", "llama"),
+        ("scaled", "gpt2"),
+    ],
 )
 def test_a_loaded_ledger_is_the_drivers_model_and_survives_transformers(
     name: str, family: str, toy: MakeToy, tmp_path: Path
@@ -170,6 +195,33 @@ def test_a_loaded_ledger_is_the_drivers_model_and_survives_transformers(
         assert torch.equal(again(input_ids=ids).logits, expected)
         base = load_backbone(run.folder).model
         assert not torch.equal(base(input_ids=ids).logits, expected)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_trained_prefix_loads_as_pefts_model(family: str, toy: MakeToy) -> None:
+    run = toy("mezo_prefix", family=family)
+    run.tune(2)
+    model = plain_model(run.worker.tuned)
+    loaded = edgetune.load(run.folder, run.ledger)
+    ids = torch.arange(1, 21).view(2, 10)
+    with torch.no_grad():
+        mask = torch.ones_like(ids)
+        expected = loaded(input_ids=ids, attention_mask=mask).logits
+        assert torch.equal(model(input_ids=ids, attention_mask=mask).logits, expected)
+        assert not torch.equal(load_backbone(run.folder).model(input_ids=ids).logits, expected)
+    with pytest.raises(ModelError, match="cannot be merged"):
+        refuse_prefix(loaded)
+
+
+@pytest.mark.parametrize("name", ["mezo_lora", "mezo_prefix"])
+def test_the_ledger_of_an_adapter_is_a_pair_a_step(name: str, toy: MakeToy) -> None:
+    run = toy(name)
+    run.tune(3)
+    assert run.ledger.stat().st_size < 3000 + 12 * 3 * run.method.local_steps
+    ledger = read_ledger(run.ledger)
+    assert ledger.adapter is not None
+    assert ledger.adapter["seed"] == SEED
+    assert len(ledger.update.keys) == 3 * run.method.local_steps
 
 
 def test_a_run_in_half_precision_loads_in_either_type(toy: MakeToy) -> None:
@@ -190,6 +242,15 @@ def test_a_ledger_on_another_base_or_damaged_is_not_loaded(toy: MakeToy, save_ti
     run.ledger.write_bytes(data)
     with pytest.raises(ModelError, match="damaged"):
         edgetune.load(run.folder, run.ledger)
+
+
+def test_damaged_layer_scales_are_refused(toy: MakeToy) -> None:
+    run = toy("scaled")
+    ledger = run.tune(1)
+    for text in ("[1]", "nonsense", '{"w": null}'):
+        broken = replace(ledger, extra={"layer_scale": text})
+        with pytest.raises(ModelError, match="layer scales"):
+            materialise(load_backbone(run.folder), broken)
 
 
 def test_a_ledger_is_not_loaded_with_another_key(toy: MakeToy) -> None:
@@ -238,6 +299,47 @@ def test_steps_that_are_no_numbers_leave_the_weights(toy: MakeToy, monkeypatch: 
     steps = take_steps(run.method, run.worker.tuned, feed, [1, 2, 3], {})
     assert (steps.dropped, digest_of(run)) == (3, before)
     assert np.isnan(steps.loss)
+
+
+def test_a_schedule_scales_the_coefficients_of_each_round(
+    toy: MakeToy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, calls = toy("decaying"), []
+
+    def loss(*_: object) -> torch.Tensor:
+        calls.append(1)
+        return torch.tensor([2.0, 1.0][(len(calls) - 1) % 2])
+
+    monkeypatch.setattr("edgetune.run.steps.response_loss", loss)
+    full = run.method.local.lr / (2 * run.method.estimate.eps)
+    for round in (1, 3, 5):
+        run.worker.tuned.reset(None)
+        feed = draw_batches(examples(0), 2, 0, seed=0, round=round, device=0)
+        take_steps(run.method, run.worker.tuned, feed, [1, 2, 3, 4], {}, round=round)
+        table = dict(zip(run.worker.tuned.delta().keys, run.worker.tuned.delta().coefficients, strict=True))
+        for step, key in enumerate((1, 2, 3, 4)):
+            t = 4 * (round - 1) + step
+            rate = t / 3 if t < 3 else (1 + np.cos(np.pi * min(1, (t - 3) / 13))) / 2
+            assert -table.get(key, 0.0) / full == pytest.approx(rate, rel=1e-5, abs=1e-7)
+
+
+def test_a_slope_that_is_no_number_leaves_its_step_and_is_counted(
+    toy: MakeToy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, calls = toy("averaged"), []
+
+    def loss(*_: object) -> torch.Tensor:
+        calls.append(1)
+        return torch.tensor([2.0, 1.0, float("nan"), 1.0, 1.0, 2.0][(len(calls) - 1) % 6])
+
+    monkeypatch.setattr("edgetune.run.steps.response_loss", loss)
+    feed = draw_batches(examples(0), 2, 0, seed=0, round=1, device=0)
+    steps = take_steps(run.method, run.worker.tuned, feed, [1, 2, 3, 4, 5, 6], {})
+    assert (steps.dropped, steps.loss) == (2, 1.5)
+    delta = run.worker.tuned.delta()
+    lr, slope = run.method.local.lr, 1 / (2 * run.method.estimate.eps)
+    assert delta.keys.tolist() == [1, 3, 4, 6]
+    assert delta.coefficients.tolist() == pytest.approx([-lr * slope / 2, lr * slope / 2] * 2)
 
 
 def forged(server: Server, toy: Any, **changes: Any) -> bytes:

@@ -65,6 +65,17 @@ def test_adamw_equals_torchs_optimiser_step_by_step(decay: float) -> None:
         assert float(state["t.a"]) == step
 
 
+def test_a_rate_scales_the_learning_rate() -> None:
+    for rule in (Sgd(0.5), AdamW(0.5)):
+        whole, half = Handle(), Handle()
+        gradient = Dense({"a": torch.ones(3, 4), "b": torch.ones(5)})
+        rule.step(whole, gradient, rule.start(whole))
+        rule.step(half, gradient, rule.start(half), rate=0.5)
+        for name in ("a", "b"):
+            got, expected = (one.applied[0].tensors[name] for one in (half, whole))
+            assert torch.allclose(got, expected / 2, atol=1e-6)
+
+
 def test_adamw_refuses_a_slope() -> None:
     with pytest.raises(ConfigError, match="dense"):
         AdamW(0.1).step(Handle(), Projected.of(1, 1.0), {})

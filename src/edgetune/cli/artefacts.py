@@ -70,10 +70,11 @@ def compress(
 def export(model: Base, ledger: LedgerFile = None, data: Data = None, out: File = Path("model.gguf")) -> None:
     """Write a (tuned) model as GGUF in fp16, without compression, and verify it in llama.cpp."""
     from edgetune.export.gguf_file import write_gguf
-    from edgetune.run.deploy import verify_file
+    from edgetune.run.deploy import refuse_prefix, verify_file
 
     _refuse_target(out)
     prepared, tuned, digest = _open(model, ledger, data, [])
+    refuse_prefix(tuned)
     metadata = {"base_digest": prepared.backbone.digest, "ledger_digest": digest}
     write_gguf(out, tuned, prepared.backbone.tokenizer, quantised={}, metadata=metadata)
     checked = verify_file(out, tuned, prepared)

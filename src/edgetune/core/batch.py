@@ -31,9 +31,35 @@ class Batch:
         """Return the batch on another device."""
         return Batch(self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device))
 
+    @property
+    def response_tokens(self) -> int:
+        """Number of positions that carry a loss: what a mean over this batch is a mean of."""
+        return int((self.labels[:, 1:] != IGNORED).sum())
+
+    def split(self, size: int) -> list[Batch]:
+        """Return micro-batches of at most `size` records, in order, each without the padding it does not need."""
+        parts = []
+        for first in range(0, len(self.input_ids), size):
+            rows = slice(first, first + size)
+            length = max(1, int(self.attention_mask[rows].sum(dim=1).max()))
+            parts.append(
+                Batch(
+                    self.input_ids[rows, :length],
+                    self.attention_mask[rows, :length],
+                    self.labels[rows, :length],
+                )
+            )
+        return parts
+
 
 Objective = Callable[[nn.Module, Batch], torch.Tensor]
-"""A scalar to minimise, float32 [], of a causal language model on a batch."""
+"""A scalar to minimise, float32 [], of a causal language model on a batch: a mean over its response tokens, or over its
+records if it has a true attribute `per_record`."""
+
+
+def weight_of(objective: Objective, batch: Batch) -> int:
+    """Return how many things an objective averages over in a batch: its share of a mean over several batches."""
+    return len(batch.input_ids) if getattr(objective, "per_record", False) else batch.response_tokens
 
 
 def response_losses(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

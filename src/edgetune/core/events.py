@@ -64,7 +64,7 @@ class RoundFinished(Event):
     payload_down_bytes: list[int]
     """`len(payload)` of what each device received."""
     dropped: int
-    """Steps dropped because a loss was NaN or infinite."""
+    """Slopes (or gradients) dropped because a loss was NaN or infinite."""
     digest: str
     """Digest of the server's state after the round."""
     seconds: float

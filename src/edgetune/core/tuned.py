@@ -14,8 +14,8 @@ from edgetune.core.quantised import StoredTensor
 from edgetune.core.update import Projected, Update
 
 
-class Space(Protocol):
-    """The directions of one key, ready to be added to tensors."""
+class Adds(Protocol):
+    """Directions that can be added to tensors."""
 
     @property
     def alignment(self) -> int:
@@ -27,6 +27,14 @@ class Space(Protocol):
     ) -> None:
         """Form `out = base + coefficient * z(seed)` of tensor `name` from element `start` on, rounded once."""
         ...
+
+    def replay(self, out: torch.Tensor, base: torch.Tensor, update: Projected, name: str) -> None:
+        """Form `out = base + sum_k a_k z_k` of tensor `name`, in float32, rounded once."""
+        ...
+
+
+class Space(Adds, Protocol):
+    """The directions of one key: added, replayed, multiplied by."""
 
     def read(
         self,
@@ -60,10 +68,6 @@ class Space(Protocol):
         state: Projected | None = None,
     ) -> torch.Tensor:
         """Return `x[p] (W + scales[p] z(seed))^T` for the points p; W takes a pending step, or is base plus state."""
-        ...
-
-    def replay(self, out: torch.Tensor, base: torch.Tensor, update: Projected, name: str) -> None:
-        """Form `out = base + sum_k a_k z_k` of tensor `name`, in float32, rounded once."""
         ...
 
 

@@ -87,10 +87,12 @@ class Estimate:
     Args:
         loss: the batch's loss in nats, NaN or infinite if the forward pass failed numerically.
         update: the estimated gradient, in the representation that the estimator produces.
+        dropped: slopes that were NaN or infinite and are not in the estimate.
     """
 
     loss: float
     update: Update
+    dropped: int = 0
 
     @property
     def is_finite(self) -> bool:
@@ -106,7 +108,7 @@ class Contribution:
         device: its stable id.
         examples: number of training examples it holds, the aggregation weight.
         loss: mean loss of its steps in nats.
-        dropped: steps dropped because a loss was NaN or infinite.
+        dropped: slopes (or gradients) dropped because a loss was NaN or infinite.
         update: the change of the weights.
     """
 

@@ -30,9 +30,9 @@ class Fresh:
         """0: unbounded."""
         return 0
 
-    def draw(self, seed: int, round: int, device: int, steps: int) -> list[int]:
-        """Return the direction seeds of a device's local steps, a pure function of the arguments."""
-        return [fresh_seed(seed, round, device, step) for step in range(steps)]
+    def draw(self, seed: int, round: int, device: int, steps: int, each: int = 1) -> list[int]:
+        """Return the direction seeds of a device's local steps, `each` a step: a pure function of the arguments."""
+        return [fresh_seed(seed, round, device, index) for index in range(steps * each)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +54,16 @@ class Pool:
         if isinstance(self.kind, Hadamard) and self.kind.size != self.size:
             raise ConfigError(f"a Hadamard kind of {self.kind.size} cannot serve a pool of {self.size}")
 
-    def draw(self, seed: int, round: int, device: int, steps: int) -> list[int]:
-        """Return the pool indices of a device's local steps, a pure function of the arguments."""
-        drawn = stream(seed, "directions", round, device).integers(0, self.size, steps)
-        return [int(index) for index in drawn]
+    def draw(self, seed: int, round: int, device: int, steps: int, each: int = 1) -> list[int]:
+        """Return the pool indices of a device's local steps, `each` a step: a pure function of the arguments.
+
+        The indices of one step differ: a direction taken twice would cost two forward passes and tell nothing new.
+        """
+        generator = stream(seed, "directions", round, device)
+        if each == 1:
+            return [int(index) for index in generator.integers(0, self.size, steps)]
+        drawn = [generator.choice(self.size, each, replace=False) for _ in range(steps)]
+        return [int(index) for step in drawn for index in step]
 
 
 Directions = Fresh | Pool

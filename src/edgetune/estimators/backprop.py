@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -20,8 +21,10 @@ class Backprop:
     Cost: a forward and a backward pass; activations of the whole batch and one gradient a trainable weight.
     """
 
-    def __call__(self, tuned: Tuned, objective: Objective, batch: Batch, key: int) -> Estimate:
-        """Return the loss and its gradient; `key` is not used."""
+    directions: ClassVar[int] = 1
+
+    def __call__(self, tuned: Tuned, objective: Objective, batch: Batch, *keys: int) -> Estimate:
+        """Return the loss and its gradient; `keys` are not used."""
         weights = dict(tuned.named_weights())
         with torch.enable_grad():
             loss = objective(tuned.model, batch)

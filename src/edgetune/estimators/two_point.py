@@ -1,4 +1,4 @@
-"""The two-point estimate of the gradient along one direction: two forward passes, no back-propagation."""
+"""The two-point estimate of the gradient: two forward passes a direction, no back-propagation."""
 
 from __future__ import annotations
 
@@ -7,34 +7,41 @@ from dataclasses import dataclass
 import torch
 
 from edgetune.core.batch import Batch, Objective
-from edgetune.core.errors import ConfigError
 from edgetune.core.tuned import PerturbableTuned
-from edgetune.core.update import Estimate, Projected
+from edgetune.core.update import Estimate
+from edgetune.estimators.slopes import check_slopes, mean_of_slopes
 
 
 @dataclass(frozen=True, slots=True)
 class TwoPoint:
-    """Central-difference slope of the loss along one direction.
+    """Central-difference slope of the loss along n directions, averaged (n-SPSA).
 
-        g = (L(w + eps z) - L(w - eps z)) / (2 eps),   estimate = g z
+        g_i = (L(w + eps z_i) - L(w - eps z_i)) / (2 eps),   estimate = (1 / n) sum_i g_i z_i
+
+    With n directions the estimate's squared length is (d + n - 1) / n times the gradient's (Rademacher).
 
     Args:
         eps: perturbation radius, > 0, in units of the weights (1e-3 for float32).
+        directions: n, directions a step, at least 1.
 
     Raises:
-        ConfigError: if eps is not a positive number.
-    Cost: two forward passes, and scratch for perturbed weights (see `core.tuned.PerturbableTuned`).
-    Source: Spall 1992; Malladi et al. 2023, arXiv:2305.17333, Algorithm 1.
+        ConfigError: if eps is not a positive number or n is below 1.
+    Cost: 2 n forward passes, and scratch for perturbed weights (see `core.tuned.PerturbableTuned`).
+    Source: Spall 1992; Malladi et al. 2023, arXiv:2305.17333, Algorithm 1 and appendix A (n-SPSA).
     """
 
     eps: float
+    directions: int = 1
 
     def __post_init__(self) -> None:
-        if not 0 < self.eps < float("inf"):
-            raise ConfigError(f"eps must be a positive number, not {self.eps}")
+        check_slopes(self.eps, self.directions)
 
     @torch.no_grad()
-    def __call__(self, tuned: PerturbableTuned, objective: Objective, batch: Batch, key: int) -> Estimate:
-        """Return the mean of the two losses and the slope on direction `key`."""
-        above, below = tuned.losses(objective, batch, key, (self.eps, -self.eps))
-        return Estimate((above + below) / 2, Projected.of(key, (above - below) / (2 * self.eps)))
+    def __call__(self, tuned: PerturbableTuned, objective: Objective, batch: Batch, *keys: int) -> Estimate:
+        """Return the mean loss of all points and the mean slope over the directions `keys`."""
+        points = [tuned.losses(objective, batch, key, (self.eps, -self.eps)) for key in keys]
+        return mean_of_slopes(
+            keys,
+            [(above + below) / 2 for above, below in points],
+            [(above - below) / (2 * self.eps) for above, below in points],
+        )

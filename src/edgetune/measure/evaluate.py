@@ -120,7 +120,7 @@ def generate(
     return answers
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: scratch of a perturbed forward pass outlives the call
 def _greedy(
     model: nn.Module, prompts: Sequence[Sequence[int]], max_new_tokens: int, ends: frozenset[int]
 ) -> list[list[int]]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, field, is_dataclass
 from hashlib import sha256
 
 from edgetune.aggregate import Mean
 from edgetune.core.errors import ConfigError
 from edgetune.directions.draw import Directions
-from edgetune.estimators import Backprop, Estimator, TwoPoint
-from edgetune.tune import FullProjected, Lora, Target
-from edgetune.updates import AdamW, Optimiser
+from edgetune.estimators import Backprop, Estimator
+from edgetune.measure.objective import Answers
+from edgetune.tune import Lora, Target
+from edgetune.updates import Adam, AdamW, Constant, Momentum, Optimiser, Schedule
 from edgetune.wire import Codec, SeedList, SeedTable, Tensors
 
 
@@ -35,6 +36,9 @@ class TuningMethod:
         aggregate: how the server combines them.
         local_steps: steps a device takes in a round, at least 1.
         batch_size: records a step, at least 1.
+        micro_batch: records a forward pass; 0 for all of a step's at once.
+        schedule: the share of the learning rate that a step takes.
+        objective: what is minimised instead of the loss on responses.
 
     Raises:
         ConfigError: if the parts do not fit each other, with one sentence.
@@ -53,6 +57,9 @@ class TuningMethod:
     aggregate: Mean
     local_steps: int = 200
     batch_size: int = 1
+    micro_batch: int = 0
+    schedule: Schedule = field(default_factory=Constant)
+    objective: Answers | None = None
 
     def __post_init__(self) -> None:
         self.check()
@@ -63,22 +70,40 @@ class TuningMethod:
         Raises:
             ConfigError: with one sentence saying why.
         """
-        forward_only = isinstance(self.estimate, TwoPoint)
+        forward_only = not isinstance(self.estimate, Backprop)
+        history = self.local.history if isinstance(self.local, Momentum | Adam) else None
         rules = [
             (self.local_steps < 1, "a device needs at least one local step"),
             (self.batch_size < 1, "a batch needs at least one record"),
-            (forward_only and self.directions is None, "a forward-only estimate needs directions"),
+            (self.micro_batch < 0, "a micro-batch needs at least one record"),
             (
-                forward_only and not isinstance(self.target, FullProjected),
-                "a two-point slope moves projected weights",
+                bool(self.pool_size) and self.estimate.directions > self.pool_size,
+                "a step cannot take more directions than the pool holds",
             ),
+            (forward_only and self.directions is None, "a forward-only estimate needs directions"),
             (
                 forward_only and isinstance(self.local, AdamW),
                 "AdamW needs dense gradients, a slope is one number",
             ),
             (
-                isinstance(self.estimate, Backprop) and not isinstance(self.target, Lora),
+                not forward_only and not isinstance(self.target, Lora),
                 "back-propagation tunes LoRA",
+            ),
+            (
+                not forward_only and history is not None,
+                "momentum and Adam of coefficients need slopes, dense gradients take AdamW",
+            ),
+            (
+                bool(self.pool_size) and bool(history),
+                "a pool remembers all its directions, a history is for seeds",
+            ),
+            (
+                forward_only and not self.pool_size and history == 0,
+                "momentum and Adam over fresh seeds need a bounded history",
+            ),
+            (
+                not forward_only and self.objective is not None,
+                "a score of answers has no gradient to propagate back",
             ),
             (not forward_only and self.directions is not None, "dense gradients have no directions"),
             (not forward_only and not isinstance(self.codec, Tensors), "dense updates need the tensor codec"),
@@ -102,6 +127,16 @@ class TuningMethod:
         """K, or 0 if there is no pool."""
         return self.directions.size if self.directions is not None else 0
 
+    def keys(self, seed: int, round: int, device: int) -> list[int]:
+        """Return the directions of a device's local steps, step by step; zeros for dense gradients."""
+        if self.directions is None:
+            return [0] * self.local_steps
+        return self.directions.draw(seed, round, device, self.local_steps, self.estimate.directions)
+
+    def rate(self, round: int, step: int) -> float:
+        """Return the factor on the learning rate of a device's step (from 0) in a round (from 1)."""
+        return self.schedule.rate((round - 1) * self.local_steps + step)
+
     @property
     def digest(self) -> str:
         """SHA-256 of every setting that changes results; two devices must agree on it."""
@@ -109,8 +144,10 @@ class TuningMethod:
 
 
 def _plain(value: object) -> object:
-    """Return nested dataclasses as dictionaries that also name their types."""
+    """Return nested dataclasses as dictionaries that also name their types, and functions as their names."""
     if is_dataclass(value) and not isinstance(value, type):
         fields = {key: _plain(getattr(value, key)) for key in value.__dataclass_fields__}
         return {"type": type(value).__name__, **fields}
+    if callable(value):
+        return f"{value.__module__}.{getattr(value, '__qualname__', type(value).__qualname__)}"
     return value

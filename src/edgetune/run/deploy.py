@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from edgetune.compress.method import CompressionMethod
 from edgetune.compress.sequential import compress_model
+from edgetune.core.errors import ModelError
 from edgetune.core.events import Listener, Verified, ignore
 from edgetune.core.progress import Progress
 from edgetune.core.quantised import QuantisedMatrix
@@ -41,7 +43,11 @@ def compress_to_file(
 
     Returns:
         The quantised matrices by parameter name.
+
+    Raises:
+        ModelError: if the model has a trained prefix.
     """
+    refuse_prefix(model)
     size = prepared.recipe.evaluation.batch_size
     calibration = list(batches(prepared.calibration_examples, size, prepared.pad_id))
     packed = compress_model(model, calibration, method, listener)
@@ -53,6 +59,19 @@ def compress_to_file(
     }
     write_gguf(path, model, prepared.backbone.tokenizer, quantised=packed, metadata=metadata)
     return packed
+
+
+def refuse_prefix(model: nn.Module) -> None:
+    """Refuse to write a model whose fine-tune is no change of weights.
+
+    Raises:
+        ModelError: if it is not a plain transformers model.
+    """
+    if not isinstance(model, PreTrainedModel):
+        raise ModelError(
+            "a trained prefix cannot be merged into the weights, so there is no model file of it",
+            hint="keep the ledger, or tune weights or LoRA",
+        )
 
 
 def verify_file(path: Path, model: PreTrainedModel, prepared: Prepared) -> Verified:

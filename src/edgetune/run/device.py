@@ -79,8 +79,10 @@ class Device:
             draw_batches(
                 self._examples, method.batch_size, self._pad_id, seed=seed, round=frame.round, device=self.id
             ),
-            _keys(self._worker, seed, frame.round, self.id),
+            method.keys(seed, frame.round, self.id),
             method.local.start(tuned),
+            round=frame.round,
+            objective=self._worker.objective,
             progress=self._progress,
             label=f"device {self.id}",
         )
@@ -90,10 +92,3 @@ class Device:
             change = Projected(change.keys[moved], change.coefficients[moved])
         report = REPORT.pack(len(self._examples), np.float32(steps.loss), min(steps.dropped, 0xFFFF))
         return Frame(UP, *self._binding, frame.round, report + method.codec.encode(change)).encode()
-
-
-def _keys(worker: Worker, seed: int, round: int, device: int) -> list[int]:
-    method = worker.method
-    if method.directions is None:
-        return [0] * method.local_steps
-    return method.directions.draw(seed, round, device, method.local_steps)

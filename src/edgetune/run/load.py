@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -20,7 +21,8 @@ from edgetune.models.digest import tensor_digest
 from edgetune.models.stored import stored_weights
 from edgetune.run.residency import base_tensors, digest_of
 from edgetune.run.tuning import plain_model
-from edgetune.tune import AdapterTuned, ProjectedTuned, StreamedTuned
+from edgetune.run.worker import BASE_GRID, LAYER_SCALE
+from edgetune.tune import AdapterTuned, ProjectedTuned, StreamedTuned, reopen
 
 
 def load(
@@ -32,6 +34,8 @@ def load(
     device: str | torch.device = "cpu",
 ) -> PreTrainedModel:
     """Return the tuned model that a ledger describes; `save_pretrained` of it works in transformers.
+
+    LoRA is merged into the weights. A trained prefix is no change of weights: the result is then peft's model.
 
     Args:
         base: model folder, Hub id or `embedded`.
@@ -74,11 +78,13 @@ def materialise(
         tuned = AdapterTuned(backbone.model, rank=adapter["r"], alpha=adapter["lora_alpha"], seed=0)
     else:
         space = _space(ledger.directions, key)
-        if grid is not None:
+        if ledger.adapter is not None:
+            tuned = reopen(backbone.model, space, ledger.adapter)
+        elif grid is not None:
             tuned = StreamedTuned(backbone.model, space, base_tensors(backbone, grid))
         else:
             base = stored_weights(backbone.folder, backbone.model)
-            tuned = ProjectedTuned(backbone.model, space, base=base)
+            tuned = ProjectedTuned(backbone.model, space, base=base, scales=_scales(ledger))
     tuned.reset(ledger.update)
     if ledger.weights_digest and backbone.dtype == torch.float32:
         found = tensor_digest(tuned.named_weights())
@@ -91,10 +97,19 @@ def materialise(
 
 
 def _grid(ledger: Ledger) -> BlockGrid | None:
-    name = ledger.extra.get("base_grid")
+    name = ledger.extra.get(BASE_GRID)
     if name is not None and name not in GRIDS:
         raise ModelError(f"the ledger's base was rounded to an unknown grid {name!r}", hint="update edgetune")
     return GRIDS[name] if name is not None else None
+
+
+def _scales(ledger: Ledger) -> dict[str, float]:
+    try:
+        return {
+            str(name): float(scale) for name, scale in json.loads(ledger.extra.get(LAYER_SCALE, "{}")).items()
+        }
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ModelError(f"the ledger's layer scales are damaged: {error}") from error
 
 
 def _space(spec: DirectionsSpec, key: bytes | None) -> BoundSpace:

@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from edgetune.compress.method import CompressionMethod
-from edgetune.core.errors import DivergenceError, EdgetuneError
+from edgetune.core.errors import ConfigError, DivergenceError, EdgetuneError
 from edgetune.core.events import (
     Event,
     EventLog,
@@ -35,13 +35,14 @@ from edgetune.directions.kernel import describe_kernel
 from edgetune.export.llama_cpp import LlamaCpp
 from edgetune.measure.memory import PeakMemory
 from edgetune.measure.versions import versions
-from edgetune.methods.catalogue import compression_method
+from edgetune.methods.catalogue import compression_method, tuning_method
 from edgetune.run.deploy import compress_to_file, file_quality, verify_file
 from edgetune.run.prepare import Prepared, prepare
 from edgetune.run.recipe import Recipe
 from edgetune.run.rows import Quality, model_quality, show_samples
 from edgetune.run.traffic import alternatives, traffic
 from edgetune.run.tuning import completed_rounds, tune_prepared
+from edgetune.tune import Prefix
 
 LEDGER, MODEL, EVENTS, MANIFEST = "tuned.ledger", "model.gguf", "events.jsonl", "manifest.json"
 
@@ -62,6 +63,10 @@ def run(recipe: Recipe, out: Path, *, command: str, listener: Listener, progress
     Raises:
         EdgetuneError: of any stage; it is also the last event of the log.
     """
+    if isinstance(tuning_method(recipe.method.name).target, Prefix):
+        raise ConfigError(
+            "a trained prefix cannot be merged into a model file", hint=f"edgetune tune {recipe.method.name}"
+        )
     with _logged(recipe, out, command, listener, progress, single=False) as work:
         work.base()
         return work.compress(work.tune())

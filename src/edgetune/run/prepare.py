@@ -77,18 +77,17 @@ def prepare(recipe: Recipe) -> Prepared:
     """
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
-    method = with_options(
-        tuning_method(recipe.method.name), recipe.method.model_dump(exclude={"name"}, exclude_none=True)
-    )
+    method = recipe_method(recipe)
     records, calibration = _records(recipe.data, recipe.seed)
     manifest = split_records(records, recipe.data, recipe.split, recipe.federation.devices, recipe.seed)
     backbone = load_backbone(recipe.model.source, dtype=DTYPES[recipe.model.dtype])
     tokenizer = backbone.tokenizer
     prompt = PROMPTS[recipe.data.prompt](tokenizer)
-    longest = min(recipe.data.max_tokens, _context(backbone) - recipe.evaluation.max_new_tokens)
+    answer = max(recipe.evaluation.max_new_tokens, method.objective.max_new_tokens if method.objective else 0)
+    longest = min(recipe.data.max_tokens, _context(backbone) - answer)
     if longest < 8:
         raise ConfigError(
-            f"the model holds {_context(backbone)} tokens, too few for answers of {recipe.evaluation.max_new_tokens}",
+            f"the model holds {_context(backbone)} tokens, too few for answers of {answer}",
             where="evaluation.max_new_tokens",
         )
 
@@ -114,6 +113,20 @@ def prepare(recipe: Recipe) -> Prepared:
         calibration_examples=encoded(calibration),
         base_style=encoded(style),
     )
+
+
+def recipe_method(recipe: Recipe) -> TuningMethod:
+    """Return the tuning method with the recipe's options; a decay ends with the last round if nothing else is said.
+
+    Raises:
+        ConfigError: if there is no such method, or an option does not fit it.
+    """
+    named = tuning_method(recipe.method.name)
+    options = recipe.method.model_dump(exclude={"name"}, exclude_none=True)
+    if options.get("schedule", "constant") != "constant":
+        steps = recipe.federation.rounds * options.get("local_steps", named.local_steps)
+        options.setdefault("schedule_steps", steps)
+    return with_options(named, options)
 
 
 def split_records(

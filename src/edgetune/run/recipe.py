@@ -10,21 +10,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from edgetune.core.errors import ConfigError, nearest
 from edgetune.core.events import read_events
+from edgetune.run.method_section import MethodSection, Section
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
-
-
-class Section(BaseModel):
-    """A group of settings; unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class ModelSection(Section):
@@ -79,31 +74,6 @@ class FederationSection(Section):
     """Number of rounds (checkpoint intervals for a single device)."""
 
 
-class MethodSection(Section):
-    """Which tuning method, and what differs from its published defaults."""
-
-    name: str = "fedkseed"
-    """A name listed by `edgetune methods`."""
-    learning_rate: float | None = None
-    """Learning rate, at least 0."""
-    eps: float | None = None
-    """Perturbation radius of forward-only methods."""
-    directions: str | None = None
-    """rademacher, gaussian or hadamard."""
-    pool: int | None = None
-    """Number of directions of a pool."""
-    rank: int | None = None
-    """Rank of LoRA."""
-    alpha: float | None = None
-    """Scaling numerator of LoRA."""
-    local_steps: int | None = None
-    """Steps a device takes in a round."""
-    batch_size: int | None = None
-    """Records a step."""
-    by_examples: bool | None = None
-    """Weight devices by their number of examples."""
-
-
 class CompressionSection(Section):
     """How the tuned model is compressed."""
 
@@ -145,12 +115,16 @@ class Recipe(Section):
 
     @property
     def tuning_fingerprint(self) -> str:
-        """SHA-256 of every setting that decides the tuned weights; compression and display do not."""
+        """SHA-256 of every setting that decides the tuned weights; compression and display do not.
+
+        The number of rounds does only where a decay ends with the run: then a longer run is another run.
+        """
+        decays = self.method.schedule not in (None, "constant") and self.method.schedule_steps is None
         kept = self.model_dump(
             exclude={
                 "compression": True,
                 "evaluation": {"every", "batch_size", "samples"},  # max_new_tokens shortens the examples
-                "federation": {"rounds"},
+                "federation": set() if decays else {"rounds"},
                 "threads": True,
             }
         )

@@ -72,15 +72,14 @@ def tune(
     for round in range(ledger.round + 1, plan.rounds + 1):
         start = time.perf_counter()
         with PeakMemory() as memory:
-            keys = (
-                method.directions.draw(plan.seed, round, ONLY_DEVICE, method.local_steps)
-                if method.directions
-                else [0] * method.local_steps
-            )
+            keys = method.keys(plan.seed, round, ONLY_DEVICE)
             batches = draw_batches(
                 examples, method.batch_size, pad_id, seed=plan.seed, round=round, device=ONLY_DEVICE
             )
-            steps = take_steps(method, tuned, batches, keys, optimiser, progress=progress)
+            steps = take_steps(
+                method, tuned, batches, keys, optimiser,
+                round=round, objective=worker.objective, progress=progress,
+            )  # fmt: skip
             if math.isnan(steps.loss):
                 raise DivergenceError(
                     f"every loss of interval {round} was NaN or infinite", hint="lower the learning rate"

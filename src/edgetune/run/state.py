@@ -52,7 +52,7 @@ class Checkpoint:
             directions=worker.directions,
             adapter=worker.tuned.adapter(),
             fingerprint=fingerprint,
-            extra={"base_grid": worker.residency.grid.name} if worker.residency.grid else {},
+            extra=worker.extra,
         )
 
     def resume(self, listener: Listener) -> Ledger:

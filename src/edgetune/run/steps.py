@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import torch
 
-from edgetune.core.batch import Batch, response_loss
+from edgetune.core.batch import Batch, Objective, response_loss
 from edgetune.core.keys import stream
 from edgetune.core.progress import Progress, silent
 from edgetune.core.tuned import Tuned
 from edgetune.data.encode import Example, collate
+from edgetune.estimators import Accumulate
 from edgetune.methods.method import TuningMethod
 
 
@@ -21,8 +22,8 @@ class Steps:
     """What the local steps gave.
 
     Args:
-        loss: mean loss of the steps that counted, nats; NaN if none did.
-        dropped: steps dropped because a loss or an estimate was NaN or infinite.
+        loss: mean objective (nats if it is the loss) of the steps that counted; NaN if none did.
+        dropped: slopes (or gradients) dropped because a loss or an estimate was NaN or infinite.
     """
 
     loss: float
@@ -56,30 +57,39 @@ def take_steps(
     keys: Sequence[int],
     optimiser: dict[str, torch.Tensor],
     *,
+    round: int = 1,
+    objective: Objective | None = None,
     progress: Progress = silent,
     label: str = "steps",
 ) -> Steps:
-    """Take one local step a key.
+    """Take local steps, each along as many keys as the estimator takes directions.
 
-    A step whose loss or estimate is NaN or infinite is dropped and counted; the weights stay as they were.
+    What is NaN or infinite is dropped and counted: a slope leaves its step, and a step without a finite slope (or with
+    such a gradient) leaves the weights as they were.
 
     Args:
         method: names the estimator and the optimiser.
         tuned: the handle that moves.
         batches: one is taken a step.
-        keys: directions, one a step (any numbers for dense methods).
+        keys: directions, `method.estimate.directions` a step (any numbers for dense methods).
         optimiser: the local optimiser's state, changed in place.
+        round: the round (or checkpoint interval), from 1: where on the schedule the steps are.
+        objective: what to minimise; the loss on responses if not given.
         progress: told after every step.
         label: name of the progress bar.
     """
     device = next(tuned.model.parameters()).device
-    losses, dropped = [], 0
-    for done, key in enumerate(keys, start=1):
-        estimate = method.estimate(tuned, response_loss, next(batches).to(device), key)  # type: ignore[arg-type]
+    losses, dropped, each = [], 0, method.estimate.directions
+    estimator = Accumulate(method.estimate, method.micro_batch) if method.micro_batch else method.estimate
+    steps, objective = len(keys) // each, objective or response_loss
+    for step in range(steps):
+        taken = keys[step * each : (step + 1) * each]
+        estimate = estimator(tuned, objective, next(batches).to(device), *taken)  # type: ignore[arg-type]
         if estimate.is_finite:
-            method.local.step(tuned, estimate.update, optimiser)
+            method.local.step(tuned, estimate.update, optimiser, method.rate(round, step))
             losses.append(estimate.loss)
+            dropped += estimate.dropped
         else:
-            dropped += 1
-        progress(label, done, len(keys))
+            dropped += each
+        progress(label, step + 1, steps)
     return Steps(sum(losses) / len(losses) if losses else math.nan, dropped)

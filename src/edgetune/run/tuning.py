@@ -19,7 +19,7 @@ from edgetune.run.rows import model_answers, model_loss, rouge_of
 from edgetune.run.single import tune
 from edgetune.run.state import Checkpoint, check_resumable
 from edgetune.run.worker import Worker
-from edgetune.tune import AdapterTuned, ProjectedTuned
+from edgetune.tune import AdapterTuned, ProjectedAdapter, ProjectedTuned
 
 
 def tune_prepared(
@@ -103,9 +103,11 @@ def _fingerprint(prepared: Prepared, single: bool) -> str:
 
 
 def plain_model(tuned: Tuned) -> PreTrainedModel:
-    """Return the transformers model with the tuned weights in place; the handle ends here."""
+    """Return the transformers model with the tuned weights in place, peft's for a prefix; the handle ends here."""
     if isinstance(tuned, AdapterTuned):
         return tuned.merged()
+    if isinstance(tuned, ProjectedAdapter):
+        return tuned.plain()
     if isinstance(tuned, ProjectedTuned):
         tuned.close()
     model: PreTrainedModel = tuned.model  # type: ignore[assignment]

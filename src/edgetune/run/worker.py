@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import cast
 
+from edgetune.core.batch import Objective
 from edgetune.core.errors import ConfigError
 from edgetune.core.keys import pool_key
 from edgetune.core.ledger import DirectionsSpec
@@ -15,7 +17,10 @@ from edgetune.methods.method import TuningMethod
 from edgetune.models.backbone import Backbone
 from edgetune.models.stored import stored_weights
 from edgetune.run.residency import FUSED, Residency, base_tensors, named_base
-from edgetune.tune import FullProjected, StreamedTuned
+from edgetune.tune import FullProjected, ProjectedTuned, StreamedTuned
+
+LAYER_SCALE, BASE_GRID = "layer_scale", "base_grid"
+"""Keys of a ledger's extra entries: JSON of one factor a parameter, and the block grid that the base was rounded to."""
 
 
 class Worker:
@@ -51,10 +56,21 @@ class Worker:
             base = stored_weights(backbone.folder, backbone.model)
             self.tuned = method.target.open(backbone.model, space, seed, base)
 
+        self.objective: Objective | None = (
+            method.objective.bind(backbone.tokenizer) if method.objective else None
+        )
+
     @property
     def directions(self) -> DirectionsSpec | None:
         """What a ledger says of the directions; None for dense methods."""
         return describe(self.method.directions, self.seed) if self.method.directions is not None else None
+
+    @property
+    def extra(self) -> dict[str, str]:
+        """What a ledger says besides: factors of layer-wise scaling, and what the base was rounded to."""
+        scales = self.tuned.scales if isinstance(self.tuned, ProjectedTuned) else {}
+        said = {LAYER_SCALE: json.dumps(scales, sort_keys=True)} if scales else {}
+        return said | ({BASE_GRID: self.residency.grid.name} if self.residency.grid else {})
 
 
 def check_streams(method: TuningMethod) -> None:
@@ -63,10 +79,11 @@ def check_streams(method: TuningMethod) -> None:
     Raises:
         ConfigError: saying what to change.
     """
-    full = isinstance(method.target, FullProjected) and not method.target.keep_direction
+    target = method.target
+    full = isinstance(target, FullProjected) and not target.keep_direction and target.scaling is None
     if not full or method.directions is None:
         raise ConfigError(
-            f"{method.name} does not tune all weights along regenerated directions, so nothing can be streamed",
+            f"{method.name} does not tune all weights alike along regenerated directions, which streaming needs",
             where="model.residency",
             hint="use fused",
         )

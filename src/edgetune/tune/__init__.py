@@ -2,7 +2,21 @@
 
 from edgetune.tune.adapter import AdapterTuned
 from edgetune.tune.projected import ProjectedTuned
+from edgetune.tune.projected_adapter import ProjectedAdapter
+from edgetune.tune.scaled import ByNorm, ByTable
 from edgetune.tune.streamed import StreamedTuned
-from edgetune.tune.targets import FullProjected, Lora, Target
+from edgetune.tune.targets import FullProjected, Lora, Prefix, Target, reopen
 
-__all__ = ["AdapterTuned", "FullProjected", "Lora", "ProjectedTuned", "StreamedTuned", "Target"]
+__all__ = [
+    "AdapterTuned",
+    "ByNorm",
+    "ByTable",
+    "FullProjected",
+    "Lora",
+    "Prefix",
+    "ProjectedAdapter",
+    "ProjectedTuned",
+    "StreamedTuned",
+    "Target",
+    "reopen",
+]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,8 +9,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from edgetune.core.errors import MissingExtraError, ModelError
+from edgetune.core.errors import ModelError
 from edgetune.core.update import Dense, Projected, Update
+from edgetune.tune.placement import configuration, place_lora, trainable
 
 
 class AdapterTuned:
@@ -33,27 +33,8 @@ class AdapterTuned:
     """
 
     def __init__(self, model: PreTrainedModel, *, rank: int, alpha: float, seed: int) -> None:
-        try:
-            from peft import LoraConfig, get_peft_model
-        except ImportError as error:
-            raise MissingExtraError("peft", "peft", "LoRA") from error
-        config = LoraConfig(
-            r=rank,
-            lora_alpha=alpha,  # type: ignore[arg-type]  # peft scales by lora_alpha / r, floats included
-            target_modules="all-linear",
-            lora_dropout=0.0,
-            task_type="CAUSAL_LM",
-        )
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # peft corrects its own settings for GPT-2, and says so
-            torch.manual_seed(seed)
-            try:
-                self._peft = get_peft_model(model, config).eval()
-            except ValueError as error:
-                raise ModelError(f"peft cannot adapt this model: {error}") from error
-        self._weights = {
-            name: weight for name, weight in self._peft.named_parameters() if weight.requires_grad
-        }
+        self._peft = place_lora(model, rank=rank, alpha=alpha, seed=seed)
+        self._weights = trainable(self._peft)
         self._initial = self._snapshot()
         self._start = self._initial
 
@@ -101,12 +82,11 @@ class AdapterTuned:
 
     def adapter(self) -> dict[str, Any] | None:
         """Return the peft configuration as plain JSON values."""
-        config: dict[str, Any] = self._peft.peft_config["default"].to_dict()
-        return {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
+        return configuration(self._peft)
 
     def merged(self) -> PreTrainedModel:
         """Fold the adapters into the base weights and return the plain model; the handle ends here."""
-        merged: PreTrainedModel = self._peft.merge_and_unload()  # type: ignore[assignment]
+        merged: PreTrainedModel = self._peft.merge_and_unload()
         return merged
 
     def _snapshot(self) -> dict[str, torch.Tensor]:

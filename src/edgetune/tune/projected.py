@@ -14,7 +14,7 @@ from torch import nn
 from edgetune.core.batch import Batch, Objective, response_loss, response_losses
 from edgetune.core.errors import ModelError
 from edgetune.core.keys import refuse_colliding_ids
-from edgetune.core.tuned import Space
+from edgetune.core.tuned import Adds, Space
 from edgetune.core.update import Dense, Projected, Update
 from edgetune.tune.parts import PART, Form, reads_in_parts
 from edgetune.tune.readers import (
@@ -25,6 +25,10 @@ from edgetune.tune.readers import (
     Perturbation,
     Reader,
 )
+from edgetune.tune.scaled import ScaledSpace
+
+REPLAY_FROM = 4
+"""Directions of a step from which one replay is cheaper than adding them one by one (a Hadamard replay costs two)."""
 
 
 class ProjectedTuned:
@@ -41,7 +45,10 @@ class ProjectedTuned:
         model: evaluated as it stands (evaluation mode); its parameters become the present weights.
         space: the directions.
         base: the base values by parameter name, of any float type, for example views of a memory-mapped file; a copy
-            of the model's present weights if not given.
+            of the tuned weights if not given.
+        weights: the parameters to tune by name, for example an adapter's; all of floating type if not given.
+        scales: c by parameter name: perturbations read `w + scale z / c`, steps add `c z`, which is as unbiased as
+            without; 1 for a name that is not there.
 
     Raises:
         ModelError: if two parameters share a direction id, or the model has none.
@@ -51,10 +58,20 @@ class ProjectedTuned:
     """
 
     def __init__(
-        self, model: nn.Module, space: Space, *, base: Mapping[str, torch.Tensor] | None = None
+        self,
+        model: nn.Module,
+        space: Space,
+        *,
+        base: Mapping[str, torch.Tensor] | None = None,
+        weights: Mapping[str, nn.Parameter] | None = None,
+        scales: Mapping[str, float] | None = None,
     ) -> None:
-        self._model, self._space = model.eval(), space
-        self._weights = {
+        self._model, self.scales = model.eval(), dict(scales or {})
+        self._directions = space
+        self._space: Adds = ScaledSpace(space, self.scales) if self.scales else space
+        inverse = {name: 1 / scale for name, scale in self.scales.items()}
+        self._read_space: Adds = ScaledSpace(space, inverse) if self.scales else space
+        self._weights = weights or {
             name: weight for name, weight in model.named_parameters() if weight.is_floating_point()
         }
         if not self._weights:
@@ -88,7 +105,7 @@ class ProjectedTuned:
     @property
     def alignment(self) -> int:
         """Multiples at which a part of a tensor may start; 0 if tensors are formed whole."""
-        return self._space.alignment
+        return self._directions.alignment
 
     @property
     def part(self) -> int:
@@ -97,7 +114,7 @@ class ProjectedTuned:
 
     def form(self, name: str, now: Perturbation, *, few: bool = False) -> Form:
         """Return what forms parts of a parameter at one point; a pending step is added to few elements on the way."""
-        flat, space, (scale,) = self._weights[name].data.view(-1), self._space, now.scales
+        flat, (scale,) = self._weights[name].data.view(-1), now.scales
         if not few:
             self.settle(name)
         pending = self._pending.get(name)
@@ -105,17 +122,21 @@ class ProjectedTuned:
         def form(out: torch.Tensor, start: int) -> None:
             base = flat[start : start + out.numel()].view(out.shape)
             if pending:
-                space.axpy(out, base, pending[1], name, pending[0], start)
-            space.axpy(out, out if pending else base, scale, name, now.seed, start)
+                self._space.axpy(out, base, pending[1], name, pending[0], start)
+            self._read_space.axpy(out, out if pending else base, scale, name, now.seed, start)
 
         return form
 
     def product(self, name: str, x: torch.Tensor, now: Perturbation) -> torch.Tensor | None:
         """Return `x W^T` at two points in one pass over W, which takes its pending step; None if that is not served."""
         weight = self._weights[name].data
-        if len(now.scales) == 1 or not self._space.multiplies(x, weight):
+        if len(now.scales) == 1 or not self._directions.multiplies(x, weight):
             return None
-        y = self._space.multiply(x, weight, name, now.seed, now.scales, self._pending.get(name))
+        factor, pending = self.scales.get(name, 1.0), self._pending.get(name)
+        if pending:
+            pending = pending[0], pending[1] * factor
+        scales = [scale * (1 / factor) for scale in now.scales]
+        y = self._directions.multiply(x, weight, name, now.seed, scales, pending)
         self._pending.pop(name, None)
         return y
 
@@ -215,7 +236,12 @@ class ProjectedTuned:
 
     @torch.no_grad()
     def apply(self, update: Update) -> None:
-        """Add one step; coefficients of zero leave the weights bit-identical."""
+        """Add one step; coefficients of zero leave the weights bit-identical.
+
+        In float32 a few directions are added one after the other, each rounded; from REPLAY_FROM on their sum is formed
+        in float32 and added once, so that a step of a whole pool costs one transform. Either is the same on every
+        machine, and differs from the weights of `reset(state())` by the rounding of the additions.
+        """
         if isinstance(update, Dense):
             raise ModelError("a full-parameter projected handle cannot take dense tensors")
         moving = update.coefficients != 0
@@ -227,6 +253,10 @@ class ProjectedTuned:
             self._materialise()
             return
         for name, weight in self._weights.items():
+            if len(update.keys) >= REPLAY_FROM:
+                self.settle(name)
+                self._space.replay(weight.data, weight.data, update, name)
+                continue
             for seed, coefficient in zip(update.keys.tolist(), update.coefficients.tolist(), strict=True):
                 self.settle(name)
                 if name in self._late:
@@ -289,7 +319,7 @@ class ProjectedTuned:
             own = {key: names[id(value)] for key, value in module._parameters.items() if id(value) in names}
             if not own:
                 continue
-            if not (self._space.alignment and reads_in_parts(module)):
+            if not (self._directions.alignment and reads_in_parts(module)):
                 yield Reader(self, module, own)
             elif isinstance(module, nn.Embedding):
                 yield EmbeddingReader(self, module, own)

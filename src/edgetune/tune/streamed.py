@@ -60,7 +60,7 @@ class StreamedTuned(ProjectedTuned):
     @property
     def alignment(self) -> int:
         """Multiples at which a part of a tensor may start; 0 if tensors are formed whole."""
-        return self._space.replay_alignment
+        return self._directions.replay_alignment
 
     @property
     def part(self) -> int:
@@ -75,16 +75,16 @@ class StreamedTuned(ProjectedTuned):
             base = part_of(self._stored[name], start, out.numel())
             if isinstance(base, torch.Tensor):
                 base = base.view(out.shape)
-            self._space.read(out, base, self._present, name, (now.seed, scale), start)
+            self._directions.read(out, base, self._present, name, (now.seed, scale), start)
 
         return form
 
     def product(self, name: str, x: torch.Tensor, now: Perturbation) -> torch.Tensor | None:
         """Return `x W^T` at all points, W formed in the cache; None if that is not served."""
         base = self._stored[name]
-        if not self._space.multiplies(x, base, stored=False):
+        if not self._directions.multiplies(x, base, stored=False):
             return None
-        return self._space.multiply(x, base, name, now.seed, now.scales, None, self._present)
+        return self._directions.multiply(x, base, name, now.seed, now.scales, None, self._present)
 
     @torch.no_grad()
     def apply(self, update: Update) -> None:

@@ -46,14 +46,14 @@ class AdamW:
         return state
 
     @torch.no_grad()
-    def step(self, tuned: Tuned, estimate: Update, state: dict[str, torch.Tensor]) -> None:
-        """Apply one step to the handle.
+    def step(self, tuned: Tuned, estimate: Update, state: dict[str, torch.Tensor], rate: float = 1.0) -> None:
+        """Apply one step to the handle; `rate` scales the learning rate of this step.
 
         Raises:
             ConfigError: if the estimate is projected.
         """
         if not isinstance(estimate, Dense):
-            raise ConfigError("AdamW needs dense gradients", hint="use sgd with a forward-only estimate")
+            raise ConfigError("AdamW needs dense gradients", hint="use sgd, momentum or adam with slopes")
         weights = {name: weight.detach().clone() for name, weight in tuned.named_weights()}
         names = list(weights)
         adamw(
@@ -66,7 +66,7 @@ class AdamW:
             amsgrad=False,
             beta1=0.9,
             beta2=0.999,
-            lr=self.lr,
+            lr=self.lr * rate,
             weight_decay=self.weight_decay,
             eps=1e-8,
             maximize=False,

@@ -35,9 +35,10 @@ class Sgd:
         """Return the optimiser's state: none."""
         return {}
 
-    def step(self, tuned: Tuned, estimate: Update, state: dict[str, torch.Tensor]) -> None:
-        """Apply one step to the handle."""
+    def step(self, tuned: Tuned, estimate: Update, state: dict[str, torch.Tensor], rate: float = 1.0) -> None:
+        """Apply one step to the handle; `rate` scales the learning rate of this step."""
+        lr = self.lr * rate
         if isinstance(estimate, Dense):
-            tuned.apply(Dense({name: -self.lr * tensor for name, tensor in estimate.tensors.items()}))
+            tuned.apply(Dense({name: -lr * tensor for name, tensor in estimate.tensors.items()}))
         else:
-            tuned.apply(estimate.scaled(-self.lr))
+            tuned.apply(estimate.scaled(-lr))

@@ -1,0 +1,66 @@
+"""Gradient accumulation: one step from several micro-batches along the same directions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edgetune.core.batch import Batch, Objective, weight_of
+from edgetune.core.update import Dense, Estimate
+from edgetune.estimators.backprop import Backprop
+from edgetune.estimators.one_sided import OneSided
+from edgetune.estimators.two_point import TwoPoint
+
+
+@dataclass(frozen=True, slots=True)
+class Accumulate:
+    """Estimate from a batch as if it were evaluated at once, a few records at a time.
+
+        L(w) = sum_b n_b L_b(w) / sum_b n_b      n_b: what L_b is a mean over, response tokens or records
+
+    Slopes are taken of the summed loss, so that a micro-batch whose loss is no number drops its direction, as the whole
+    batch would.
+
+    Args:
+        estimate: the estimator.
+        micro_batch: records a forward pass, at least 1.
+
+    Cost: the passes of the estimate for every micro-batch; activations of one micro-batch.
+    """
+
+    estimate: TwoPoint | OneSided | Backprop
+    micro_batch: int
+
+    def __call__(self, tuned: Any, objective: Objective, batch: Batch, *keys: int) -> Estimate:
+        """Return the estimate of the whole batch."""
+        parts = batch.split(self.micro_batch)
+        weights = [weight_of(objective, part) for part in parts]
+        shares = [weight / max(1, sum(weights)) for weight in weights]
+        if not isinstance(self.estimate, Backprop):
+            return self.estimate(_Summed(tuned, parts, shares), objective, batch, *keys)
+        loss, total = 0.0, {name: weight.new_zeros(weight.shape) for name, weight in tuned.named_weights()}
+        for part, share in zip(parts, shares, strict=True):
+            found = self.estimate(tuned, objective, part)
+            loss += share * found.loss
+            if isinstance(found.update, Dense):
+                for name, gradient in found.update.tensors.items():
+                    total[name].add_(gradient, alpha=share)
+        return Estimate(loss, Dense(total))
+
+
+class _Summed:
+    """A handle that evaluates an objective micro-batch by micro-batch; everything else is the handle's own."""
+
+    def __init__(self, tuned: Any, parts: Sequence[Batch], shares: Sequence[float]) -> None:
+        self._tuned, self._parts, self._shares = tuned, parts, shares
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tuned, name)
+
+    def losses(self, objective: Objective, batch: Batch, seed: int, scales: Sequence[float]) -> list[float]:
+        totals = [0.0] * len(scales)
+        for part, share in zip(self._parts, self._shares, strict=True):
+            for index, loss in enumerate(self._tuned.losses(objective, part, seed, scales)):
+                totals[index] += share * loss
+        return totals

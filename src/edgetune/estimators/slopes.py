@@ -1,0 +1,51 @@
+"""What the forward-only estimates share: slopes that are no numbers are left out, the others averaged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from edgetune.core.errors import ConfigError
+from edgetune.core.update import Estimate, Projected
+
+
+def mean_of_slopes(keys: Sequence[int], losses: Sequence[float], slopes: Sequence[float]) -> Estimate:
+    """Average slopes over their directions, without those that are NaN or infinite.
+
+        estimate = (1 / m) sum_i g_i z_i   over the m finite g_i
+
+    Args:
+        keys: directions, at least one.
+        losses: what each slope says of the loss, nats.
+        slopes: g_i, one a direction.
+
+    Returns:
+        Mean loss and estimate over the finite slopes; if there is none, an estimate that is not finite.
+    """
+    with np.errstate(over="ignore"):  # a slope beyond float32 is infinite for every use it could have
+        finite = [
+            math.isfinite(loss) and math.isfinite(np.float32(g))
+            for loss, g in zip(losses, slopes, strict=True)
+        ]
+    kept = [index for index, fine in enumerate(finite) if fine]
+    if not kept:
+        return Estimate(math.nan, Projected.of(keys[0], math.nan), len(keys))
+    loss = sum(losses[index] for index in kept) / len(kept)
+    values = np.array([slopes[index] / len(kept) for index in kept]).astype(np.float32)
+    return Estimate(
+        loss, Projected(np.array([keys[index] for index in kept], np.int64), values), len(keys) - len(kept)
+    )
+
+
+def check_slopes(eps: float, directions: int) -> None:
+    """Refuse a radius or a number of directions that cannot be used.
+
+    Raises:
+        ConfigError: naming the number.
+    """
+    if not 0 < eps < math.inf:
+        raise ConfigError(f"eps must be a positive number, not {eps}")
+    if directions < 1:
+        raise ConfigError(f"an estimate needs at least one direction, not {directions}")

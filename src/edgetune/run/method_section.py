@@ -1,0 +1,62 @@
+"""The recipe section that names a tuning method and what differs from its published value."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Section(BaseModel):
+    """A group of settings; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class MethodSection(Section):
+    """Which tuning method, and what differs from its published defaults."""
+
+    name: str = "fedkseed"
+    """A name listed by `edgetune methods`."""
+    objective: str | None = None
+    """loss, or for forward-only methods token_f1 or accuracy of greedy answers (both raised; eps must be larger)."""
+    answer_tokens: int | None = None
+    """Length of the answers that token_f1 and accuracy score (32)."""
+    learning_rate: float | None = None
+    """Learning rate, at least 0."""
+    optimiser: str | None = None
+    """sgd, momentum or adam of coefficients (forward-only), adamw or sgd (back-propagation)."""
+    momentum: float | None = None
+    """Momentum, or Adam's first decay, in [0, 1)."""
+    history: int | None = None
+    """Slopes that momentum or adam remember of fresh seeds (64); a pool remembers all its directions."""
+    estimate: str | None = None
+    """two_point or one_sided: the slope of forward-only methods."""
+    eps: float | None = None
+    """Perturbation radius of forward-only methods."""
+    directions_per_step: int | None = None
+    """Directions whose slopes a forward-only step averages; two_point costs 2 n forward passes, one_sided n + 1."""
+    directions: str | None = None
+    """rademacher, gaussian or hadamard."""
+    pool: int | None = None
+    """Number of directions of a pool."""
+    rank: int | None = None
+    """Rank of LoRA."""
+    alpha: float | None = None
+    """Scaling numerator of LoRA."""
+    layer_scale: str | dict[str, float] | None = None
+    """parameter_norm, or a table {part of a parameter name = c}: perturb by z / c, move by c z (all weights only)."""
+    prefix_tokens: int | None = None
+    """Length of a trained prefix."""
+    local_steps: int | None = None
+    """Steps a device takes in a round."""
+    schedule: str | None = None
+    """constant, linear or cosine: how the learning rate decays over all rounds' steps."""
+    schedule_steps: int | None = None
+    """Step at which a decay reaches 0; federation.rounds x method.local_steps if not set."""
+    warmup: int | None = None
+    """Steps over which the learning rate rises from 0."""
+    batch_size: int | None = None
+    """Records a step."""
+    micro_batch: int | None = None
+    """Records a forward pass; a step of more of them is accumulated. 0: all of a step's records at once."""
+    by_examples: bool | None = None
+    """Weight devices by their number of examples."""

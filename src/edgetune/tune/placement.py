@@ -1,0 +1,125 @@
+"""Adapters placed on a model by peft, with initial values that a seed alone fixes."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from transformers import PreTrainedModel
+
+from edgetune.core.errors import MissingExtraError, ModelError
+
+
+def place_lora(model: PreTrainedModel, *, rank: int, alpha: float, seed: int) -> Any:
+    """Put low-rank adapters on all linear layers but the head.
+
+        y = W x + (alpha / rank) B A x,   B = 0 at the start
+
+    Args:
+        model: peft replaces its target modules in place, their weights stay untouched.
+        rank: r, at least 1.
+        alpha: scaling numerator, > 0.
+        seed: seed of A's initial values.
+
+    Returns:
+        The peft model in evaluation mode; its adapter tensors require gradients, nothing else does.
+
+    Raises:
+        MissingExtraError: if peft is not installed.
+        ModelError: if peft finds no linear layer to adapt.
+    Cost: r (inputs + outputs) weights a layer.
+    Source: Hu et al. 2021, arXiv:2106.09685; placement and initial values by peft.
+    """
+    with _peft(seed, "LoRA") as peft:
+        config = peft.LoraConfig(
+            r=rank,
+            lora_alpha=alpha,
+            target_modules="all-linear",
+            lora_dropout=0.0,
+            task_type="CAUSAL_LM",
+        )
+        return peft.get_peft_model(model, config).eval()
+
+
+def place_prefix(model: PreTrainedModel, *, tokens: int, scale: float, seed: int) -> Any:
+    """Put trainable keys and values before the first token of every attention layer.
+
+        attention over [P_k; K], [P_v; V],   P ~ N(0, scale^2) at the start
+
+    Args:
+        model: stays untouched.
+        tokens: length of the prefix, at least 1.
+        scale: standard deviation of the initial values, at least 0.
+        seed: seed of the initial values.
+
+    Returns:
+        The peft model in evaluation mode; the prefix requires gradients, nothing else does. It goes on from a key-value
+        cache like any causal language model.
+
+    Raises:
+        MissingExtraError: if peft is not installed.
+        ModelError: if peft cannot give this model a prefix.
+    Cost: 2 tokens x width weights a layer (fewer with grouped queries); `tokens` more positions a pass.
+    Source: Li and Liang 2021, arXiv:2101.00190, without re-parametrisation, as princeton-nlp/MeZO; placed by peft.
+    """
+    with _peft(seed, "prefix tuning") as peft:
+        config = peft.PrefixTuningConfig(num_virtual_tokens=tokens, task_type="CAUSAL_LM")
+        placed = peft.get_peft_model(model, config).eval()
+    with torch.no_grad():
+        placed.prompt_encoder["default"].embedding.weight.mul_(scale)
+    _go_on_from_a_cache(placed, tokens)
+    return placed
+
+
+@contextmanager
+def _peft(seed: int, purpose: str) -> Iterator[Any]:
+    try:
+        import peft
+    except ImportError as error:
+        raise MissingExtraError("peft", "peft", purpose) from error
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft corrects its own settings for GPT-2, and says so
+        torch.manual_seed(seed)
+        try:
+            yield peft
+        except (ValueError, AttributeError, TypeError) as error:
+            raise ModelError(f"peft cannot adapt this model: {error}") from error
+
+
+def _go_on_from_a_cache(placed: Any, tokens: int) -> None:
+    """Let a prefix model go on from the cache it returned, in which peft's own forward puts the bare prefix instead."""
+    positioned = "position_ids" in inspect.signature(placed.get_base_model().forward).parameters
+
+    def forward(
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        past_key_values: Any = None,
+        position_ids: torch.Tensor | None = None,
+        **options: Any,
+    ) -> Any:
+        if positioned and position_ids is not None:
+            options["position_ids"] = position_ids + tokens
+        prefix = attention_mask.new_ones(len(attention_mask), tokens)
+        return placed.get_base_model()(
+            input_ids=input_ids,
+            attention_mask=torch.cat([prefix, attention_mask], dim=1),
+            past_key_values=placed.get_prompt(len(input_ids)) if past_key_values is None else past_key_values,
+            **options,
+        )
+
+    placed.forward = forward
+
+
+def trainable(placed: Any) -> dict[str, torch.nn.Parameter]:
+    """Return an adapter's tensors by name."""
+    return {name: weight for name, weight in placed.named_parameters() if weight.requires_grad}
+
+
+def configuration(placed: Any) -> dict[str, Any]:
+    """Return the peft configuration as plain JSON values."""
+    config = cast("dict[str, Any]", placed.peft_config["default"].to_dict())
+    return {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}

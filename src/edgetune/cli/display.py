@@ -19,6 +19,7 @@ from rich.progress import (
 from edgetune.core.events import (
     Event,
     Failed,
+    Precision,
     RoundFinished,
     RunResumed,
     RunStarted,
@@ -49,6 +50,7 @@ class Display:
         )
         self._tasks: dict[str, TaskID] = {}
         self._base_loss = math.inf
+        self._dtype, self._warned = "half-precision", False
 
     def __enter__(self) -> Display:
         """Start the bars."""
@@ -78,6 +80,16 @@ class Display:
 
     def _warn(self, event: Event) -> None:
         """Say, even if quiet, that tuning made the model worse."""
+        if isinstance(event, Precision):
+            self._dtype = event.dtype
+        if isinstance(event, RoundFinished) and event.realised is not None and event.realised < 0.5:
+            if not self._warned:
+                self._console.print(
+                    f"[yellow]warning:[/] {self._dtype} weights show {100 * event.realised:.0f} % of the update so far; "
+                    "the ledger keeps all of it; raise --lr or use --set model.dtype=float32",
+                    highlight=False,
+                )
+            self._warned = True
         if not isinstance(event, StageFinished):
             return
         if event.name == "base":

@@ -10,6 +10,7 @@ from edgetune.directions.space import BoundSpace, KeptSpace
 from edgetune.methods.method import TuningMethod
 from edgetune.models.backbone import Backbone
 from edgetune.models.stored import stored_weights
+from edgetune.run.precision import UpdateWatch
 from edgetune.tune import FullProjected
 
 
@@ -33,6 +34,7 @@ class Worker:
         self.tuned: Tuned = method.target.open(
             backbone.model, space, seed, stored_weights(backbone.folder, backbone.model)
         )
+        self.watch = UpdateWatch(self.tuned, method, seed)
 
     @property
     def directions(self) -> DirectionsSpec | None:

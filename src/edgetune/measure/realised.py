@@ -30,7 +30,7 @@ def realised_ratio(change: torch.Tensor, intended: torch.Tensor) -> float:
     Returns:
         The ratio; 1 if nothing was intended, because then nothing was lost.
     Cost: one pass, in float64.
-    Source: measured in 2305.17333's setting, where a step lr*g of 1.5e-6 keeps 33 % in float16, 4 % in bfloat16.
+    Source: the in-place updates of Malladi et al. 2023, arXiv:2305.17333, whose small steps half precision swallows.
     """
     wanted = intended.double().reshape(-1)
     norm = float(wanted @ wanted)

@@ -156,8 +156,8 @@ def write_summary(folder: Path) -> Path:
     - `layers`: `count`, `fallbacks`, `median_error`, `median_rounding_error`.
     - `verified`: null, or the fields of the check of the exported file.
     - `records`: held-out records behind the stages, or null.
-    - `precision`: null, or `dtype`, `eps`, `perturbation` (realised ratio of the perturbation) and `update` (that of the
-      whole update after the last round; null in float32).
+    - `precision`: null, or `dtype`, `eps`, `perturbation` (realised ratio of the perturbation) and `update`
+      (that of the whole update after the last round; null in float32).
 
     A loss or perplexity that is NaN or infinite is written as null, because JSON has no such number.
 

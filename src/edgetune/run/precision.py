@@ -73,8 +73,8 @@ def perturbation_radius(method: TuningMethod) -> float | None:
 class UpdateWatch:
     """Says how much of the ledger has reached half-precision weights.
 
-    Such weights are formed from base and ledger and rounded once, so that nothing is lost for good; but until the sum of
-    the steps exceeds half a unit in the last place of a weight, the forward pass does not see it.
+    Such weights are formed from base and ledger and rounded once, so that nothing is lost for good; but until the sum
+    of the steps exceeds half a unit in the last place of a weight, the forward pass does not see it.
 
     Args:
         tuned: the handle at its base.

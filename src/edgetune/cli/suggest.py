@@ -36,7 +36,7 @@ def suggest(
     set: Set = [],  # noqa: B006 - typer wants a list
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Find a learning rate and a perturbation radius for this model and data, in about 1,300 forward passes."""
+    """Find a learning rate and a perturbation radius for this model and data, in about 1,400 forward passes."""
     from edgetune.run.prepare import prepare
     from edgetune.run.recipe import load_recipe
     from edgetune.run.suggesting import suggest_prepared
@@ -100,7 +100,8 @@ def _print(console: Console, found: Suggestion) -> None:
     console.print(
         f"slopes: mean {slopes.mean:.3g}, deviation {math.sqrt(slopes.variance):.3g}, "
         f"{100 * slopes.shared:.0f} % of their square shared by batches; curvature {slopes.curvature:.3g}; "
-        f"best single step at a rate of {slopes.rate:.1e}",
+        f"best single step at a rate of {slopes.rate:.1e}; {found.steps:,} steps stay within {found.reach:.2g} of the "
+        f"base up to a rate of {found.limit:.1e}",
         highlight=False,
     )
     trials = Table("learning rate", "training loss after the trial", box=box.SIMPLE_HEAD)

@@ -75,6 +75,7 @@ class UpdateWatch:
 
     Such weights are formed from base and ledger and rounded once, so that nothing is lost for good; but until the sum
     of the steps exceeds half a unit in the last place of a weight, the forward pass does not see it.
+    A base that is stored wider than the weights dithers the rounding: small steps then show on average, as rare jumps.
 
     Args:
         tuned: the handle at its base.

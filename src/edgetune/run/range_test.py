@@ -25,6 +25,9 @@ FAINT = 2.0
 FLOOR = 2.0**-24
 """Half a unit in the last place of a loss, relative: the objective returns float32."""
 
+WANDERED = 0.1
+"""Part of the loss by which the random part of a run may raise it."""
+
 Losses = npt.NDArray[np.float64]
 
 
@@ -226,3 +229,37 @@ def measure_slopes(problem: Problem, radius: Radius, top: float, directions: int
         shared=min(1.0, max(1 / 16, shared)),
         curvature=max(curvature, unsure),
     )
+
+
+def measure_reach(problem: Problem, start: float, directions: int) -> float:
+    """Find how far all weights may be moved at random before the loss is no longer that of this model.
+
+    The largest r with E_z[L(w + r z) + L(w - r z)] / 2 - L(w) <= L(w) / 10, between the last radius that keeps to it
+    and the first that does not, interpolated as a power of r.
+
+    A run is a random walk in almost all directions: T steps at rate lr move every weight by about lr rms(g) sqrt(T).
+    Once that exceeds r, curvature and slopes grow faster than the steps can correct, and the run diverges however well
+    its first steps went: `lr <= r / (rms(g) sqrt(T))`.
+
+    Args:
+        problem: what to look at.
+        start: radius from which to double.
+        directions: how many.
+
+    Returns:
+        r, in units of the weights; at most 16.
+    Cost: 3 forward passes a direction and doubling.
+    Source: measured, see docs/log.md: the embedded model diverged when its steps had wandered 0.018, r is 0.015.
+    """
+    radius, last = start, (start / 2, 0.0)
+    while radius <= 16:
+        lines = np.stack([problem.losses(i, i, (radius, 0.0, -radius)) for i in range(directions)])
+        level = max(WANDERED * abs(float(lines[:, 1].mean())), 1e-300)
+        rise = float(np.mean((lines[:, 0] + lines[:, 2]) / 2 - lines[:, 1])) / level
+        if not rise <= 1:
+            if not (math.isfinite(rise) and last[1] > 0):
+                return last[0]
+            power = math.log(rise / last[1]) / math.log(radius / last[0])
+            return float(last[0] * (1 / last[1]) ** (1 / power))
+        radius, last = 2 * radius, (radius, rise)
+    return last[0]

@@ -18,6 +18,7 @@ from edgetune.run.range_test import (
     Radius,
     Slopes,
     choose_radius,
+    measure_reach,
     measure_slopes,
     scan_radii,
 )
@@ -28,6 +29,8 @@ LOW, MIDDLE, HIGH = 0.25, 1.0, 4.0
 """Rates that are tried first, relative to the one the slopes give."""
 TRIALS = 5
 """Trials at most: the three, and the two beside the best of them."""
+HORIZON = 1000
+"""Steps that a rate must survive, whatever is planned: a run that goes well is prolonged."""
 SAME = 0.9
 """Of the rates that reach this share of the best decrease, the smallest is taken."""
 
@@ -52,6 +55,9 @@ class Suggestion:
         slopes: statistics for the rate.
         start_loss: loss on the probe batches before any step.
         trials: the verified rates, ascending.
+        steps: steps that the limit is for: those planned, at least HORIZON.
+        reach: how far its random walk may move the weights (`measure_reach`).
+        limit: the greatest rate at which it stays within that reach; no higher rate is tried.
     """
 
     learning_rate: float
@@ -61,6 +67,9 @@ class Suggestion:
     slopes: Slopes
     start_loss: float
     trials: tuple[Trial, ...]
+    steps: int
+    reach: float
+    limit: float
 
 
 def suggest(
@@ -69,9 +78,12 @@ def suggest(
     trial_keys: Sequence[int],
     probe: Sequence[Batch],
     *,
+    steps: int,
     progress: Progress = silent,
 ) -> Suggestion:
     """Find a radius clear of noise and free of curvature, a rate from the slopes, and verify the rate by short trials.
+
+        lr0 = min(E[g_a g_b] / E[g_a^2 z'H z], reach / (rms(g) sqrt(max(steps, HORIZON))))
 
     Deterministic: a function of the problem, the method and the keys. Training batches only; nothing held out is read.
 
@@ -80,6 +92,7 @@ def suggest(
         method: takes the trial steps, with its own estimator and optimiser.
         trial_keys: directions of a trial's steps, the same for every rate.
         probe: training batches on which the trials are compared.
+        steps: planned steps of the run, at least 1.
         progress: told how far it is.
 
     Returns:
@@ -87,47 +100,53 @@ def suggest(
 
     Raises:
         DivergenceError: if the loss is NaN or infinite, no radius moves it, or no trial lowers it.
-    Cost: about 10 radii x 8 directions x 6 forward passes, 32 directions x 10, and at most 5 trials of 48 steps and one
-        pass over the probe: about 1,300 forward passes of a training batch, and 6 of the probe.
+    Cost: about 10 radii x 8 directions x 6 forward passes, 32 directions x 10, some 5 x 8 x 3 for the reach, and at
+        most 5 trials of 48 steps and one pass over the probe: about 1,400 forward passes of a training batch.
     Source: reference rule of doubling eps until |L+ - L-| exceeds 10 times the noise; rate derived in `measure_slopes`.
     """
-    stages = 2 + TRIALS
+    stages, horizon = 2 + TRIALS, max(steps, HORIZON)
     try:
         radii = scan_radii(problem, LOOKS)
         radius, top, clear = choose_radius(radii)
         progress("range test", 1, stages)
         slopes = measure_slopes(problem, radius, top, DIRECTIONS)
+        reach = measure_reach(problem, top, LOOKS)
+        limit = reach / (math.hypot(slopes.mean, math.sqrt(slopes.variance)) * math.sqrt(horizon))
+        centre = min(slopes.rate, limit)
         progress("range test", 2, stages)
         eps = _two_digits(radius.eps)
         start, done = _mean_loss(problem, probe), dict[float, Trial]()
 
         def attempt(factor: float) -> float:
-            rate = _two_digits(factor * slopes.rate)
+            rate = _two_digits(factor * centre)
             chosen = with_options(method, {"learning_rate": rate, "eps": eps})
             done[factor] = _try(problem, chosen, rate, trial_keys, probe)
             progress("range test", 2 + len(done), stages)
             return done[factor].loss
 
-        _bracket(attempt)
+        _bracket(attempt, limit / centre)
         progress("range test", stages, stages)
     finally:
         problem.tuned.reset(None)
     trials = tuple(done[factor] for factor in sorted(done))
-    return Suggestion(_choose(trials, start), eps, clear, tuple(radii), slopes, start, trials)
+    return Suggestion(
+        _choose(trials, start), eps, clear, tuple(radii), slopes, start, trials, horizon, reach, limit
+    )
 
 
-def _bracket(attempt: Callable[[float], float]) -> None:
-    """Try rates around 1: 1/4 and 1, 4 only if 1 did better than 1/4, then both sides of the best.
+def _bracket(attempt: Callable[[float], float], highest: float) -> None:
+    """Try rates around 1: 1/4 and 1, 4 only if 1 did better, then both sides of the best; none above `highest`.
 
     The rate of the best single step is too large for many: what it wins along the steepest directions it then adds as
     noise along all others, so that the best of the trials is mostly 1/4 or 1/2.
     """
     losses = {LOW: attempt(LOW), MIDDLE: attempt(MIDDLE)}
-    if losses[MIDDLE] < losses[LOW]:
+    if losses[MIDDLE] < losses[LOW] and highest >= HIGH:
         losses[HIGH] = attempt(HIGH)
     best = min(losses, key=lambda factor: losses[factor] if math.isfinite(losses[factor]) else math.inf)
     attempt(best / 2)
-    attempt(best * 2)
+    if best * 2 <= highest:
+        attempt(best * 2)
 
 
 def _try(

@@ -63,4 +63,11 @@ def suggest_prepared(prepared: Prepared, progress: Progress = silent) -> Suggest
         collate([examples[row] for row in order[first : first + PROBE_BATCH]], prepared.pad_id).to(device)
         for first in range(0, len(order), PROBE_BATCH)
     ]
-    return suggest(problem, method, method.directions.draw(seed, 0, 1, STEPS), probe, progress=progress)
+    return suggest(
+        problem,
+        method,
+        method.directions.draw(seed, 0, 1, STEPS),
+        probe,
+        steps=prepared.recipe.federation.rounds * method.local_steps,
+        progress=progress,
+    )

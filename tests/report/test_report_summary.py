@@ -18,7 +18,7 @@ def test_keys_are_exactly_those_documented(write: Write) -> None:
     content = json.loads(write_summary(write(full_run())).read_text(encoding="utf-8"))
     assert list(content) == [
         "stages", "traffic", "method", "base_digest", "seed", "versions", "weights", "command", "config",
-        "status", "failure", "seconds", "resumed", "rounds", "base_style_loss", "layers", "verified", "records",
+        "status", "failure", "seconds", "resumed", "rounds", "base_style_loss", "layers", "verified", "records", "precision",
     ]  # fmt: skip
     for row in content["stages"]:
         assert list(row) == [

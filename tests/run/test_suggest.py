@@ -155,6 +155,7 @@ def test_steps_at_the_suggested_settings_lower_the_loss_of_the_embedded_model(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     short = ["method.local_steps=60", "data.held_out=16", "data.records=100", "evaluation.max_new_tokens=4"]
+    short += ["data.max_tokens=64"]
     options = [word for text in short for word in ("--set", text)]
     assert execute(["suggest", "mezo", *options, "--set", "federation.rounds=2", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

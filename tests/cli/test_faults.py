@@ -243,7 +243,17 @@ def test_a_device_node_is_never_replaced(refused: Callable[..., str], save_tiny:
     assert Path("/dev/null").is_char_device()
 
 
-@pytest.mark.parametrize("option", [["--lr", "1e6"], ["--set", "method.eps=1e-30", "--lr", "0.1"]])
+SWALLOWED = ["--set", "method.eps=1e-30", "--lr", "0.1"]
+
+
+def test_a_radius_below_every_weight_is_refused_before_the_run(
+    refused: Callable[..., str], tmp_path: Path
+) -> None:
+    command = ["federate", "fedkseed", "--out", str(tmp_path / "out")]
+    assert "survives rounding to float32" in refused([*command, *SWALLOWED], 2)
+
+
+@pytest.mark.parametrize("option", [["--lr", "1e6"], [*SWALLOWED, "--set", "model.accept_rounding=true"]])
 def test_useless_settings_end_in_a_typed_error(
     option: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

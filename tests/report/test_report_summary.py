@@ -19,6 +19,7 @@ def test_keys_are_exactly_those_documented(write: Write) -> None:
     assert list(content) == [
         "stages", "traffic", "method", "base_digest", "seed", "versions", "weights", "command", "config",
         "status", "failure", "seconds", "resumed", "rounds", "base_style_loss", "layers", "verified", "records",
+        "precision",
     ]  # fmt: skip
     for row in content["stages"]:
         assert list(row) == [
@@ -29,7 +30,7 @@ def test_keys_are_exactly_those_documented(write: Write) -> None:
     ]  # fmt: skip
     assert list(content["rounds"][0]) == [
         "round", "train_loss", "loss", "rouge_l", "payload_up_bytes", "payload_down_bytes", "dropped", "seconds",
-        "peak_memory_bytes", "digest",
+        "peak_memory_bytes", "digest", "realised",
     ]  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import typer
 from rich.console import Console
 
-from edgetune.cli import artefacts, bench, info, runs
+from edgetune.cli import artefacts, bench, info, runs, suggest
 from edgetune.core.errors import ConfigError, EdgetuneError, OutputError
 
 INTERNAL_ERROR, INTERRUPTED = 70, 130
@@ -30,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for group in (runs, artefacts, info, bench):
+for group in (runs, suggest, artefacts, info, bench):
     group.register(app)
 
 

@@ -19,6 +19,7 @@ from rich.progress import (
 from edgetune.core.events import (
     Event,
     Failed,
+    Precision,
     RoundFinished,
     RunResumed,
     RunStarted,
@@ -49,6 +50,7 @@ class Display:
         )
         self._tasks: dict[str, TaskID] = {}
         self._base_loss = math.inf
+        self._dtype, self._warned = "half-precision", False
 
     def __enter__(self) -> Display:
         """Start the bars."""
@@ -77,7 +79,11 @@ class Display:
             self._console.print(line, highlight=False, soft_wrap=True)
 
     def _warn(self, event: Event) -> None:
-        """Say, even if quiet, that tuning made the model worse."""
+        """Say, even if quiet, that tuning made the model worse, or that half precision hides what it learnt."""
+        if isinstance(event, Precision):
+            self._dtype = event.dtype
+        if isinstance(event, RoundFinished) and not self._warned:
+            self._warn_of_rounding(event)
         if not isinstance(event, StageFinished):
             return
         if event.name == "base":
@@ -86,6 +92,15 @@ class Display:
             self._console.print(
                 f"[yellow]warning:[/] held-out loss rose from {self._base_loss:.4f} to {event.loss:.4f}; "
                 "try a lower learning rate (--lr)",
+                highlight=False,
+            )
+
+    def _warn_of_rounding(self, event: RoundFinished) -> None:
+        if event.realised is not None and event.realised < 0.5:
+            self._warned = True
+            self._console.print(
+                f"[yellow]warning:[/] {self._dtype} weights show {100 * event.realised:.0f} % of the update so far "
+                "(the ledger keeps all of it); raise --lr or use --set model.dtype=float32",
                 highlight=False,
             )
 

@@ -72,6 +72,20 @@ class RoundFinished(Event):
     rouge_l: float | None = None
     refused: list[int] = field(default_factory=list)
     """Devices whose update was NaN or infinite and was left out."""
+    realised: float | None = None
+    """Part of the whole update since the base that half-precision weights show; None in float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Precision(Event):
+    """What the type of the weights leaves of a perturbation, measured before the first step."""
+
+    kind: ClassVar[str] = "precision"
+    dtype: str
+    """float32, float16 or bfloat16."""
+    eps: float
+    perturbation: float
+    """Realised ratio of the perturbation: 1 is faithful, below 0.5 a run is refused unless told to go on."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from edgetune.core.events import (
     Event,
     Failed,
     LayerCompressed,
+    Precision,
     RoundFinished,
     RunFinished,
     RunResumed,
@@ -25,6 +26,7 @@ _KINDS: dict[str, type[Event]] = {
     for kind in (
         RunStarted,
         RunResumed,
+        Precision,
         RoundFinished,
         LayerCompressed,
         StageFinished,

@@ -15,6 +15,7 @@ from edgetune.core.events import (
     Event,
     Failed,
     LayerCompressed,
+    Precision,
     RoundFinished,
     RunFinished,
     RunResumed,
@@ -55,6 +56,8 @@ class Summary:
     """Wall time from the first to the last line, without the pauses between attempts."""
     last_time: float
     """When the last line was written, unix seconds."""
+    precision: Precision | None = None
+    """What the weights' type leaves of a perturbation; None if nothing is perturbed."""
 
     @property
     def method(self) -> str | None:
@@ -109,6 +112,7 @@ def summarise(events: Iterable[dict[str, Any]]) -> Summary:
         verified=next(iter(reversed(_of(Verified, log))), None),
         seconds=_elapsed(lines),
         last_time=lines[-1].time if lines else 0.0,
+        precision=next(iter(reversed(_of(Precision, log))), None),
     )
 
 
@@ -130,6 +134,7 @@ def to_json(summary: Summary) -> dict[str, Any]:
         "layers": _layers(summary.layers),
         "verified": asdict(summary.verified) if summary.verified else None,
         "records": next((stage.records for stage in summary.stages if stage.records is not None), None),
+        "precision": _precision(summary),
     }
     finite: dict[str, Any] = _finite(content)
     return finite
@@ -146,11 +151,13 @@ def write_summary(folder: Path) -> Path:
     - `status`: `finished`, `failed` or `unfinished`; `failure`: null, or `what` and `exit_code`.
     - `seconds` (wall, without the pauses between attempts), `resumed` (times taken up again).
     - `rounds`: list of `round`, `train_loss`, `loss`, `rouge_l`, `payload_up_bytes`, `payload_down_bytes`
-      (sum over the devices), `dropped`, `seconds`, `peak_memory_bytes`, `digest`.
+      (sum over the devices), `dropped`, `seconds`, `peak_memory_bytes`, `digest`, `realised` (as `precision.update`).
     - `base_style_loss`: stage to loss on the base's own kind of text; empty where it was not measured.
     - `layers`: `count`, `fallbacks`, `median_error`, `median_rounding_error`.
     - `verified`: null, or the fields of the check of the exported file.
     - `records`: held-out records behind the stages, or null.
+    - `precision`: null, or `dtype`, `eps`, `perturbation` (realised ratio of the perturbation) and `update`
+      (that of the whole update after the last round; null in float32).
 
     A loss or perplexity that is NaN or infinite is written as null, because JSON has no such number.
 
@@ -224,7 +231,15 @@ def _round_row(event: RoundFinished) -> dict[str, Any]:
         "seconds": event.seconds,
         "peak_memory_bytes": event.peak_memory_bytes,
         "digest": event.digest,
+        "realised": event.realised,
     }
+
+
+def _precision(summary: Summary) -> dict[str, Any] | None:
+    if summary.precision is None:
+        return None
+    measured = [done.realised for done in summary.rounds if done.realised is not None]
+    return {**asdict(summary.precision), "update": measured[-1] if measured else None}
 
 
 def _layers(layers: tuple[LayerCompressed, ...]) -> dict[str, Any]:

@@ -83,6 +83,7 @@ def federate(
             up = {device: devices[device].answer(payload) for device, payload in down.items()}
             closed = server.close_round(up)
             worker.tuned.reset(server.state)
+            realised = worker.watch.ratio(server.state)
             last = server.round == plan.rounds
             loss = evaluate(worker.tuned) if plan.due(server.round, plan.evaluate_every) else None
             rouge = answer(worker.tuned) if answer and plan.due(server.round, plan.answer_every) else None
@@ -101,6 +102,7 @@ def federate(
                 peak_memory_bytes=memory.peak_bytes,
                 rouge_l=rouge,
                 refused=closed.refused,
+                realised=realised,
             )
         )
         checkpoint.save(ledger)

@@ -37,6 +37,7 @@ from edgetune.measure.memory import PeakMemory
 from edgetune.measure.versions import versions
 from edgetune.methods.catalogue import compression_method, tuning_method
 from edgetune.run.deploy import compress_to_file, file_quality, verify_file
+from edgetune.run.precision import check_precision
 from edgetune.run.prepare import Prepared, prepare
 from edgetune.run.recipe import Recipe
 from edgetune.run.rows import Quality, model_quality, show_samples
@@ -109,6 +110,9 @@ def _logged(
     """
     writable_folder(out)
     prepared = prepare(recipe)
+    precision = check_precision(
+        prepared.backbone, prepared.method, recipe.seed, accept=recipe.model.accept_rounding
+    )
     done = completed_rounds(prepared, out / LEDGER, single=single)
     log = EventLog(out / EVENTS)
 
@@ -120,6 +124,8 @@ def _logged(
     try:
         work = _Run(prepared, out, tell, progress, single=single, done=done)
         work.announce(command)
+        if precision is not None:
+            tell(precision)
         yield work
         tell(RunFinished(time.perf_counter() - start))
     except EdgetuneError as error:

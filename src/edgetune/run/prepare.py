@@ -24,7 +24,12 @@ from edgetune.models.embedded import EMBEDDED
 from edgetune.run.recipe import DataSection, Recipe, SplitSection
 
 EMBEDDED_RECORDS = 1000
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DTYPES = {
+    "auto": None,
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
 Split = Iid | DirichletByCategory | DirichletQuantity
 SPLITS: dict[str, Callable[[float], Split]] = {
     "dirichlet": DirichletByCategory,

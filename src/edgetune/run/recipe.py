@@ -27,8 +27,10 @@ class ModelSection(Section):
 
     source: str = "embedded"
     """A Hugging Face model folder, a Hub id, or `embedded`."""
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    """Type of the weights while tuning."""
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "float32"
+    """Type of the weights while tuning; `auto` is the stored type."""
+    accept_rounding: bool = False
+    """Go on where this type rounds away more than half of a perturbation, which is refused otherwise."""
     residency: Literal["fused", "streamed", "streamed-q8_0", "streamed-q4_0"] = "fused"
     """`fused` stores the tuned weights; `streamed` forms them from ledger and base, which may be packed, when read."""
 
@@ -123,6 +125,7 @@ class Recipe(Section):
         kept = self.model_dump(
             exclude={
                 "compression": True,
+                "model": {"accept_rounding"},
                 "evaluation": {"every", "batch_size", "samples"},  # max_new_tokens shortens the examples
                 "federation": set() if decays else {"rounds"},
                 "threads": True,

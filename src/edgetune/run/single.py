@@ -85,6 +85,7 @@ def tune(
                     f"every loss of interval {round} was NaN or infinite", hint="lower the learning rate"
                 )
             tuned.reset(tuned.state())
+            realised = worker.watch.ratio(tuned.state())
             last = round == plan.rounds
             loss = evaluate(tuned) if plan.due(round, plan.evaluate_every) else None
             rouge = answer(tuned) if answer and plan.due(round, plan.answer_every) else None
@@ -95,7 +96,7 @@ def tune(
         listener(
             RoundFinished(
                 round, [ONLY_DEVICE], steps.loss, loss, [], [], steps.dropped, ledger.digest,
-                time.perf_counter() - start, memory.peak_bytes, rouge,
+                time.perf_counter() - start, memory.peak_bytes, rouge, realised=realised,
             )
         )  # fmt: skip
         checkpoint.save(ledger)

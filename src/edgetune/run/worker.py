@@ -16,6 +16,7 @@ from edgetune.directions.space import BoundSpace, KeptSpace
 from edgetune.methods.method import TuningMethod
 from edgetune.models.backbone import Backbone
 from edgetune.models.stored import stored_weights
+from edgetune.run.precision import UpdateWatch
 from edgetune.run.residency import FUSED, Residency, base_tensors, named_base
 from edgetune.tune import FullProjected, ProjectedTuned, StreamedTuned
 
@@ -59,6 +60,7 @@ class Worker:
         self.objective: Objective | None = (
             method.objective.bind(backbone.tokenizer) if method.objective else None
         )
+        self.watch = UpdateWatch(self.tuned, method, seed)
 
     @property
     def directions(self) -> DirectionsSpec | None:

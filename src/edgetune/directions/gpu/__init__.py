@@ -15,6 +15,7 @@ from edgetune.core.update import Projected
 from edgetune.directions.gaussian import Gaussian, quantile_table
 from edgetune.directions.hadamard import Hadamard
 from edgetune.directions.kind import Kind
+from edgetune.directions.native import ALIGNMENT
 from edgetune.directions.rademacher import Rademacher
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -23,16 +24,15 @@ PER_WORD = {Rademacher: 32, Gaussian: 2, Hadamard: 32}
 """Elements that one key stream word makes."""
 LANES = {Rademacher: 32, Gaussian: 256, Hadamard: 32}
 """Key stream blocks of a tile: 16,384 signs, or 8,192 normal values."""
-ALIGNMENT = 8192
-"""A part of a tensor starts at a multiple of it, as for the C kernel."""
-SMALLEST, LARGEST = 4096, 16384
+TILE = 16384
 """Elements that one program transforms; a larger block takes two passes, the first left in scratch."""
 SCRATCH = 1 << 22
-"""Elements of float32 scratch for blocks beyond LARGEST: 16 MB, or one block."""
+"""Elements of float32 scratch for blocks beyond TILE: 16 MB, or one block."""
 CAPABILITY = 8
 """Least major compute capability that Triton supports."""
-TWO_ROUNDINGS = {"enable_fp_fusion": False}
-"""Launch option: `c * z + w` rounds twice, as the reference does; a fused multiply-add would round once."""
+LAUNCH = {"enable_fp_fusion": False, "num_warps": 8}
+"""Launch options: `c * z + w` rounds twice, as the reference does (a fused multiply-add would round once); as many warps
+as hold a tile in registers."""
 
 
 @cache
@@ -87,12 +87,12 @@ def run(
         base: like `out` in shape, on the same device.
         update: seeds (or pool indices) and coefficients; one of each for a perturbation.
         replay: sum all terms; False for a perturbation.
-        start: element of the whole tensor that `out` begins with, a multiple of ALIGNMENT; 0 for a replay.
+        start: element of the whole tensor that `out` begins with, a multiple of ALIGNMENT, as for the C kernel; 0 for a replay.
 
     Raises:
         ValueError: if `start` is not allowed, or a perturbation has not exactly one term.
     Cost: one pass over the tensor, asynchronous for a perturbation; a replay copies its terms to the device first, and
-    passes a Hadamard pool beyond LARGEST directions twice.
+    passes a Hadamard pool beyond TILE directions twice.
     """
     if start % ALIGNMENT or start < 0 or (replay and start):
         raise ValueError(f"a part starts at a multiple of {ALIGNMENT} and a replay at 0, not at {start}")
@@ -145,25 +145,25 @@ def _transform(
     np.add.at(summed, update.keys, update.coefficients)
     coefficients = torch.from_numpy(summed).to(out.device)
     stream = (_key_words(key, out.device), _tensor_word(name))
-    if padded <= LARGEST:
-        tile = max(padded, SMALLEST)
-        loaded().transform[(-(-count // tile),)](
+    if padded <= TILE:
+        loaded().transform[(-(-count // TILE),)](
             _plain(out), _plain(base), count, *stream, coefficients,
-            PADDED=padded, LEVELS=padded.bit_length() - 1, LANES=tile // 512, **_roundings(out, base),
+            PADDED=padded, LEVELS=padded.bit_length() - 1, LANES=TILE // 512, **_roundings(out, base),
         )  # fmt: skip
         return
-    rows, whole = padded // LARGEST, -(-count // padded) * padded
-    step = max(padded, SCRATCH)
-    scratch = torch.empty(min(step, whole), device=out.device)
-    for start in range(0, whole, step):
-        part = min(step, whole - start)
-        loaded().transform_rows[(part // LARGEST,)](
+    rows, step = padded // TILE, max(padded, SCRATCH)
+    scratch = torch.empty(min(step, -(-count // padded) * padded), device=out.device)
+    flat_out, flat_base = _plain(out).view(-1), _plain(base).view(-1)
+    for start in range(0, count, step):
+        part = min(step, count - start)
+        blocks = -(-part // padded)
+        loaded().transform_rows[(blocks * rows,)](
             scratch, start, *stream, coefficients,
-            PADDED=padded, LEVELS=LARGEST.bit_length() - 1, LANES=LARGEST // 512, **TWO_ROUNDINGS,
+            PADDED=padded, LEVELS=TILE.bit_length() - 1, LANES=TILE // 512, **LAUNCH,
         )  # fmt: skip
-        loaded().transform_columns[(part // (rows * 512),)](
-            _plain(out), _plain(base), count, start, scratch, *stream,
-            ROW=LARGEST, ROWS=rows, LEVELS=rows.bit_length() - 1, **_roundings(out, base),
+        loaded().transform_columns[(blocks * (TILE // 512),)](
+            flat_out[start:], flat_base[start:], part, start, scratch, *stream,
+            ROW=TILE, ROWS=rows, LEVELS=rows.bit_length() - 1, **_roundings(out, base),
         )  # fmt: skip
 
 
@@ -177,9 +177,9 @@ def _plain(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor
 
 
-def _roundings(out: torch.Tensor, base: torch.Tensor) -> dict[str, bool]:
+def _roundings(out: torch.Tensor, base: torch.Tensor) -> dict[str, Any]:
     bfloat = torch.bfloat16
-    return {"OUT_BFLOAT": out.dtype == bfloat, "BASE_BFLOAT": base.dtype == bfloat, **TWO_ROUNDINGS}
+    return {"OUT_BFLOAT": out.dtype == bfloat, "BASE_BFLOAT": base.dtype == bfloat, **LAUNCH}
 
 
 def _tensor_word(name: str) -> int:

@@ -15,8 +15,8 @@ from edgetune.directions.source import CachedSource, Source
 class BoundSpace:
     """Directions of one kind under one key (see `core.tuned.Space`).
 
-    CUDA tensors go through the Triton kernels where Triton is installed, CPU tensors through the compiled kernel where it
-    was built; everything else through the torch reference.
+    CUDA tensors go through the Triton kernels where Triton is installed, CPU tensors through the compiled kernel where
+    it was built; everything else through the torch reference.
 
     Args:
         kind: what a direction looks like.

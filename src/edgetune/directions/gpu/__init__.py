@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from contextlib import nullcontext
 from functools import cache, lru_cache
 from importlib import import_module
 from typing import Any
@@ -31,8 +32,8 @@ SCRATCH = 1 << 22
 CAPABILITY = 8
 """Least major compute capability that Triton supports."""
 LAUNCH = {"enable_fp_fusion": False, "num_warps": 8}
-"""Launch options: `c * z + w` rounds twice, as the reference does (a fused multiply-add would round once); as many warps
-as hold a tile in registers."""
+"""Launch options: `c * z + w` rounds twice, as the reference does (a fused multiply-add would round once); warps enough
+to hold a tile in registers."""
 
 
 @cache
@@ -87,12 +88,12 @@ def run(
         base: like `out` in shape, on the same device.
         update: seeds (or pool indices) and coefficients; one of each for a perturbation.
         replay: sum all terms; False for a perturbation.
-        start: element of the whole tensor that `out` begins with, a multiple of ALIGNMENT, as for the C kernel; 0 for a replay.
+        start: element of the whole tensor that `out` begins with, a multiple of ALIGNMENT; 0 for a replay.
 
     Raises:
         ValueError: if `start` is not allowed, or a perturbation has not exactly one term.
-    Cost: one pass over the tensor, asynchronous for a perturbation; a replay copies its terms to the device first, and
-    passes a Hadamard pool beyond TILE directions twice.
+    Cost: one pass over the tensor; a replay copies its terms to the device first. A Hadamard pool of more than TILE
+    directions takes a second pass over scratch.
     """
     if start % ALIGNMENT or start < 0 or (replay and start):
         raise ValueError(f"a part starts at a multiple of {ALIGNMENT} and a replay at 0, not at {start}")
@@ -100,7 +101,7 @@ def run(
         raise ValueError(f"a perturbation has one term, not {len(update.keys)}")
     if not base.numel():
         return
-    with torch.cuda.device_of(out):
+    with torch.cuda.device(out.device) if out.is_cuda else nullcontext():
         if not replay:
             _perturb(kind, key, name, out, base, update, start)
         elif isinstance(kind, Hadamard):

@@ -1,7 +1,7 @@
 """The Triton kernels behind the directions; their launcher is `edgetune.directions.gpu.run`.
 
-A tile is a vector of key stream blocks, one a lane. Its 16 words a lane lie in element order, so that a tile of elements
-is a matrix [words, elements of one word] whose rows follow each other in memory.
+A tile is a vector of key stream blocks, one a lane. The 16 words of a lane lie in element order, so that a tile of
+elements is a matrix [words, elements of one word] whose rows follow each other in memory.
 
 Every sum is a single float32 addition in the reference's order. The launcher forbids fused multiply-adds: with them
 `c * z + w` would be rounded once where the reference rounds twice. Signs are flipped by their bit, bfloat16 is
@@ -69,7 +69,16 @@ def key_stream(key, tensor, low, high, blocks, LANES: tl.constexpr):
         s2, s7, s8, s13 = quarter_round(s2, s7, s8, s13)
         s3, s4, s9, s14 = quarter_round(s3, s4, s9, s14)
     s0, s1, s2, s3 = s0 + 0x61707865, s1 + 0x3320646E, s2 + 0x79622D32, s3 + 0x6B206574
-    s4, s5, s6, s7, s8, s9, s10, s11 = s4 + k0, s5 + k1, s6 + k2, s7 + k3, s8 + k4, s9 + k5, s10 + k6, s11 + k7
+    s4, s5, s6, s7, s8, s9, s10, s11 = (
+        s4 + k0,
+        s5 + k1,
+        s6 + k2,
+        s7 + k3,
+        s8 + k4,
+        s9 + k5,
+        s10 + k6,
+        s11 + k7,
+    )
     s12, s13, s14, s15 = s12 + blocks, s13 + n1, s14 + n2, s15 + n3
     # A join adds a fastest index; the last one must tell even words from odd ones.
     even = tl.join(tl.join(tl.join(s0, s8), tl.join(s4, s12)), tl.join(tl.join(s2, s10), tl.join(s6, s14)))
@@ -106,8 +115,8 @@ def flipped(x, signs):
 def hadamard_signs(key, tensor, index, blocks, PADDED: tl.constexpr, LANES: tl.constexpr):
     """Return `D_b[i] (-1)^popcount(i & index) S_b[index]` as sign bits: uint32 [LANES * 16, 32].
 
-    The column sign of element j = bP + i is element `bP + index` of stream 1. One key stream block a lane holds those of
-    all its elements: if P >= 512 they are one bit, else they lie in the block with the counter of the elements' own.
+    The column sign of element j = bP + i is element `bP + index` of stream 1. One key stream block a lane holds those
+    of all its elements: if P >= 512 they are one bit, else they lie in the block with the elements' own counter.
     """
     nil = index * 0
     rows = key_stream(key, tensor, nil, nil, blocks, LANES)
@@ -171,7 +180,7 @@ def write(out, at, inside, x, BFLOAT: tl.constexpr):
 
 @triton.jit
 def add(out, base, count, at, x, OUT_BFLOAT: tl.constexpr, BASE_BFLOAT: tl.constexpr):
-    """`out = base + x` at the elements `at` below `count`, rounded once."""
+    """Form `out = base + x` at the elements `at` below `count`, rounded once."""
     write(out, at, at < count, x + read(base, at, at < count, BASE_BFLOAT), OUT_BFLOAT)
 
 
@@ -181,7 +190,7 @@ def perturb(
     KIND: tl.constexpr, PADDED: tl.constexpr, PER_WORD: tl.constexpr, LANES: tl.constexpr,
     OUT_BFLOAT: tl.constexpr, BASE_BFLOAT: tl.constexpr,
 ):  # fmt: skip
-    """`out = base + c z`, one program a tile; `out` and `base` begin with element `start` of the tensor."""
+    """Form `out = base + c z`, one program a tile; `out` and `base` begin with element `start` of the tensor."""
     first = tl.program_id(0).to(tl.int64) * (LANES * WORDS * PER_WORD)
     blocks = stream_blocks(first + start, PER_WORD, LANES)
     step = term(key, tensor, low, high, coefficient, table, blocks, KIND, PADDED, LANES)
@@ -195,7 +204,7 @@ def accumulate(
     KIND: tl.constexpr, PER_WORD: tl.constexpr, LANES: tl.constexpr,
     OUT_BFLOAT: tl.constexpr, BASE_BFLOAT: tl.constexpr,
 ):  # fmt: skip
-    """`out = base + sum_k a_k z_k` in the order given; all terms of a tile are summed before memory is touched.
+    """Form `out = base + sum_k a_k z_k` in the order given; all terms of a tile are summed before memory is touched.
 
     `seeds` are int32 [terms, 2], the low halves first; `coefficients` int32 [terms], the bits of a_k.
     """
@@ -258,7 +267,7 @@ def transform_rows(
     scratch, start, key, tensor, coefficients,
     PADDED: tl.constexpr, LEVELS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
-    """The butterflies within rows of 512 LANES = 2^LEVELS elements of a larger block, left in float32 scratch.
+    """Apply the butterflies within rows of 512 LANES = 2^LEVELS elements of a larger block, into float32 scratch.
 
     `scratch` begins with element `start` of the tensor.
     """
@@ -275,7 +284,7 @@ def transform_columns(
     ROW: tl.constexpr, ROWS: tl.constexpr, LEVELS: tl.constexpr,
     OUT_BFLOAT: tl.constexpr, BASE_BFLOAT: tl.constexpr,
 ):  # fmt: skip
-    """The butterflies between the ROWS = 2^LEVELS rows of a block, 512 columns a program, and the rest of the replay.
+    """Finish a replay: butterflies between the ROWS = 2^LEVELS rows of a block, 512 columns a program, signs, base.
 
     All three tensors begin with element `start` of the whole one.
     """

@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM ?= false
 # Small models: one thread each is faster than two that wait for each other.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-slow test-gpu test-network check format bench docs clean
+.PHONY: demo test test-slow test-gpu test-triton test-network check format bench docs clean
 
 demo: $(READY)
 	$(BIN)/edgetune run --out out/demo
@@ -22,6 +22,11 @@ test-slow: $(READY)
 
 test-gpu: $(READY)
 	$(BIN)/pytest -m gpu
+
+# Triton's interpreter needs no GPU; the wheel is large, so only this verb installs it.
+test-triton: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt triton
+	TRITON_INTERPRET=1 $(BIN)/pytest tests/directions/test_gpu.py
 
 test-network: $(READY)
 	HF_HUB_OFFLINE=0 $(BIN)/pytest -m network

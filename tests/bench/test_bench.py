@@ -67,6 +67,29 @@ def test_the_suites_yield_positive_ratios() -> None:
     assert all(0 < row.low <= row.ratio <= row.high for row in rows)
 
 
+@pytest.mark.gpu
+def test_directions_are_timed_on_a_gpu() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    rows = [*bench_directions(weights=1 << 16, rounds=3, pool=64, device="cuda")]
+    assert all(0 < row.low <= row.ratio <= row.high for row in rows)
+
+
+def test_a_device_that_cannot_serve_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for options, message in [
+        (["directions", "--device", "cuda"], "no CUDA device"),
+        (["directions", "--device", "tpu"], "no device 'tpu'"),
+    ]:
+        assert execute(["bench", *options]) == 2
+        assert message in capsys.readouterr().err
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert execute(["bench", "step", "--device", "cuda"]) == 2
+    assert "runs on the CPU" in capsys.readouterr().err
+
+
 def test_the_command_prints_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(bench.SUITES, "directions", lambda: bench_directions(1 << 14, 3, 64))
     assert execute(["bench", "directions", "--json"]) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,16 +19,19 @@ NAME, SAMPLED = "weights", 2
 """Tensor name, and how many seeds of a per-seed loop are really run before its time is scaled."""
 
 
-def bench_directions(weights: int = 1 << 24, rounds: int = 7, pool: int = 4096) -> Iterator[Ratio]:
+def bench_directions(
+    weights: int = 1 << 24, rounds: int = 7, pool: int = 4096, device: str = "cpu"
+) -> Iterator[Ratio]:
     """Yield the ratios, one at a time as they are measured.
 
     Args:
         weights: elements of the float32 tensor.
         rounds: turns of every side.
         pool: K of the replays.
+        device: where the tensor lies; a GPU's work is waited for before the clock is read.
     """
     key = pool_key(0)
-    w = torch.randn(weights, generator=torch.Generator().manual_seed(0)) * 0.02
+    w = torch.randn(weights, generator=torch.Generator().manual_seed(0)).to(device) * 0.02
     out = torch.empty_like(w)
     spaces = {kind.name: BoundSpace(kind, key) for kind in (Rademacher(), Gaussian(), Hadamard(pool))}
     seconds = take_turns(
@@ -39,6 +43,7 @@ def bench_directions(weights: int = 1 << 24, rounds: int = 7, pool: int = 4096) 
             "torch.normal and add": lambda: draw_and_add([w], 3, 1e-9),
         },
         rounds,
+        _wait(w),
     )
     yield compare(seconds, "axpy rademacher", "add_ of a scalar")
     yield compare(seconds, "axpy hadamard", "add_ of a scalar")
@@ -64,7 +69,7 @@ def _replays(w: torch.Tensor, out: torch.Tensor, key: bytes, pool: int, rounds: 
         independent, part_out, part, terms(few)
     )
     sides[f"per-seed loop, {SAMPLED} seeds"] = lambda: rebuild([w], [(seed, 1e-9) for seed in range(SAMPLED)])
-    seconds = take_turns(sides, rounds)
+    seconds = take_turns(sides, rounds, _wait(w))
     for size in sizes:
         yield compare(seconds, f"replay hadamard K={size}", "add_ of a scalar")
     loop = f"per-seed loop, {SAMPLED} seeds"
@@ -76,6 +81,10 @@ def _replays(w: torch.Tensor, out: torch.Tensor, key: bytes, pool: int, rounds: 
         seconds, loop, f"replay rademacher K={few}, 1/16 of the weights", scale=few / SAMPLED / 16,
         note=f"both scaled to K={few} on 1/16 of the weights",
     )  # fmt: skip
+
+
+def _wait(w: torch.Tensor) -> Callable[[], object]:
+    return partial(torch.cuda.synchronize, w.device) if w.is_cuda else bool
 
 
 def _replay(

@@ -19,16 +19,17 @@ def draw_and_add(weights: Iterable[torch.Tensor], seed: int, scale: float) -> No
         w <- w + scale * N(0, I; seed)
 
     Args:
-        weights: changed in place.
+        weights: changed in place; one generator a device.
         seed: of torch's own generator.
         scale: signed.
     Source: the loop of MeZO's `zo_perturb_parameters`.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generators: dict[torch.device, torch.Generator] = {}
     for weight in weights:
-        weight.add_(
-            torch.normal(0.0, 1.0, weight.shape, generator=generator, dtype=weight.dtype), alpha=scale
-        )
+        device = weight.device
+        generator = generators.setdefault(device, torch.Generator(device).manual_seed(seed))
+        z = torch.normal(0.0, 1.0, weight.shape, generator=generator, dtype=weight.dtype, device=device)
+        weight.add_(z, alpha=scale)
 
 
 def rebuild(weights: Sequence[torch.Tensor], terms: Iterable[tuple[int, float]]) -> None:

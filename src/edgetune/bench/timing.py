@@ -36,12 +36,15 @@ class Ratio:
         return asdict(self)
 
 
-def take_turns(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def take_turns(
+    sides: Mapping[str, Callable[[], object]], rounds: int, wait: Callable[[], object] = bool
+) -> dict[str, list[float]]:
     """Run every side once to warm up, then all in turn `rounds` times.
 
     Args:
         sides: name to work.
         rounds: at least 3.
+        wait: called before the clock is read; on a GPU, returns when its work is done.
 
     Returns:
         Seconds of each run by name, in order.
@@ -51,8 +54,10 @@ def take_turns(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[s
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, work in sides.items():
+            wait()
             start = time.perf_counter()
             work()
+            wait()
             seconds[name].append(time.perf_counter() - start)
     return seconds
 

@@ -24,6 +24,7 @@ def bench(
     what: Annotated[str, typer.Argument(help="directions, step or catchup.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads; all sides use the same number.")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda; cuda for directions only.")] = "cpu",
 ) -> None:
     """Measure ratios side by side in one run: directions, a whole step, or a device's catch-up."""
     import torch
@@ -34,6 +35,12 @@ def bench(
         close = nearest(what, SUITES)
         hint = f"did you mean {close!r}?" if close else f"one of {', '.join(SUITES)}"
         raise ConfigError(f"no benchmark {what!r}", hint=hint)
+    if device not in DEVICES:
+        raise ConfigError(f"no device {device!r}", where="--device", hint=f"one of {', '.join(DEVICES)}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("torch sees no CUDA device", where="--device", hint="--device cpu")
+    if device != "cpu" and what != "directions":
+        raise ConfigError(f"the benchmark {what!r} runs on the CPU", where="--device", hint="--device cpu")
     if threads is not None:
         torch.set_num_threads(threads)
     console = Console(highlight=False, soft_wrap=True)
@@ -42,7 +49,7 @@ def bench(
         console.print(
             f"kernel {describe_kernel()}, {torch.get_num_threads()} threads; median [quartiles] of the ratio"
         )
-    for row in SUITES[what]():
+    for row in SUITES[what]() if device == "cpu" else _directions(device):
         rows.append(row.to_json())
         if not as_json:
             note = f"  ({row.note})" if row.note else ""
@@ -55,10 +62,10 @@ def bench(
         typer.echo(json.dumps({**kernel, "ratios": rows}, indent=1))
 
 
-def _directions() -> Iterator[Ratio]:
+def _directions(device: str = "cpu") -> Iterator[Ratio]:
     from edgetune.bench.directions import bench_directions
 
-    return bench_directions()
+    return bench_directions(device=device)
 
 
 def _step() -> Iterator[Ratio]:
@@ -73,6 +80,7 @@ def _catchup() -> Iterator[Ratio]:
     return bench_catchup()
 
 
+DEVICES = ("cpu", "cuda")
 SUITES: dict[str, Callable[[], Iterator[Ratio]]] = {
     "directions": _directions,
     "step": _step,

@@ -8,9 +8,9 @@ import torch
 
 from edgetune.core.quantised import PackedTensor, StoredTensor
 from edgetune.core.update import Projected
-from edgetune.directions import native
+from edgetune.directions import gpu, native
 from edgetune.directions.hadamard import Hadamard
-from edgetune.directions.kernel import compiled_wanted
+from edgetune.directions.kernel import compiled_wanted, triton_wanted
 from edgetune.directions.kind import Kind
 from edgetune.directions.native import product
 from edgetune.directions.source import CachedSource, Source
@@ -19,32 +19,36 @@ from edgetune.directions.source import CachedSource, Source
 class BoundSpace:
     """Directions of one kind under one key (see `core.tuned.Space`).
 
-    CPU tensors go through the compiled kernel where it was built; everything else through the torch reference.
+    CUDA tensors go through the Triton kernels where Triton is installed, CPU tensors through the compiled kernel where
+    it was built; everything else through the torch reference.
 
     Args:
         kind: what a direction looks like.
         key: 32 bytes.
 
     Raises:
-        ConfigError: if EDGETUNE_KERNEL asks for what is not there.
-    Cost: nothing with the compiled kernel; in plain torch a Hadamard pool remembers two bytes a weight.
+        ConfigError, MissingExtraError: if EDGETUNE_KERNEL asks for what is not there.
+    Cost: nothing with a kernel; in plain torch a Hadamard pool remembers two bytes a weight.
     """
 
     def __init__(self, kind: Kind, key: bytes) -> None:
         self.kind, self.key = kind, key
-        self._compiled = compiled_wanted()
+        self._compiled, self._triton = compiled_wanted(), triton_wanted()
         self._source = CachedSource(key) if isinstance(kind, Hadamard) else Source(key)
 
     @property
     def alignment(self) -> int:
         """Multiples at which a part of a tensor may start; 0 if tensors are formed whole."""
-        return native.ALIGNMENT if self._compiled else 0
+        return native.ALIGNMENT if self._compiled or self._triton else 0
 
     def axpy(
         self, out: torch.Tensor, base: torch.Tensor, coefficient: float, name: str, seed: int, start: int = 0
     ) -> None:
         """Form `out = base + coefficient * z(seed)`, of a whole tensor or of the part from element `start` on."""
-        if self._compiled and native.serves(self.kind, out, base):
+        if self._triton and gpu.serves(self.kind, out, base):
+            step = Projected.of(seed, coefficient)
+            gpu.run(self.kind, self.key, name, out, base, step, replay=False, start=start)
+        elif self._compiled and native.serves(self.kind, out, base):
             step = Projected.of(seed, coefficient)
             native.run(self.kind, self.key, name, out, base, step, replay=False, start=start)
         elif start == 0:
@@ -55,7 +59,9 @@ class BoundSpace:
 
     def replay(self, out: torch.Tensor, base: torch.Tensor, update: Projected, name: str) -> None:
         """Form `out = base + sum_k a_k z_k`; see `Kind.replay`."""
-        if self._compiled and native.serves(self.kind, out, base):
+        if self._triton and gpu.serves(self.kind, out, base):
+            gpu.run(self.kind, self.key, name, out, base, update, replay=True)
+        elif self._compiled and native.serves(self.kind, out, base):
             native.run(self.kind, self.key, name, out, base, update, replay=True)
         else:
             terms = zip(update.keys.tolist(), update.coefficients.tolist(), strict=True)

@@ -105,7 +105,8 @@ class BoundSpace:
     @property
     def replay_alignment(self) -> int:
         """Multiples at which a part of a tensor that is replayed may start; 0 if tensors are formed whole."""
-        return max(self.alignment, self.kind.padded) if isinstance(self.kind, Hadamard) else self.alignment
+        padded = self.kind.padded if isinstance(self.kind, Hadamard) else 0
+        return max(native.ALIGNMENT, padded) if self._compiled else 0
 
     def multiplies(self, x: torch.Tensor, weight: StoredTensor, *, stored: bool = True) -> bool:
         """Say whether `multiply` serves these operands; see `native.product.multiplies`."""

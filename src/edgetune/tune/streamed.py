@@ -35,7 +35,7 @@ class StreamedTuned(ProjectedTuned):
         base: the base values of every parameter, as stored.
 
     Raises:
-        ModelError: if a base tensor is missing.
+        ModelError: if a base tensor is missing, or the model is not on the CPU.
     Cost: no memory but the base's own, K coefficients and 4 MB of scratch; a replay of every layer in every pass.
     Source: design after Malladi et al. 2023 (MeZO) and Qin et al. 2024 (FedKSeed).
     """
@@ -46,6 +46,8 @@ class StreamedTuned(ProjectedTuned):
         ]
         if missing:
             raise ModelError("a streamed model needs its whole base", where=missing[0])
+        if any(weight.device.type != "cpu" for weight in model.parameters()):
+            raise ModelError("a model can be streamed on the CPU only", hint="use residency fused")
         super().__init__(model, space, base={})
         self._stored, self._present = base, Projected.none()
         self._late.clear()

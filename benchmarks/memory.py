@@ -1,55 +1,86 @@
-"""Measure what a MeZO step needs beyond plain inference on the same batch: whole-process peaks, in fresh processes.
+"""Measure what a forward-only step needs beyond plain inference on the same batch, in fresh processes.
 
-A random Llama is saved to a folder; one process runs forward passes on it, another runs MeZO steps, both on the same
-tokens. Each reports the high-water mark of its resident memory while it works. Shared and file pages count as well.
+A random Llama is saved to a folder; one process runs forward passes on it, the others run FedKSeed steps with each
+residency of the weights, all on the same tokens. Each reports the high-water mark of its resident memory while it
+works, and what was resident before the model was loaded. Shared and file pages count as well.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import psutil
 import torch
 import typer
 
 app = typer.Typer(add_completion=False)
+PLAIN = "plain"
+SIDES = (PLAIN, "fused", "streamed", "streamed-q8_0", "streamed-q4_0")
 
 
 def batch_of(tokens: int, size: int, vocabulary: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the ids and mask that both processes use."""
+    """Return the ids and mask that all processes use."""
     ids = torch.randint(vocabulary, (size, tokens), generator=torch.Generator().manual_seed(0))
     return ids, torch.ones_like(ids)
 
 
 @app.command()
-def work(folder: Path, mezo: bool = False, tokens: int = 64, size: int = 2) -> None:
-    """Run one side and print its peak as JSON (called by `main`)."""
+def work(folder: Path, side: str, tokens: int = 64, size: int = 2) -> None:
+    """Run one side and print its figures as JSON (called by `main`)."""
     from edgetune.core.batch import Batch, response_loss
+    from edgetune.core.quantised import PackedTensor
+    from edgetune.measure.allocator import allocator_peak
     from edgetune.measure.memory import PeakMemory
-    from edgetune.methods.tuning.mezo import METHOD
+    from edgetune.methods.tuning.fedkseed import METHOD
     from edgetune.models.backbone import load_backbone
+    from edgetune.run.residency import RESIDENCIES
     from edgetune.run.steps import take_steps
     from edgetune.run.worker import Worker
+    from edgetune.tune import StreamedTuned
 
     torch.set_num_threads(1)
+    settled = load_backbone("embedded").model  # libraries settle before anything is measured
+    with torch.no_grad():
+        response_loss(settled, Batch(*(torch.ones(1, 4, dtype=torch.long),) * 3))
+    before = psutil.Process().memory_info().rss
     backbone = load_backbone(folder)
     ids, mask = batch_of(tokens, size, backbone.model.config.vocab_size)
     batch = Batch(ids, mask, ids)
+    found: dict[str, Any] = {
+        "before": before,
+        "base": sum(one.numel() * 4 for one in backbone.model.parameters()),
+    }
     with torch.no_grad():
-        response_loss(backbone.model, batch)  # libraries settle before either side is measured
+        found["activations"] = allocator_peak(lambda: response_loss(backbone.model, batch))
+    worker = Worker(backbone, METHOD, 0, RESIDENCIES[side]) if side != PLAIN else None
+    if worker is not None and isinstance(worker.tuned, StreamedTuned):
+        found["base"] = sum(
+            one.blocks.numel() if isinstance(one, PackedTensor) else one.numel() * one.element_size()
+            for one in worker.tuned.base.values()
+        )
+    ctypes.CDLL(None).malloc_trim(0)  # what loading freed goes back to the system
     with PeakMemory() as memory:
-        if mezo:
-            worker = Worker(backbone, METHOD, 0)
+        if worker is not None:
             take_steps(METHOD, worker.tuned, iter([batch] * 3), [1, 2, 3], {})
         else:
             with torch.no_grad():
                 for _ in range(3):
                     response_loss(backbone.model, batch)
-    print(json.dumps({"peak_bytes": memory.peak_bytes, "exact": memory.exact}))
+    print(json.dumps(found | {"peak": memory.peak_bytes, "exact": memory.exact}))
+
+
+def measured(folder: str, side: str, tokens: int, size: int) -> dict[str, int]:
+    """Run one side in a fresh process."""
+    command = [sys.executable, __file__, "work", folder, side, "--tokens", str(tokens), "--size", str(size)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    found: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 @app.command()
@@ -60,7 +91,7 @@ def main(
     tokens: Annotated[int, typer.Option(help="Tokens a record.")] = 64,
     size: Annotated[int, typer.Option(help="Records a batch.")] = 2,
 ) -> None:
-    """Compare the two sides and print the difference beside the largest tensor."""
+    """Compare all sides and print a Markdown table."""
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     from edgetune.models.embedded import embedded_folder
@@ -75,21 +106,23 @@ def main(
         AutoTokenizer.from_pretrained(embedded_folder()).save_pretrained(name)
         sizes = [weight.numel() * 4 for weight in model.parameters()]
         del model
-        peaks = {}
-        for side in ("plain", "mezo"):
-            flag = "--mezo" if side == "mezo" else "--no-mezo"
-            command = [sys.executable, __file__, "work", name, flag]
-            done = subprocess.run(
-                [*command, "--tokens", str(tokens), "--size", str(size)],
-                check=True,
-                capture_output=True,
-                text=True,
-            )
-            peaks[side] = json.loads(done.stdout.splitlines()[-1])["peak_bytes"]
-    above = peaks["mezo"] - peaks["plain"]
-    print(f"model: {sum(sizes) / 4:,.0f} weights, {sum(sizes):,} bytes; largest tensor {max(sizes):,} bytes")
-    print(f"peak resident memory: plain inference {peaks['plain']:,}, MeZO {peaks['mezo']:,}")
-    print(f"MeZO above plain inference: {above:,} bytes = {above / max(sizes):.2f} largest tensors")
+        sides = {side: measured(name, side, tokens, size) for side in SIDES}
+    plain = sides[PLAIN]["peak"]
+    print(
+        f"{sum(sizes) // 4:,} weights, largest tensor {max(sizes):,} bytes, batch {size} x {tokens} tokens;"
+    )
+    print(f"activations of a plain forward pass (torch's allocator) {sides[PLAIN]['activations']:,} bytes\n")
+    print(
+        "| weights | base, bytes | peak less libraries | / base | beyond base and activations | above plain inference |"
+    )
+    print("|---|---|---|---|---|---|")
+    for side, found in sides.items():
+        own = found["peak"] - found["before"]
+        beyond = own - found["base"] - found["activations"]
+        print(
+            f"| {side} | {found['base']:,} | {own:,} | {own / found['base']:.2f} | {beyond:,} "
+            f"| {found['peak'] - plain:+,} |"
+        )
 
 
 if __name__ == "__main__":

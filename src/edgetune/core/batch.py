@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+LOGITS_AT_ONCE = 1 << 20
+"""Logits that the cross-entropy copies at a time; all of them at once would be most of the memory of a small batch."""
 IGNORED = -100
 """Label of a position that carries no loss (prompt and padding)."""
 
@@ -69,13 +71,20 @@ def response_losses(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch
 
     Returns:
         (float32 [batch] summed losses, int64 [batch] numbers of response tokens).
-    Cost: one forward pass; logits only where a label stands.
+    Cost: one forward pass; beside the logits, two copies of LOGITS_AT_ONCE of them.
     """
     hidden_labels = batch.labels[:, 1:]
     rows, columns = torch.nonzero(hidden_labels != IGNORED, as_tuple=True)
     logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits
-    picked = logits[rows, columns].float()
-    losses = functional.cross_entropy(picked, hidden_labels[rows, columns], reduction="none")
+    labels = hidden_labels[rows, columns]
+    each = max(1, LOGITS_AT_ONCE // logits.shape[-1])
+    parts = [
+        functional.cross_entropy(logits[row, column].float(), label, reduction="none")
+        for row, column, label in zip(
+            *(torch.split(one, each) for one in (rows, columns, labels)), strict=True
+        )
+    ]
+    losses = torch.cat(parts)
     summed = torch.zeros(len(batch.labels), device=losses.device).index_add_(0, rows, losses)
     return summed, (hidden_labels != IGNORED).sum(dim=1)
 

@@ -49,7 +49,7 @@ class StreamedTuned(ProjectedTuned):
         if any(weight.device.type != "cpu" for weight in model.parameters()):
             raise ModelError("a model can be streamed on the CPU only", hint="use residency fused")
         super().__init__(model, space, base={})
-        self._stored, self._present = base, Projected.none()
+        self.base, self._present = base, Projected.none()
         self._late.clear()
         for weight in self._weights.values():
             weight.data = weight.data.new_full((1,), float("nan")).expand(weight.shape)
@@ -74,7 +74,7 @@ class StreamedTuned(ProjectedTuned):
         (scale,) = now.scales
 
         def form(out: torch.Tensor, start: int) -> None:
-            base = part_of(self._stored[name], start, out.numel())
+            base = part_of(self.base[name], start, out.numel())
             if isinstance(base, torch.Tensor):
                 base = base.view(out.shape)
             self._directions.read(out, base, self._present, name, (now.seed, scale), start)
@@ -83,7 +83,7 @@ class StreamedTuned(ProjectedTuned):
 
     def product(self, name: str, x: torch.Tensor, now: Perturbation) -> torch.Tensor | None:
         """Return `x W^T` at all points, W formed in the cache; None if that is not served."""
-        base = self._stored[name]
+        base = self.base[name]
         if not self._directions.multiplies(x, base, stored=False):
             return None
         return self._directions.multiply(x, base, name, now.seed, now.scales, None, self._present)

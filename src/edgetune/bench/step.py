@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
+from typing import cast
 
+import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from edgetune.bench.models import random_batch, random_llama
 from edgetune.bench.reference import step_in_place
 from edgetune.bench.timing import Ratio, compare, take_turns
 from edgetune.core.batch import Batch, response_loss
 from edgetune.core.keys import pool_key
-from edgetune.directions import Rademacher
+from edgetune.core.quantised import Q4_0, Q8_0, StoredTensor, whole_blocks
+from edgetune.core.update import Projected
+from edgetune.directions import Hadamard, Rademacher
 from edgetune.directions.space import BoundSpace
 from edgetune.estimators import TwoPoint
-from edgetune.tune import ProjectedTuned
+from edgetune.run.residency import pack_tensor
+from edgetune.tune import ProjectedTuned, StreamedTuned
 from edgetune.updates import Sgd
 
 SHAPES = ((8, 128), (1, 128), (1, 16))
 """Records and tokens a record of the measured batches."""
+RESIDENT = {"fused": None, "streamed": None, "streamed-q8_0": Q8_0, "streamed-q4_0": Q4_0}
+"""Where weights live, and what the base is rounded to."""
+POOL = 4096
 
 
 def bench_step(
@@ -32,15 +42,15 @@ def bench_step(
         vocabulary: tokens.
         rounds: turns of every side.
     """
+    # Each side has its own model: a step that is folded into the next step's reads must not be paid by another side.
     model = random_llama(hidden, 3 * hidden, layers, hidden // 64, vocabulary)
-    tuned = ProjectedTuned(model, BoundSpace(Rademacher(), pool_key(0)))
-    estimate, local = TwoPoint(1e-3), Sgd(1e-6)
+    tuned = ProjectedTuned(copy.deepcopy(model), BoundSpace(Rademacher(), pool_key(0)))
     for size, tokens in SHAPES:
         batch = random_batch(size, tokens, vocabulary)
         ours, plain, published = f"step {size}x{tokens}", f"two forwards {size}x{tokens}", "in-place loop"
         seconds = take_turns(
             {
-                ours: _step(tuned, estimate, local, batch),
+                ours: _step(tuned, batch),
                 plain: _two_forwards(model, batch),
                 published: _in_place(model, batch),
             },
@@ -48,9 +58,34 @@ def bench_step(
         )
         yield compare(seconds, ours, plain)
         yield compare(seconds, published, plain)
+    del tuned
+    handles = {name: _handle(copy.deepcopy(model), name) for name in RESIDENT}
+    for size, tokens in SHAPES[1:]:
+        batch, plain = random_batch(size, tokens, vocabulary), f"two forwards {size}x{tokens}"
+        sides = {f"FedKSeed step, {name}": _step(handle, batch) for name, handle in handles.items()}
+        seconds = take_turns({**sides, plain: _two_forwards(model, batch)}, rounds)
+        for side in sides:
+            yield compare(seconds, side, plain)
 
 
-def _step(tuned: ProjectedTuned, estimate: TwoPoint, local: Sgd, batch: Batch) -> Callable[[], object]:
+def _handle(model: PreTrainedModel, residency: str) -> ProjectedTuned:
+    """Return a handle of a pool of Hadamard directions that stands at a random state."""
+    space, grid = BoundSpace(Hadamard(POOL), pool_key(0)), RESIDENT[residency]
+    if residency == "fused":
+        return ProjectedTuned(model, space)
+    base: dict[str, StoredTensor] = {name: one.detach() for name, one in model.named_parameters()}
+    if grid is not None:
+        base = {
+            name: pack_tensor(cast(torch.Tensor, one), grid, name) if whole_blocks(one.shape) else one
+            for name, one in base.items()
+        }
+    tuned = StreamedTuned(model, space, base)
+    tuned.reset(Projected(np.arange(POOL), np.linspace(-1e-6, 1e-6, POOL, dtype=np.float32)))
+    return tuned
+
+
+def _step(tuned: ProjectedTuned, batch: Batch) -> Callable[[], object]:
+    estimate, local = TwoPoint(1e-3), Sgd(1e-6)
     return lambda: local.step(tuned, estimate(tuned, response_loss, batch, 7).update, {})
 
 

@@ -187,8 +187,8 @@ class LinearReader(Reader):
         if FEWEST <= x.numel() // (points * like.shape[1]) <= MOST:
             y = self._tuned.product(self._own["weight"], x, now)
         if y is None:
-            halves = x.chunk(points)
-            y = torch.cat([self._formed(now.only(point), half) for point, half in enumerate(halves)])
+            formed = [self._formed(now.only(point), half) for point, half in enumerate(x.chunk(points))]
+            y = torch.cat(formed) if points > 1 else formed[0]
         if "bias" in self._own:
             for point, half in enumerate(y.chunk(points)):
                 half.add_(self.whole(now.only(point), "bias"))

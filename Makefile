@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM ?= false
 # Small models: one thread each is faster than two that wait for each other.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-slow test-gpu test-triton test-network check format bench docs clean
+.PHONY: demo test test-slow test-gpu test-triton test-network check format bench bench-learning docs clean
 
 demo: $(READY)
 	$(BIN)/edgetune run --out out/demo
@@ -43,6 +43,10 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/seeds.py --out docs/results
+
+# Needs the model and data of $EDGETUNE_DATA (or --model and --data); goes on where it was interrupted.
+bench-learning: $(READY)
+	$(BIN)/python benchmarks/learning.py --out docs/results
 
 docs: $(READY)
 	$(BIN)/python scripts/make_docs.py

@@ -85,6 +85,27 @@ TARGET static inline void NAME(perturb)(float *to, const float *from, const uint
     for (int64_t bit = shift; i < count; i++, bit++) to[i] = from[i] + (bits[bit / 32] >> (bit % 32) & 1 ? -c : c);
 }
 
+/* w[i] += (bit first + i of `before` ? -step : step), then `perturb`: the last step's update, while its weights are here. */
+TARGET static inline void NAME(fold)(float *to, float *w, const uint32_t *before, const uint32_t *bits, int64_t first,
+                                     float step, float c, int64_t count) {
+    const VU pattern = (VU){0} + bits_of(c), moving = (VU){0} + bits_of(step);
+    int64_t i = 0, word = first / 32;
+    const int shift = (int)(first % 32);
+    for (; i + 32 <= count; i += 32, word++) {
+        const uint32_t now = (uint32_t)(((uint64_t)bits[word + 1] << 32 | bits[word]) >> shift);
+        const uint32_t then = (uint32_t)(((uint64_t)before[word + 1] << 32 | before[word]) >> shift);
+        for (int part = 0; part < 32; part += WIDE) {
+            const VF moved = NAME(load_f)(w + i + part) + (VF)(moving ^ NAME(signs)(then, part));
+            NAME(store_f)(w + i + part, moved);
+            NAME(store_f)(to + i + part, moved + (VF)(pattern ^ NAME(signs)(now, part)));
+        }
+    }
+    for (int64_t bit = first + i; i < count; i++, bit++) {
+        w[i] += before[bit / 32] >> (bit % 32) & 1 ? -step : step;
+        to[i] = w[i] + (bits[bit / 32] >> (bit % 32) & 1 ? -c : c);
+    }
+}
+
 /* y[o][t] = or += sum_k w[o][k] x[k][t] for `outs` rows of w and `vectors` vectors of t, constants after inlining. */
 TARGET static inline __attribute__((always_inline)) void NAME(tile)(
     int outs, int vectors, const float *w, const float *x, int64_t x_step, int64_t depth, int more, float *y,
@@ -158,7 +179,7 @@ TARGET static const float *NAME(panel_state)(const product *p, int64_t first, in
 
 /* Rows row ... row + outs - 1 of the matrix times x, into y^T of every point. */
 TARGET static void NAME(panel)(const product *p, int64_t row, int64_t outs, const float *w, const uint32_t *bits,
-                               float *block, float *across) {
+                               const uint32_t *before, float *block, float *across) {
     const float *stop = (const float *)p->direction.base + p->outs * p->depth;
     for (int64_t k = 0; k < p->depth; k += BLOCK_DEPTH) {
         const int64_t depth = p->depth - k < BLOCK_DEPTH ? p->depth - k : BLOCK_DEPTH;
@@ -166,9 +187,13 @@ TARGET static void NAME(panel)(const product *p, int64_t row, int64_t outs, cons
             int64_t ahead_step = p->depth;
             const float *ahead = w + point * LINE * p->depth + (k + depth < p->depth ? k + depth : PANEL * p->depth);
             if (p->formed || ahead + LINE * p->depth > stop) ahead = block, ahead_step = 0;
-            for (int64_t o = 0; o < outs; o++)
-                NAME(perturb)(block + o * STEP, w + o * p->depth + k, bits, row * p->depth % CHUNK + o * p->depth + k,
-                              p->scales[point], depth);
+            for (int64_t o = 0; o < outs; o++) {
+                const int64_t at = o * p->depth + k, bit = row * p->depth % CHUNK + at;
+                if (p->folds && !point)
+                    NAME(fold)(block + o * STEP, (float *)p->fold.out + row * p->depth + at, before, bits, bit,
+                               p->fold.coefficients[0], p->scales[0], depth);
+                else NAME(perturb)(block + o * STEP, w + at, bits, bit, p->scales[point], depth);
+            }
             NAME(block)(p, block, p->across + point * p->depth * p->padded, k, depth, across + point * OUTS * p->padded,
                         ahead, ahead_step);
         }
@@ -188,13 +213,8 @@ TARGET static int NAME(multiply)(const product *p, int64_t first, int64_t last, 
             const int64_t outs = to - row < PANEL ? to - row : PANEL, at = row * p->depth, end = at + outs * p->depth;
             NAME(panel_bits)(&p->direction, at / CHUNK, (end - 1) / CHUNK, have, &known, bits);
             const float *w = p->formed ? NAME(panel_state)(p, at, end, formed, state, &status) : (const float *)p->direction.base + at;
-            if (p->folds) { /* the last step's update, added while its weights are here anyway */
-                NAME(panel_bits)(&p->fold, at / CHUNK, (end - 1) / CHUNK, before, &known_before, bits_before);
-                for (int64_t o = 0; o < outs; o++)
-                    NAME(perturb)((float *)p->fold.out + at + o * p->depth, w + o * p->depth, bits_before,
-                                  at % CHUNK + o * p->depth, p->fold.coefficients[0], p->depth);
-            }
-            NAME(panel)(p, row, outs, w, bits, block, across + (row - from) * p->padded);
+            if (p->folds) NAME(panel_bits)(&p->fold, at / CHUNK, (end - 1) / CHUNK, before, &known_before, bits_before);
+            NAME(panel)(p, row, outs, w, bits, bits_before, block, across + (row - from) * p->padded);
         }
         for (int point = 0; point < p->points; point++) /* whole cache lines of y */
             NAME(transpose)(across + point * OUTS * p->padded, p->padded, to - from, p->rows, to - from,

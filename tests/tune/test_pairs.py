@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from edgetune.core.batch import Batch, response_loss
+from edgetune.core.errors import ModelError
 from edgetune.core.keys import pool_key
 from edgetune.core.update import Projected
 from edgetune.directions import Hadamard, Rademacher, native
 from edgetune.directions.space import BoundSpace
 from edgetune.estimators import TwoPoint
-from edgetune.tune import ProjectedTuned
+from edgetune.tune import ProjectedTuned, StreamedTuned
 from edgetune.tune.readers import MOST
 from edgetune.updates import Sgd
 
@@ -64,7 +65,6 @@ def test_a_large_batch_and_other_objectives_go_point_by_point(tiny_model: Any) -
 
     tuned.losses(twice, small, 9, (0.02, -0.02))
     assert seen == [1, 1]
-    assert tuned._stacks is None
 
 
 def test_a_model_that_mixes_its_records_is_found_out(tiny_model: Any) -> None:
@@ -142,12 +142,98 @@ def test_whoever_reads_the_weights_sees_every_step(tiny_model: Any) -> None:
     )
 
 
-def test_a_loss_that_is_not_a_number_decides_nothing(tiny_model: Any) -> None:
-    model = tiny_model()
-    tuned = ProjectedTuned(model, BoundSpace(Rademacher(), KEY))
+def test_a_loss_that_is_not_a_number_is_passed_on(tiny_model: Any) -> None:
+    tuned = ProjectedTuned(tiny_model(), BoundSpace(Rademacher(), KEY))
     batch = batch_of(1, 16)
-    first = tuned.losses(response_loss, batch, 9, (float("nan"), float("nan")))
-    assert all(loss != loss for loss in first)
-    assert tuned._stacks is None
-    tuned.losses(response_loss, batch, 9, (0.02, -0.02))
-    assert tuned._stacks is True
+    assert all(loss != loss for loss in tuned.losses(response_loss, batch, 9, (float("nan"), float("nan"))))
+    assert all(loss == loss for loss in tuned.losses(response_loss, batch, 9, (0.02, -0.02)))
+
+
+def test_positions_that_belong_to_no_record_are_not_cut(tiny_model: Any) -> None:
+    class Positions(torch.nn.Module):
+        def __init__(self, inner: Any) -> None:
+            super().__init__()
+            self.inner, self.table = inner, torch.nn.Embedding(64, 32)
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.inner(ids) + self.table(torch.arange(ids.shape[1]))  # no record dimension
+            return y
+
+    model = tiny_model()
+    model.model.embed_tokens = Positions(model.model.embed_tokens).requires_grad_(False)
+    model.get_input_embeddings = lambda: model.model.embed_tokens.inner
+    tuned = ProjectedTuned(model, BoundSpace(Rademacher(), KEY))
+    batch = batch_of(1, 12)  # divides by two, so a cut would go unnoticed
+    expected = [alone(tuned, batch, 9, scale) for scale in (1e-4, -1e-4)]
+    assert tuned.losses(response_loss, batch, 9, (1e-4, -1e-4)) == expected
+    assert tuned._stacks is False
+
+
+def test_a_module_that_reads_anothers_weight_is_refused() -> None:
+    from transformers import MambaConfig, MambaForCausalLM
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = MambaConfig(vocab_size=100, hidden_size=32, state_size=4, num_hidden_layers=1)
+        model = MambaForCausalLM(config).eval().requires_grad_(False)
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    tuned = ProjectedTuned(model, BoundSpace(Rademacher(), KEY))
+    with pytest.raises(ModelError, match="reads parameters of another") as caught:
+        tuned.losses(response_loss, batch_of(1, 16), 9, (0.02, -0.02))
+    assert "dt_proj.weight" in str(caught.value)
+    assert all(torch.equal(weight, before[name]) for name, weight in model.named_parameters())
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_an_interrupt_neither_loses_a_step_nor_takes_it_twice(
+    moment: str, tiny_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space, batch = BoundSpace(Rademacher(), KEY), batch_of(1, 16)
+    tuned, undisturbed = (ProjectedTuned(tiny_model(), space) for _ in range(2))
+    for one in (tuned, undisturbed):
+        one.losses(response_loss, batch, 1, (0.02, -0.02))
+        one.apply(Projected.of(4, 0.25))
+    multiply = BoundSpace.multiply
+
+    def interrupted(*arguments: Any) -> torch.Tensor:
+        if moment == "after":
+            multiply(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(BoundSpace, "multiply", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tuned.losses(response_loss, batch, 1, (0.02, -0.02))
+    monkeypatch.undo()
+    assert tuned.state().coefficients.tolist() == [0.25]
+    expected = dict(undisturbed.named_weights())
+    for name, weight in tuned.named_weights():
+        assert torch.equal(weight, expected[name])
+
+
+def test_odd_parameters(tiny_model: Any) -> None:
+    class Odd(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale, self.empty = torch.nn.Parameter(torch.ones(())), torch.nn.Linear(1, 3)
+            self.empty.weight = torch.nn.Parameter(torch.zeros(3, 0))
+            self.wide = torch.nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.scale * self.wide(x) + self.empty(x[:, :0])
+            return y
+
+    module, x = Odd().requires_grad_(False), torch.ones(2, 4)
+    space = BoundSpace(Rademacher(), KEY)
+    tuned = ProjectedTuned(module, space)
+    biases = {name: one for name, one in module.named_parameters() if name.endswith("bias")}
+    with torch.no_grad(), tuned.perturbed(1, 0.5):
+        both = module(x)
+    tuned.close()
+    with torch.no_grad(), ProjectedTuned(module, space, weights=biases).perturbed(1, 0.5):
+        some = module(x)
+    assert not torch.equal(both, some)
+    assert not torch.equal(some, Odd.forward(module, x))
+    base = {name: weight.detach().clone() for name, weight in module.named_parameters()}
+    streamed = StreamedTuned(module, space, base)
+    with torch.no_grad(), streamed.perturbed(1, 0.5):
+        assert torch.equal(module(x), both)

@@ -115,6 +115,16 @@ def test_a_narrow_base_is_summed_in_float32_and_rounded_once(dtype: torch.dtype,
     assert torch.isfinite(torch.tensor(loss(streamed, batch_of(2))))
 
 
+def test_a_base_of_doubles_is_read_in_parts_too(tiny_model: Any) -> None:
+    model, space, batch = tiny_model(hidden=64, vocabulary=20_000), BoundSpace(Hadamard(64), KEY), batch_of(1)
+    base = {name: weight.double() for name, weight in stored(model).items()}
+    fused = ProjectedTuned(tiny_model(hidden=64, vocabulary=20_000), space)
+    streamed = StreamedTuned(model, space, base)
+    for tuned in (fused, streamed):
+        tuned.reset(STATE)
+    assert loss(streamed, batch) == pytest.approx(loss(fused, batch), abs=1e-5)
+
+
 def test_steps_change_coefficients_only(tiny_model: Any) -> None:
     model, space, batch = tiny_model(), BoundSpace(Hadamard(64), KEY), batch_of(1)
     base = stored(model)

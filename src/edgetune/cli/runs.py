@@ -167,6 +167,7 @@ def tune(
         data__source=data,
         data__held_out_category=held_out_category,
         federation__rounds=rounds,
+        federation__devices=1,
         method__learning_rate=learning_rate,
         seed=seed,
         threads=threads,

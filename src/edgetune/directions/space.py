@@ -90,10 +90,14 @@ class BoundSpace:
         Cost: one pass, and a replay; a float32 copy of the part if `out` is narrower.
         """
         wide = out if out.dtype == torch.float32 else torch.empty(out.shape, device=out.device)
+        if isinstance(base, torch.Tensor) and base.dtype not in native.DTYPES:
+            base = base.float()  # a double
         if self._compiled and native.serves(self.kind, wide, base):
             replays = len(state.keys) > 0
             native.run(self.kind, self.key, name, wide, base, state, replay=replays, start=start)
         else:
+            if start:
+                raise RuntimeError("only the compiled kernel forms parts of weights that are not stored")
             plain = base.dequantise() if isinstance(base, PackedTensor) else base
             self.replay(wide, plain.view(wide.shape), state, name)
         seed, scale = perturbation

@@ -22,6 +22,7 @@ from edgetune.methods.options import with_options
 from edgetune.models.backbone import Backbone, load_backbone
 from edgetune.models.embedded import EMBEDDED
 from edgetune.run.recipe import DataSection, Recipe, SplitSection
+from edgetune.run.residency import RESIDENCIES, check_streams
 
 EMBEDDED_RECORDS = 1000
 DTYPES = {
@@ -83,6 +84,7 @@ def prepare(recipe: Recipe) -> Prepared:
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     method = recipe_method(recipe)
+    check_streams(method, RESIDENCIES[recipe.model.residency])
     records, calibration = _records(recipe.data, recipe.seed)
     manifest = split_records(records, recipe.data, recipe.split, recipe.federation.devices, recipe.seed)
     backbone = load_backbone(recipe.model.source, dtype=DTYPES[recipe.model.dtype])

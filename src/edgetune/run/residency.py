@@ -11,10 +11,14 @@ from torch import nn
 
 from edgetune.compress.grid import AbsMax
 from edgetune.compress.rounding import round_to_nearest
+from edgetune.core.errors import ConfigError
 from edgetune.core.quantised import Q4_0, Q8_0, BlockGrid, PackedTensor, StoredTensor, whole_blocks
+from edgetune.directions import Hadamard
 from edgetune.export.tensors import pack
+from edgetune.methods.method import TuningMethod
 from edgetune.models.backbone import Backbone
 from edgetune.models.stored import stored_weights
+from edgetune.tune import FullProjected
 
 ROWS_AT_ONCE = 1 << 20
 """Elements packed at a time; bounds the float32 copies."""
@@ -41,6 +45,30 @@ RESIDENCIES = {
     "streamed-q4_0": Residency(streamed=True, grid=Q4_0),
 }
 """Values of `model.residency` in a recipe."""
+
+
+def check_streams(method: TuningMethod, residency: Residency) -> None:
+    """Refuse to stream what would be slow or is not a sum of directions.
+
+    Raises:
+        ConfigError: saying what to change.
+    """
+    if not residency.streamed:
+        return
+    target = method.target
+    full = isinstance(target, FullProjected) and not target.keep_direction and target.scaling is None
+    if not full or method.directions is None:
+        raise ConfigError(
+            f"{method.name} does not tune all weights alike along regenerated directions, which streaming needs",
+            where="model.residency",
+            hint="use fused",
+        )
+    if not isinstance(method.directions.kind, Hadamard):
+        raise ConfigError(
+            "a streamed model is rebuilt in every forward pass, which takes a Hadamard pool",
+            where="model.residency",
+            hint="use fedkseed with method.directions = 'hadamard', or residency fused",
+        )
 
 
 def digest_of(backbone: Backbone, grid: BlockGrid | None) -> str:

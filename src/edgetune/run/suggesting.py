@@ -14,9 +14,11 @@ from edgetune.measure.realised import realised_perturbation, sample_weights
 from edgetune.run.precision import perturbation_radius
 from edgetune.run.prepare import Prepared
 from edgetune.run.range_test import Problem
+from edgetune.run.residency import RESIDENCIES
 from edgetune.run.suggest import DIRECTIONS, STEPS, Suggestion, suggest
 from edgetune.run.worker import Worker
 from edgetune.tune import ProjectedTuned
+from edgetune.updates import Sgd
 
 PROBE, PROBE_BATCH = 64, 16
 """Training records on which trials are compared, and how many of them at a time."""
@@ -29,7 +31,7 @@ def suggest_prepared(prepared: Prepared, progress: Progress = silent) -> Suggest
     both under names that no training step uses.
 
     Raises:
-        ConfigError: if the method has no perturbation radius.
+        ConfigError: if the method has no perturbation radius, or parts that the test is not derived for.
         DivergenceError: as `run.suggest.suggest`.
     Cost: see `run.suggest.suggest`.
     """
@@ -39,7 +41,13 @@ def suggest_prepared(prepared: Prepared, progress: Progress = silent) -> Suggest
             f"{method.name} has no perturbation radius to suggest",
             hint="forward-only methods: mezo, fedkseed",
         )
-    tuned = Worker(prepared.backbone, method, seed).tuned
+    plain = isinstance(method.local, Sgd) and method.estimate.directions == 1 and method.objective is None
+    if not plain:
+        raise ConfigError(
+            "the range test is derived for the loss, one direction a step and plain sgd",
+            hint="suggest without these options, and scale what it finds",
+        )
+    tuned = Worker(prepared.backbone, method, seed, RESIDENCIES[prepared.recipe.model.residency]).tuned
     if not isinstance(tuned, ProjectedTuned):
         raise ConfigError(f"{method.name} does not move all weights along directions", where="suggest")
     examples = [example for share in prepared.devices.values() for example in share]

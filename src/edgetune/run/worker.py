@@ -6,18 +6,16 @@ import json
 from typing import cast
 
 from edgetune.core.batch import Objective
-from edgetune.core.errors import ConfigError
 from edgetune.core.keys import pool_key
 from edgetune.core.ledger import DirectionsSpec
 from edgetune.core.tuned import Tuned
-from edgetune.directions import Hadamard
 from edgetune.directions.draw import describe
 from edgetune.directions.space import BoundSpace, KeptSpace
 from edgetune.methods.method import TuningMethod
 from edgetune.models.backbone import Backbone
 from edgetune.models.stored import stored_weights
 from edgetune.run.precision import UpdateWatch
-from edgetune.run.residency import FUSED, Residency, base_tensors, named_base
+from edgetune.run.residency import FUSED, Residency, base_tensors, check_streams, named_base
 from edgetune.tune import FullProjected, ProjectedTuned, StreamedTuned
 
 LAYER_SCALE, BASE_GRID = "layer_scale", "base_grid"
@@ -50,7 +48,7 @@ class Worker:
             space = make(method.directions.kind, pool_key(seed))
         self.tuned: Tuned
         if residency.streamed:
-            check_streams(method)
+            check_streams(method, residency)
             bound = cast(BoundSpace, space)
             self.tuned = StreamedTuned(backbone.model, bound, base_tensors(backbone, residency.grid))
         else:
@@ -73,25 +71,3 @@ class Worker:
         scales = self.tuned.scales if isinstance(self.tuned, ProjectedTuned) else {}
         said = {LAYER_SCALE: json.dumps(scales, sort_keys=True)} if scales else {}
         return said | ({BASE_GRID: self.residency.grid.name} if self.residency.grid else {})
-
-
-def check_streams(method: TuningMethod) -> None:
-    """Refuse to stream what would be slow or is not a sum of directions.
-
-    Raises:
-        ConfigError: saying what to change.
-    """
-    target = method.target
-    full = isinstance(target, FullProjected) and not target.keep_direction and target.scaling is None
-    if not full or method.directions is None:
-        raise ConfigError(
-            f"{method.name} does not tune all weights alike along regenerated directions, which streaming needs",
-            where="model.residency",
-            hint="use fused",
-        )
-    if not isinstance(method.directions.kind, Hadamard):
-        raise ConfigError(
-            "a streamed model is rebuilt in every forward pass, which takes a Hadamard pool",
-            where="model.residency",
-            hint="use fedkseed with method.directions = 'hadamard', or residency fused",
-        )

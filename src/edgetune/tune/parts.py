@@ -81,4 +81,4 @@ def reads_in_parts(module: nn.Module) -> bool:
     """Say whether a layer is exactly torch's linear or embedding layer, with a contiguous weight."""
     plain = type(module) is nn.Linear or (type(module) is nn.Embedding and module.max_norm is None)
     weight = module._parameters.get("weight")
-    return plain and weight is not None and weight.is_contiguous()
+    return plain and weight is not None and weight.is_contiguous() and weight.numel() > 0

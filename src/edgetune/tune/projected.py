@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgetune.core.batch import Batch, Objective, response_loss, response_losses
+from edgetune.core.batch import Batch, Objective, response_loss
 from edgetune.core.errors import ModelError
 from edgetune.core.keys import refuse_colliding_ids
 from edgetune.core.tuned import Adds, Space
@@ -26,6 +25,7 @@ from edgetune.tune.readers import (
     Reader,
 )
 from edgetune.tune.scaled import ScaledSpace
+from edgetune.tune.walk import one_walk, probe_batch, refuse_direct_reads, stacks
 
 REPLAY_FROM = 4
 """Directions of a step from which one replay is cheaper than adding them one by one (a Hadamard replay costs two)."""
@@ -90,10 +90,13 @@ class ProjectedTuned:
         self._late: set[str] = set()
         self._readers = list(self._attach())
         self._stacks: bool | None = None
+        self._hidden: dict[str, torch.Tensor] = {}
+        self._halfway = False
 
     @property
     def model(self) -> nn.Module:
         """The module to run; its parameters have taken all steps."""
+        self._recover()
         self._settle_all()
         return self._model
 
@@ -114,7 +117,7 @@ class ProjectedTuned:
 
     def form(self, name: str, now: Perturbation, *, few: bool = False) -> Form:
         """Return what forms parts of a parameter at one point; a pending step is added to few elements on the way."""
-        flat, (scale,) = self._weights[name].data.view(-1), now.scales
+        flat, (scale,) = self._value(name).view(-1), now.scales
         if not few:
             self.settle(name)
         pending = self._pending.get(name)
@@ -129,15 +132,17 @@ class ProjectedTuned:
 
     def product(self, name: str, x: torch.Tensor, now: Perturbation) -> torch.Tensor | None:
         """Return `x W^T` at two points in one pass over W, which takes its pending step; None if that is not served."""
-        weight = self._weights[name].data
+        weight = self._value(name)
         if len(now.scales) == 1 or not self._directions.multiplies(x, weight):
             return None
         factor, pending = self.scales.get(name, 1.0), self._pending.get(name)
         if pending:
             pending = pending[0], pending[1] * factor
         scales = [scale * (1 / factor) for scale in now.scales]
+        self._halfway = pending is not None
         y = self._directions.multiply(x, weight, name, now.seed, scales, pending)
         self._pending.pop(name, None)
+        self._halfway = False
         return y
 
     @property
@@ -159,6 +164,7 @@ class ProjectedTuned:
         """
         if self.perturbation is not None:
             raise RuntimeError("perturbations do not nest")
+        self._recover()
         self.perturbation = Perturbation(seed, (scale,))
         try:
             yield
@@ -181,36 +187,40 @@ class ProjectedTuned:
             One loss a scale.
         Cost: one forward pass a scale; two scales on a small batch pass the weights once.
         """
+        self._recover()
         few = batch.input_ids.numel() <= MOST
-        if len(scales) == 2 and few and objective is response_loss and self._stacks is not False:
-            return self._both(batch, seed, scales)
+        if self._stacks is None:
+            self._stacks = self._inspect()
+        if self._stacks and few and len(scales) == 2 and objective is response_loss:
+            try:
+                return one_walk(self, self._model, batch, seed, scales)
+            except NotStackableError:
+                self._stacks = False
         return self._one_by_one(objective, batch, seed, scales)
 
-    def _both(self, batch: Batch, seed: int, scales: Sequence[float]) -> list[float]:
-        """Evaluate both points in one walk; the first time, compare with two walks, for a model may mix its records."""
-        try:
-            found = self._stacked(batch, seed, scales)
-        except NotStackableError:
-            self._stacks = False
-        if self._stacks is None:
-            alone = self._one_by_one(response_loss, batch, seed, scales)
-            allowed = 1e-5 * max(1.0, abs(alone[0])) + 0.01 * abs(alone[0] - alone[1])
-            # Two NaNs say nothing: try again with the next step.
-            close = [abs(one - other) <= allowed for one, other in zip(found, alone, strict=True)]
-            self._stacks = all(close) or (None if any(map(math.isnan, alone)) else False)
-        return found if self._stacks else self._one_by_one(response_loss, batch, seed, scales)
+    def _inspect(self) -> bool:
+        """Refuse a model that cannot be perturbed on read; say whether both points can be walked together."""
+        batch = probe_batch(self._model)
+        if batch is None:
+            return False
+        refuse_direct_reads(self, self._model, list(self._weights), batch)
+        return stacks(self, self._model, batch)
 
-    def _stacked(self, batch: Batch, seed: int, scales: Sequence[float]) -> list[float]:
-        records = len(batch.input_ids)
-        twice = Batch(
-            *(torch.cat([one, one]) for one in (batch.input_ids, batch.attention_mask, batch.labels))
-        )
-        self.perturbation = Perturbation(seed, tuple(scales), records)
+    @contextmanager
+    def hiding(self, names: Iterable[str]) -> Iterator[None]:
+        """While entered, the parameters themselves hold NaN; readers see what they held."""
+        self._hidden = {name: self._weights[name].data for name in names}
         try:
-            summed, counts = response_losses(self._model, twice)
+            for name, value in self._hidden.items():
+                self._weights[name].data = value.new_full((), float("nan")).expand(value.shape)
+            yield
         finally:
-            self.perturbation = None
-        return [float(sums.sum() / counts[:records].sum().clamp(min=1)) for sums in summed.view(2, records)]
+            for name, value in self._hidden.items():
+                self._weights[name].data = value
+            self._hidden = {}
+
+    def _value(self, name: str) -> torch.Tensor:
+        return self._hidden[name] if name in self._hidden else self._weights[name].data
 
     def _one_by_one(
         self, objective: Objective, batch: Batch, seed: int, scales: Sequence[float]
@@ -248,17 +258,23 @@ class ProjectedTuned:
         update = Projected(update.keys[moving], update.coefficients[moving])
         if not len(update.keys):
             return
+        self._recover()
+        self._halfway = True
         self._steps = self._steps + update
+        self._add(update)
+        self._halfway = False
+
+    def _add(self, update: Projected) -> None:
         if any(weight.dtype != torch.float32 for weight in self._weights.values()):
             self._materialise()
             return
         for name, weight in self._weights.items():
             if len(update.keys) >= REPLAY_FROM:
-                self.settle(name)
+                self._take(name)
                 self._space.replay(weight.data, weight.data, update, name)
                 continue
             for seed, coefficient in zip(update.keys.tolist(), update.coefficients.tolist(), strict=True):
-                self.settle(name)
+                self._take(name)
                 if name in self._late:
                     self._pending[name] = (seed, coefficient)
                 else:
@@ -268,9 +284,21 @@ class ProjectedTuned:
     def settle(self, name: str) -> None:
         """Let a weight take its pending step now."""
         if name in self._pending:
+            self._halfway = True
+            self._take(name)
+            self._halfway = False
+
+    def _take(self, name: str) -> None:
+        if name in self._pending:
             seed, coefficient = self._pending.pop(name)
-            weight = self._weights[name].data
+            weight = self._value(name)
             self._space.axpy(weight, weight, coefficient, name, seed)
+
+    def _recover(self) -> None:
+        """Form the weights anew if an interrupt came while a step was being added; the ledger knows what they are."""
+        if self._halfway:
+            self._materialise()
+            self._halfway = False
 
     def _settle_all(self) -> None:
         for name in list(self._pending):
@@ -286,6 +314,7 @@ class ProjectedTuned:
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield the present weights by name."""
+        self._recover()
         self._settle_all()
         return ((name, weight.data) for name, weight in self._weights.items())
 
@@ -295,6 +324,7 @@ class ProjectedTuned:
 
     def close(self) -> None:
         """Detach from the model, which keeps its present weights."""
+        self._recover()
         self._settle_all()
         for reader in self._readers:
             reader.close()
@@ -319,7 +349,7 @@ class ProjectedTuned:
             own = {key: names[id(value)] for key, value in module._parameters.items() if id(value) in names}
             if not own:
                 continue
-            if not (self._directions.alignment and reads_in_parts(module)):
+            if not (self.alignment and "weight" in own and reads_in_parts(module)):
                 yield Reader(self, module, own)
             elif isinstance(module, nn.Embedding):
                 yield EmbeddingReader(self, module, own)

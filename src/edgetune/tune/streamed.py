@@ -48,11 +48,13 @@ class StreamedTuned(ProjectedTuned):
             raise ModelError("a streamed model needs its whole base", where=missing[0])
         if any(weight.device.type != "cpu" for weight in model.parameters()):
             raise ModelError("a model can be streamed on the CPU only", hint="use residency fused")
-        super().__init__(model, space, base={})
         self.base, self._present = base, Projected.none()
+        super().__init__(model, space, base={})
         self._late.clear()
+        with torch.no_grad():
+            self._stacks = self._inspect()
         for weight in self._weights.values():
-            weight.data = weight.data.new_full((1,), float("nan")).expand(weight.shape)
+            weight.data = weight.data.new_full((), float("nan")).expand(weight.shape)
 
     @property
     def reading(self) -> Perturbation | None:

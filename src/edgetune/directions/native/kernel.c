@@ -138,6 +138,7 @@ static const void *base_at(const job *task, int64_t first) {
 #else
 #define FMA(a, b, c) ((a) * (b) + (c))
 #endif
+#include "bases.h"
 #include "lanes.h"
 #include "product.h"
 #include "end.h"
@@ -149,6 +150,7 @@ static const void *base_at(const job *task, int64_t first) {
 #define ACROSS 12
 #define SPLAT(x) ((vf_avx2)_mm256_set1_ps(x))
 #define FMA(a, b, c) ((vf_avx2)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c)))
+#include "bases.h"
 #include "lanes.h"
 #include "product.h"
 #include "end.h"
@@ -158,6 +160,7 @@ static const void *base_at(const job *task, int64_t first) {
 #define ACROSS 24
 #define SPLAT(x) ((vf_avx512)_mm512_set1_ps(x))
 #define FMA(a, b, c) ((vf_avx512)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c)))
+#include "bases.h"
 #include "lanes.h"
 #include "product.h"
 #include "end.h"

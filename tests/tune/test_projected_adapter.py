@@ -169,7 +169,7 @@ def test_the_slope_is_the_gradient_along_the_direction(target: Any, tiny_model: 
 @targets
 def test_only_the_adapter_is_copied(target: Any, tiny_model: Any) -> None:
     tuned = opened(target, tiny_model())
-    assert set(tuned._base) == {name for name, _ in tuned.named_weights()}
+    assert set(tuned._weights._base) == {name for name, _ in tuned.named_weights()}
     tuned_weights = sum(weight.numel() for _, weight in tuned.named_weights())
     assert tuned_weights < sum(weight.numel() for weight in tiny_model().parameters()) / 5
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from edgetune.core.batch import Batch, Objective, response_loss
 from edgetune.core.errors import ModelError
-from edgetune.core.keys import refuse_colliding_ids
 from edgetune.core.tuned import Adds, Space
 from edgetune.core.update import Dense, Projected, Update
 from edgetune.tune.parts import PART, Form, reads_in_parts
@@ -26,9 +24,7 @@ from edgetune.tune.readers import (
 )
 from edgetune.tune.scaled import ScaledSpace
 from edgetune.tune.walk import one_walk, probe_batch, refuse_direct_reads, stacks
-
-REPLAY_FROM = 4
-"""Directions of a step from which one replay is cheaper than adding them one by one (a Hadamard replay costs two)."""
+from edgetune.tune.weights import Weights
 
 
 class ProjectedTuned:
@@ -71,33 +67,16 @@ class ProjectedTuned:
         self._space: Adds = ScaledSpace(space, self.scales) if self.scales else space
         inverse = {name: 1 / scale for name, scale in self.scales.items()}
         self._read_space: Adds = ScaledSpace(space, inverse) if self.scales else space
-        self._weights = weights or {
-            name: weight for name, weight in model.named_parameters() if weight.is_floating_point()
-        }
-        if not self._weights:
-            raise ModelError("the model has no parameters to tune")
-        refuse_colliding_ids(self._weights)
-        for weight in self._weights.values():
-            weight.data = weight.data.contiguous()
-        self._base = (
-            base
-            if base is not None
-            else {name: weight.detach().clone() for name, weight in self._weights.items()}
-        )
-        self._start, self._steps = Projected.none(), Projected.none()
+        named = weights or {name: one for name, one in model.named_parameters() if one.is_floating_point()}
+        self._weights = Weights(named, self._space, base)
         self.perturbation: Perturbation | None = None
-        self._pending: dict[str, tuple[int, float]] = {}
-        self._late: set[str] = set()
         self._readers = list(self._attach())
         self._stacks: bool | None = None
-        self._hidden: dict[str, torch.Tensor] = {}
-        self._halfway = False
 
     @property
     def model(self) -> nn.Module:
         """The module to run; its parameters have taken all steps."""
-        self._recover()
-        self._settle_all()
+        self._weights.settle()
         return self._model
 
     @property
@@ -117,10 +96,10 @@ class ProjectedTuned:
 
     def form(self, name: str, now: Perturbation, *, few: bool = False) -> Form:
         """Return what forms parts of a parameter at one point; a pending step is added to few elements on the way."""
-        flat, (scale,) = self._value(name).view(-1), now.scales
+        flat, (scale,) = self._weights.value(name).view(-1), now.scales
         if not few:
-            self.settle(name)
-        pending = self._pending.get(name)
+            self._weights.settle([name])
+        pending = self._weights.pending.get(name)
 
         def form(out: torch.Tensor, start: int) -> None:
             base = flat[start : start + out.numel()].view(out.shape)
@@ -132,23 +111,19 @@ class ProjectedTuned:
 
     def product(self, name: str, x: torch.Tensor, now: Perturbation) -> torch.Tensor | None:
         """Return `x W^T` at two points in one pass over W, which takes its pending step; None if that is not served."""
-        weight = self._value(name)
+        weight = self._weights.value(name)
         if len(now.scales) == 1 or not self._directions.multiplies(x, weight):
             return None
-        factor, pending = self.scales.get(name, 1.0), self._pending.get(name)
-        if pending:
-            pending = pending[0], pending[1] * factor
+        factor = self.scales.get(name, 1.0)
         scales = [scale * (1 / factor) for scale in now.scales]
-        self._halfway = pending is not None
-        y = self._directions.multiply(x, weight, name, now.seed, scales, pending)
-        self._pending.pop(name, None)
-        self._halfway = False
-        return y
+        with self._weights.taking(name) as pending:
+            step = (pending[0], pending[1] * factor) if pending else None
+            return self._directions.multiply(x, weight, name, now.seed, scales, step)
 
     @property
     def pending(self) -> Mapping[str, tuple[int, float]]:
         """Steps that weights have not taken yet: seed and coefficient by name."""
-        return self._pending
+        return self._weights.pending
 
     @contextmanager
     def perturbed(self, seed: int, scale: float) -> Iterator[None]:
@@ -164,7 +139,7 @@ class ProjectedTuned:
         """
         if self.perturbation is not None:
             raise RuntimeError("perturbations do not nest")
-        self._recover()
+        self._weights.recover()
         self.perturbation = Perturbation(seed, (scale,))
         try:
             yield
@@ -187,7 +162,7 @@ class ProjectedTuned:
             One loss a scale.
         Cost: one forward pass a scale; two scales on a small batch pass the weights once.
         """
-        self._recover()
+        self._weights.recover()
         few = batch.input_ids.numel() <= MOST
         if self._stacks is None:
             self._stacks = self._inspect()
@@ -203,24 +178,12 @@ class ProjectedTuned:
         batch = probe_batch(self._model)
         if batch is None:
             return False
-        refuse_direct_reads(self, self._model, list(self._weights), batch)
+        refuse_direct_reads(self, self._model, list(self._weights.parameters), batch)
         return stacks(self, self._model, batch)
 
-    @contextmanager
-    def hiding(self, names: Iterable[str]) -> Iterator[None]:
+    def hiding(self, names: Iterable[str]) -> AbstractContextManager[None]:
         """While entered, the parameters themselves hold NaN; readers see what they held."""
-        self._hidden = {name: self._weights[name].data for name in names}
-        try:
-            for name, value in self._hidden.items():
-                self._weights[name].data = value.new_full((), float("nan")).expand(value.shape)
-            yield
-        finally:
-            for name, value in self._hidden.items():
-                self._weights[name].data = value
-            self._hidden = {}
-
-    def _value(self, name: str) -> torch.Tensor:
-        return self._hidden[name] if name in self._hidden else self._weights[name].data
+        return self._weights.hiding(names)
 
     def _one_by_one(
         self, objective: Objective, batch: Batch, seed: int, scales: Sequence[float]
@@ -241,8 +204,7 @@ class ProjectedTuned:
         state = Projected.none() if state is None else state
         if isinstance(state, Dense):
             raise ModelError("a full-parameter projected handle cannot take dense tensors")
-        self._start, self._steps = state, Projected.none()
-        self._materialise()
+        self._weights.reset(state)
 
     @torch.no_grad()
     def apply(self, update: Update) -> None:
@@ -256,67 +218,26 @@ class ProjectedTuned:
             raise ModelError("a full-parameter projected handle cannot take dense tensors")
         moving = update.coefficients != 0
         update = Projected(update.keys[moving], update.coefficients[moving])
-        if not len(update.keys):
-            return
-        self._recover()
-        self._halfway = True
-        self._steps = self._steps + update
-        self._add(update)
-        self._halfway = False
-
-    def _add(self, update: Projected) -> None:
-        if any(weight.dtype != torch.float32 for weight in self._weights.values()):
-            self._materialise()
-            return
-        for name, weight in self._weights.items():
-            if len(update.keys) >= REPLAY_FROM:
-                self._take(name)
-                self._space.replay(weight.data, weight.data, update, name)
-                continue
-            for seed, coefficient in zip(update.keys.tolist(), update.coefficients.tolist(), strict=True):
-                self._take(name)
-                if name in self._late:
-                    self._pending[name] = (seed, coefficient)
-                else:
-                    self._space.axpy(weight.data, weight.data, coefficient, name, seed)
+        if len(update.keys):
+            self._weights.add(update)
 
     @torch.no_grad()
     def settle(self, name: str) -> None:
         """Let a weight take its pending step now."""
-        if name in self._pending:
-            self._halfway = True
-            self._take(name)
-            self._halfway = False
-
-    def _take(self, name: str) -> None:
-        if name in self._pending:
-            seed, coefficient = self._pending.pop(name)
-            weight = self._value(name)
-            self._space.axpy(weight, weight, coefficient, name, seed)
-
-    def _recover(self) -> None:
-        """Form the weights anew if an interrupt came while a step was being added; the ledger knows what they are."""
-        if self._halfway:
-            self._materialise()
-            self._halfway = False
-
-    def _settle_all(self) -> None:
-        for name in list(self._pending):
-            self.settle(name)
+        self._weights.settle([name])
 
     def delta(self) -> Projected:
         """Return the steps since the last reset, equal keys added."""
-        return self._steps.merged()
+        return self._weights.delta()
 
     def state(self) -> Projected:
         """Return the steps since the base, equal keys added."""
-        return (self._start + self._steps).merged()
+        return self._weights.state()
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield the present weights by name."""
-        self._recover()
-        self._settle_all()
-        return ((name, weight.data) for name, weight in self._weights.items())
+        self._weights.settle()
+        return ((name, weight.data) for name, weight in self._weights.parameters.items())
 
     def adapter(self) -> dict[str, Any] | None:
         """Return None: these are the model's own weights."""
@@ -324,27 +245,12 @@ class ProjectedTuned:
 
     def close(self) -> None:
         """Detach from the model, which keeps its present weights."""
-        self._recover()
-        self._settle_all()
+        self._weights.settle()
         for reader in self._readers:
             reader.close()
 
-    def _materialise(self) -> None:
-        self._pending.clear()
-        state = self.state()
-        # In order of key: a codec or a ledger may reorder an update, and the bits must not depend on it.
-        order = np.argsort(state.keys, kind="stable")
-        order = order[state.coefficients[order] != 0]
-        ordered = Projected(state.keys[order], state.coefficients[order])
-        for name, weight in self._weights.items():
-            base = self._base[name].to(weight.device)
-            if len(order):
-                self._space.replay(weight.data, base, ordered, name)
-            else:
-                weight.data.copy_(base)
-
     def _attach(self) -> Iterator[Reader]:
-        names = {id(weight): name for name, weight in self._weights.items()}
+        names = {id(weight): name for name, weight in self._weights.parameters.items()}
         for module in self._model.modules():
             own = {key: names[id(value)] for key, value in module._parameters.items() if id(value) in names}
             if not own:
@@ -355,4 +261,4 @@ class ProjectedTuned:
                 yield EmbeddingReader(self, module, own)
             else:
                 yield LinearReader(self, module, own)
-                self._late.add(own["weight"])
+                self._weights.late.add(own["weight"])

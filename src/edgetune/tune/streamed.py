@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -15,6 +14,7 @@ from edgetune.core.update import Dense, Projected, Update
 from edgetune.tune.parts import Form
 from edgetune.tune.projected import ProjectedTuned
 from edgetune.tune.readers import Perturbation
+from edgetune.tune.weights import placeholder
 
 STREAMED_PART = 1 << 20
 """Elements formed at a time: 4 MB, small beside the packed base of a model worth streaming."""
@@ -50,11 +50,11 @@ class StreamedTuned(ProjectedTuned):
             raise ModelError("a model can be streamed on the CPU only", hint="use residency fused")
         self.base, self._present = base, Projected.none()
         super().__init__(model, space, base={})
-        self._late.clear()
+        self._weights.late.clear()
         with torch.no_grad():
             self._stacks = self._inspect()
-        for weight in self._weights.values():
-            weight.data = weight.data.new_full((), float("nan")).expand(weight.shape)
+        for weight in self._weights.parameters.values():
+            weight.data = placeholder(weight.data)
 
     @property
     def reading(self) -> Perturbation | None:
@@ -91,17 +91,25 @@ class StreamedTuned(ProjectedTuned):
         return self._directions.multiply(x, base, name, now.seed, now.scales, None, self._present)
 
     @torch.no_grad()
+    def reset(self, state: Update | None) -> None:
+        """Become the base plus `state`."""
+        if isinstance(state, Dense):
+            raise ModelError("a full-parameter projected handle cannot take dense tensors")
+        self._weights.start(Projected.none() if state is None else state)
+        self._present = self._weights.ordered()
+
+    @torch.no_grad()
     def apply(self, update: Update) -> None:
         """Add one step to the coefficients."""
         if isinstance(update, Dense):
             raise ModelError("a full-parameter projected handle cannot take dense tensors")
-        self._steps = (self._steps + update).merged()
-        self._materialise()
+        self._weights.note(update)
+        self._present = self._weights.ordered()
 
     @torch.no_grad()
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield the present weights by name, each formed when it is asked for."""
-        for name, weight in self._weights.items():
+        for name, weight in self._weights.parameters.items():
             out = weight.data.new_empty(weight.shape)
             self.form(name, UNPERTURBED)(out, 0)
             yield name, out
@@ -110,12 +118,6 @@ class StreamedTuned(ProjectedTuned):
     def close(self) -> None:
         """Detach from the model, which gets its weights as plain tensors."""
         formed = dict(self.named_weights())
-        for name, weight in self._weights.items():
+        for name, weight in self._weights.parameters.items():
             weight.data = formed[name]
         super().close()
-
-    def _materialise(self) -> None:
-        state = self.state()
-        order = np.argsort(state.keys, kind="stable")
-        order = order[state.coefficients[order] != 0]
-        self._present = Projected(state.keys[order], state.coefficients[order])

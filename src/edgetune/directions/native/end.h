@@ -1,4 +1,4 @@
-/* The end of one instruction set: what lanes.h, product.h and their includer defined. */
+/* The end of one instruction set: what the files that are compiled once for each have defined. */
 #undef STAGE
 #undef INSIDE
 #undef TRADE

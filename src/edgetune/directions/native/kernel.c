@@ -120,6 +120,8 @@ static void write_out(const job *task, int64_t first, int64_t count, const float
     }
 }
 
+#define UNROLL _Pragma("GCC unroll 24")
+
 /* Where element `first` of a base lies; `first` is a multiple of CHUNK. */
 static const void *base_at(const job *task, int64_t first) {
     static const int64_t block_bytes[] = {32 * 4, 32 * 2, 32 * 2, 34, 18};
@@ -138,6 +140,7 @@ static const void *base_at(const job *task, int64_t first) {
 #else
 #define FMA(a, b, c) ((a) * (b) + (c))
 #endif
+#include "turn.h"
 #include "bases.h"
 #include "lanes.h"
 #include "product.h"
@@ -150,6 +153,7 @@ static const void *base_at(const job *task, int64_t first) {
 #define ACROSS 12
 #define SPLAT(x) ((vf_avx2)_mm256_set1_ps(x))
 #define FMA(a, b, c) ((vf_avx2)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c)))
+#include "turn.h"
 #include "bases.h"
 #include "lanes.h"
 #include "product.h"
@@ -160,6 +164,7 @@ static const void *base_at(const job *task, int64_t first) {
 #define ACROSS 24
 #define SPLAT(x) ((vf_avx512)_mm512_set1_ps(x))
 #define FMA(a, b, c) ((vf_avx512)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c)))
+#include "turn.h"
 #include "bases.h"
 #include "lanes.h"
 #include "product.h"

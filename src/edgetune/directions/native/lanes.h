@@ -4,15 +4,6 @@
  * A lane is one ChaCha20 block, or one of WIDE neighbouring weights.
  */
 
-typedef uint32_t NAME(vu) __attribute__((vector_size(4 * WIDE)));
-typedef float NAME(vf) __attribute__((vector_size(4 * WIDE)));
-#define VU NAME(vu)
-#define VF NAME(vf)
-
-TARGET static inline VU NAME(load_u)(const void *from) { VU x; memcpy(&x, from, sizeof x); return x; }
-TARGET static inline VF NAME(load_f)(const float *from) { VF x; memcpy(&x, from, sizeof x); return x; }
-TARGET static inline void NAME(store_f)(float *to, VF x) { memcpy(to, &x, sizeof x); }
-
 #define ROTATE(x, n) (((x) << (n)) | ((x) >> (32 - (n))))
 #define QUARTER(a, b, c, d)                        \
     a += b; d ^= a; d = ROTATE(d, 16);             \
@@ -58,8 +49,9 @@ TARGET static inline VU NAME(signs)(uint32_t word, int shift) {
 TARGET static void NAME(sign_bits)(const job *task, uint64_t seed, int64_t first, uint32_t bits[LANES * WORDS]) {
     uint32_t words[WORDS][LANES];
     NAME(chacha)(task, seed, (uint32_t)first, 1, words);
-    for (int l = 0; l < LANES; l++)
-        for (int w = 0; w < WORDS; w++) bits[l * WORDS + w] = words[w][l];
+    for (int w = 0; w < WORDS; w += WIDE)
+        for (int l = 0; l < LANES; l += WIDE)
+            NAME(turn)((const float *)&words[w][l], LANES, (float *)(bits + l * WORDS + w), WORDS);
 }
 
 /* Bit k of the column signs of Hadamard blocks first ... first + LANES - 1. */
@@ -83,32 +75,47 @@ TARGET static void NAME(column_bits)(const job *task, uint64_t k, int64_t first,
     }
 }
 
+/* (-1)^popcount(i & k) of the five low index bits, as the bits of a word. */
+TARGET static uint32_t NAME(low_pattern)(uint64_t k) {
+    static const uint32_t masks[5] = {0xaaaaaaaau, 0xccccccccu, 0xf0f0f0f0u, 0xff00ff00u, 0xffff0000u};
+    uint32_t pattern = 0;
+    for (int m = 0; m < 5; m++)
+        if (k >> m & 1) pattern ^= masks[m];
+    return pattern;
+}
+
+/* The column sign of a block, as a bit. */
+TARGET static uint32_t NAME(column)(const job *task, uint64_t k, int64_t block, columns *known) {
+    if (known->first < 0 || block < known->first || block >= known->first + LANES) {
+        known->first = block;
+        NAME(column_bits)(task, k, block, known->bits);
+    }
+    return known->bits[block - known->first];
+}
+
 /* Turn row signs of CHUNK elements from element `first` into the signs of Hadamard direction k. */
 TARGET static void NAME(hadamard_bits)(const job *task, uint64_t k, int64_t first, columns *known,
                                        uint32_t bits[LANES * WORDS]) {
-    static const uint32_t masks[5] = {0xaaaaaaaau, 0xccccccccu, 0xf0f0f0f0u, 0xff00ff00u, 0xffff0000u};
-    int shift = 0;
-    while (1u << shift < task->padded) shift++;
-    const int64_t step = task->padded >= 32 ? 32 : task->padded; /* elements whose sign pattern is one known word */
-    uint32_t pattern = 0; /* (-1)^popcount(i & k) of the five low index bits, as bits */
-    for (int m = 0; m < 5; m++)
-        if (k >> m & 1) pattern ^= masks[m];
-    for (int i = 0; i < LANES * WORDS; i++) {
-        uint32_t flip = 0;
-        for (int64_t j = 0; j < 32; j += step) {
-            int64_t element = first + 32 * (int64_t)i + j, block = element >> shift;
-            if (known->first < 0 || block < known->first || block >= known->first + LANES) {
-                known->first = block;
-                NAME(column_bits)(task, k, block, known->bits);
+    const uint32_t pattern = NAME(low_pattern)(k), padded = task->padded;
+    if (padded < 32) { /* several blocks share a word */
+        const uint32_t inside = (1u << padded) - 1;
+        for (int i = 0; i < LANES * WORDS; i++)
+            for (uint32_t j = 0; j < 32; j += padded) {
+                const uint32_t odd = NAME(column)(task, k, (first + 32 * (int64_t)i + j) / padded, known);
+                bits[i] ^= (pattern ^ (0u - odd)) & inside << j;
             }
-            uint32_t parity = (uint32_t)(element & (task->padded - 1)) >> 5 & (uint32_t)(k >> 5);
-            parity ^= parity >> 16; parity ^= parity >> 8; parity ^= parity >> 4;
-            uint32_t odd = (0x6996u >> (parity & 15) & 1) ^ known->bits[block - known->first];
-            uint32_t inside = step == 32 ? ~0u : ((1u << step) - 1) << j;
-            flip |= (pattern ^ (0u - odd)) & inside;
-        }
-        bits[i] ^= flip;
+        return;
     }
+    const uint32_t high = (uint32_t)(k >> 5), start = (uint32_t)(first >> 5), within = padded / 32 - 1;
+    for (uint32_t i = 0; i < LANES * WORDS; i++) {
+        uint32_t parity = (start + i) & within & high;
+        parity ^= parity >> 16; parity ^= parity >> 8; parity ^= parity >> 4; parity ^= parity >> 2; parity ^= parity >> 1;
+        bits[i] ^= pattern ^ (0u - (parity & 1));
+    }
+    const int words = padded / 32 < LANES * WORDS ? (int)(padded / 32) : LANES * WORDS;
+    for (int i = 0; i < LANES * WORDS; i += words)
+        if (NAME(column)(task, k, (first + 32 * (int64_t)i) / padded, known))
+            for (int j = i; j < i + words; j++) bits[j] = ~bits[j];
 }
 
 /* to[e] = from[e] + (bit e ? -c : c); `to` may be `from` */

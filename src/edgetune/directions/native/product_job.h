@@ -22,7 +22,6 @@ typedef struct {
 
 /* PANEL x BLOCK_DEPTH weights are perturbed at a time; STEP, their row length, is no power of two, which would crowd one set
  * of the cache. */
-#define UNROLL _Pragma("GCC unroll 24")
 enum { PANEL = 24, OUTS = 2 * PANEL, BLOCK_DEPTH = 256, STEP = BLOCK_DEPTH + LANES, GROUP = 2 * LANES, LINE = 16 };
 
 static void product_shape(product *p) {

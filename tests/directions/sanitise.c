@@ -31,7 +31,7 @@ static int64_t products(void) {
                         product p = {direction, direction, direction, x, y, rows, outs, depth, {0.5f, -0.5f}, 2, formed > 0,
                                      formed > 1 && kind == HADAMARD, formed == 0, 0, 0, NULL};
                         float *scratch = exact((size_t)edgetune_product_scratch(&p, threads) * 4);
-                        if (edgetune_product(&p, scratch, level, threads)) exit(4);
+                        if (edgetune_product(&p, scratch, level, threads, NULL)) exit(4);
                         done++;
                         free(w); free(x); free(y); free(sum); free(scratch);
                     }
@@ -57,7 +57,7 @@ int main(void) {
                             coefficients[1] = 0.25f;
                             job task = {out, base, sizes[s], type, type, kind, replay ? 1 : 2, {1, 2, 3}, 7, pools[p],
                                         seeds, coefficients, table, replay ? 0 : CHUNK * (int64_t)p};
-                            if (edgetune_run(&task, replay, level, 4)) return 1;
+                            if (edgetune_run(&task, replay, level, 4, NULL)) return 1;
                             done++;
                             free(out);
                             free(base);

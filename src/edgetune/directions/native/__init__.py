@@ -64,6 +64,22 @@ def library() -> ctypes.CDLL | None:
     return None
 
 
+@cache
+def team() -> ctypes.c_void_p | None:
+    """Return the way into the OpenMP runtime that torch computes with, or None: the kernel then starts threads itself.
+
+    Idle threads of that runtime spin for a while, and threads of our own would share their cores.
+    """
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        return None
+    paths = sorted({line.split()[-1] for line in lines if "libgomp" in line.rsplit("/", 1)[-1]})
+    if len(paths) != 1:  # none, or not clear which one torch uses
+        return None
+    return ctypes.cast(ctypes.CDLL(paths[0]).GOMP_parallel, ctypes.c_void_p)
+
+
 def best_level() -> int:
     """Return the number of the best instruction set of this machine (see LEVELS); 0 without a kernel."""
     found = library()
@@ -169,6 +185,7 @@ def run(
         int(replay and isinstance(kind, Hadamard)),
         best_level() if level is None else level,
         threads,
+        team(),
     )
     del kept
     if status:

@@ -128,6 +128,44 @@ static const void *base_at(const job *task, int64_t first) {
     return (const uint8_t *)task->base + first / 32 * block_bytes[task->base_dtype];
 }
 
+/* GOMP_parallel of the OpenMP runtime that the process uses already, or NULL for threads of our own. Idle threads of that
+ * runtime spin, and a thread of our own would share a core with one. */
+typedef void (*team)(void (*)(void *), void *, unsigned, unsigned);
+
+typedef struct {
+    char *parts;
+    size_t size;
+    int count, next;
+    void *(*enter)(void *);
+} crew;
+
+/* Take parts until there are none; any number of threads may be in here. */
+static void take_parts(void *argument) {
+    crew *work = argument;
+    for (int i; (i = __atomic_fetch_add(&work->next, 1, __ATOMIC_RELAXED)) < work->count; ) work->enter(work->parts + (size_t)i * work->size);
+}
+
+/* Work on `count` parts of `size` bytes in as many threads, this one included. */
+static void share_out(void *parts, size_t size, int count, void *(*enter)(void *), team together) {
+    crew work = {parts, size, count, 0, enter};
+    if (together && count > 1) {
+        together(take_parts, &work, (unsigned)count, 0);
+        return;
+    }
+#if EDGETUNE_THREADS
+    pthread_t running[MAX_THREADS];
+    int started[MAX_THREADS] = {0};
+    for (int t = 1; t < count; t++) started[t] = !pthread_create(&running[t], NULL, enter, work.parts + (size_t)t * size);
+    enter(work.parts);
+    for (int t = 1; t < count; t++) {
+        if (started[t]) pthread_join(running[t], NULL);
+        else enter(work.parts + (size_t)t * size);
+    }
+#else
+    take_parts(&work);
+#endif
+}
+
 #include "product_job.h"
 
 #define NAME(x) x##_baseline
@@ -201,7 +239,7 @@ static void *enter(void *argument) {
 }
 
 /* Split [0, count) at multiples of `unit` and work on the parts in `threads` threads, this one included. */
-static int spread(const job *task, int64_t unit, int threads, int (*work)(const job *, int64_t, int64_t)) {
+static int spread(const job *task, int64_t unit, int threads, team together, int (*work)(const job *, int64_t, int64_t)) {
     int64_t units = (task->count + unit - 1) / unit;
     range parts[MAX_THREADS];
     if (threads > MAX_THREADS) threads = MAX_THREADS;
@@ -211,18 +249,7 @@ static int spread(const job *task, int64_t unit, int threads, int (*work)(const 
         int64_t first = units * t / threads * unit, last = units * (t + 1) / threads * unit;
         parts[t] = (range){task, first, last < task->count ? last : task->count, work, 0};
     }
-#if EDGETUNE_THREADS
-    pthread_t running[MAX_THREADS];
-    int started[MAX_THREADS] = {0};
-    for (int t = 1; t < threads; t++) started[t] = !pthread_create(&running[t], NULL, enter, &parts[t]);
-    enter(&parts[0]);
-    for (int t = 1; t < threads; t++) {
-        if (started[t]) pthread_join(running[t], NULL);
-        else enter(&parts[t]);
-    }
-#else
-    for (int t = 0; t < threads; t++) enter(&parts[t]);
-#endif
+    share_out(parts, sizeof(range), threads, enter, together);
     int status = 0;
     for (int t = 0; t < threads; t++) status |= parts[t].status;
     return status;
@@ -233,13 +260,13 @@ static int spread(const job *task, int64_t unit, int threads, int (*work)(const 
  * Returns 0, 1 if the arguments are not supported, 2 if there is no memory. `replay` selects the fast transform of a Hadamard pool, for which
  * `coefficients` has `padded` entries and `seeds` is not read.
  */
-EXPORT int edgetune_run(const job *task, int replay, int level, int threads) {
+EXPORT int edgetune_run(const job *task, int replay, int level, int threads, team together) {
     if (task->count < 0 || task->out_dtype < FLOAT32 || task->out_dtype > BFLOAT16 || task->base_dtype > Q4_0 ||
         task->kind < RADEMACHER || task->kind > HADAMARD || level > edgetune_best() || level < 0) return 1;
     if (task->kind == HADAMARD && (task->padded < 1 || (task->padded & (task->padded - 1)))) return 1;
     const int64_t unit = replay && task->kind == HADAMARD && task->padded > CHUNK ? task->padded : CHUNK;
     if (task->start < 0 || task->start % unit) return 1;
-    return task->count ? spread(task, unit, threads, choose(level, task, replay)) : 0;
+    return task->count ? spread(task, unit, threads, together, choose(level, task, replay)) : 0;
 }
 
 EXPORT int64_t edgetune_job_size(void) { return (int64_t)sizeof(job); }
@@ -253,7 +280,7 @@ EXPORT int64_t edgetune_product_scratch(product *p, int threads) {
 }
 
 /* y = x (w + scale z)^T for one or two scales, see product_job.h; returns as edgetune_run does. */
-EXPORT int edgetune_product(product *p, float *scratch, int level, int threads) {
+EXPORT int edgetune_product(product *p, float *scratch, int level, int threads, team together) {
     if (p->rows < 1 || p->outs < 1 || p->depth < 1 || p->points < 1 || p->points > 2 || level > edgetune_best() || level < 0 ||
         p->direction.start || p->direction.kind == GAUSSIAN || p->direction.kind > HADAMARD || p->direction.terms != 1) return 1;
     if (!p->formed && p->direction.base_dtype != FLOAT32) return 1;
@@ -267,5 +294,5 @@ EXPORT int edgetune_product(product *p, float *scratch, int level, int threads) 
     if (level == AVX512) { work = multiply_avx512; turn = turn_x_avx512; }
 #endif
     turn(p, scratch);
-    return product_spread(p, scratch, product_threads(p, threads), work);
+    return product_spread(p, scratch, product_threads(p, threads), together, work);
 }

@@ -12,7 +12,7 @@ from edgetune.core.quantised import PackedTensor, StoredTensor
 from edgetune.core.update import Projected
 from edgetune.directions.hadamard import Hadamard
 from edgetune.directions.kind import Kind
-from edgetune.directions.native import Job, best_level, job, library, serves
+from edgetune.directions.native import Job, best_level, job, library, serves, team
 from edgetune.directions.rademacher import Rademacher
 
 
@@ -137,6 +137,7 @@ def multiply(
         ctypes.c_void_p(scratch.data_ptr()),
         best_level() if level is None else level,
         threads,
+        team(),
     )
     del kept, also, too
     if status:

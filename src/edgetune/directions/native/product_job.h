@@ -63,7 +63,8 @@ static void *enter_stripe(void *argument) {
 }
 
 /* Share the panels out among threads, this one included; outputs are disjoint. */
-static int product_spread(product *p, float *scratch, int threads, int (*work)(const product *, int64_t, int64_t, float *)) {
+static int product_spread(product *p, float *scratch, int threads, team together,
+                          int (*work)(const product *, int64_t, int64_t, float *)) {
     const int64_t panels = (p->outs + OUTS - 1) / OUTS;
     stripe parts[MAX_THREADS];
     scratch += product_shared(p);
@@ -71,18 +72,7 @@ static int product_spread(product *p, float *scratch, int threads, int (*work)(c
         const int64_t first = panels * t / threads * OUTS, last = panels * (t + 1) / threads * OUTS;
         parts[t] = (stripe){p, first, last < p->outs ? last : p->outs, scratch + t * product_scratch(p), work, 0};
     }
-#if EDGETUNE_THREADS
-    pthread_t running[MAX_THREADS];
-    int started[MAX_THREADS] = {0};
-    for (int t = 1; t < threads; t++) started[t] = !pthread_create(&running[t], NULL, enter_stripe, &parts[t]);
-    enter_stripe(&parts[0]);
-    for (int t = 1; t < threads; t++) {
-        if (started[t]) pthread_join(running[t], NULL);
-        else enter_stripe(&parts[t]);
-    }
-#else
-    for (int t = 0; t < threads; t++) enter_stripe(&parts[t]);
-#endif
+    share_out(parts, sizeof(stripe), threads, enter_stripe, together);
     int status = 0;
     for (int t = 0; t < threads; t++) status |= parts[t].status;
     return status;

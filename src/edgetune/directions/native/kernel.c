@@ -286,13 +286,11 @@ EXPORT int edgetune_product(product *p, float *scratch, int level, int threads, 
     if (!p->formed && p->direction.base_dtype != FLOAT32) return 1;
     if (p->folds && (p->formed || p->fold.kind == GAUSSIAN || p->fold.terms != 1 || p->fold.start)) return 1;
     product_shape(p);
-    p->across = scratch;
-    int (*work)(const product *, int64_t, int64_t, float *) = multiply_baseline;
-    void (*turn)(const product *, float *) = turn_x_baseline;
+    worker work = multiply_baseline;
+    turner turn = turn_x_baseline;
 #if defined(__x86_64__)
     if (level == AVX2) { work = multiply_avx2; turn = turn_x_avx2; }
     if (level == AVX512) { work = multiply_avx512; turn = turn_x_avx512; }
 #endif
-    turn(p, scratch);
-    return product_spread(p, scratch, product_threads(p, threads), together, work);
+    return product_spread(p, scratch, product_threads(p, threads), together, work, turn);
 }

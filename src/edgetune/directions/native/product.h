@@ -21,15 +21,14 @@ TARGET static void NAME(transpose)(const float *from, int64_t from_step, int64_t
     }
 }
 
-/* x^T of every point, GROUP columns after another; the last group may be narrower. */
-TARGET static void NAME(turn_x)(const product *p, float *to) {
-    for (int point = 0; point < p->points; point++) {
-        const float *from = p->x + point * p->rows * p->depth;
-        for (int64_t first = 0; first < p->padded; first += GROUP) {
-            const int64_t width = p->padded - first < GROUP ? p->padded - first : GROUP;
-            NAME(transpose)(from + first * p->depth, p->depth, p->rows - first, p->depth, width, to, width);
-            to += width * p->depth;
-        }
+/* x^T, GROUP columns after another; groups first ... last - 1, counted through all points. The last of a point may be narrower. */
+TARGET static void NAME(turn_x)(const product *p, int64_t first, int64_t last) {
+    const int64_t groups = (p->padded + GROUP - 1) / GROUP;
+    for (int64_t group = first; group < last; group++) {
+        const int64_t point = group / groups, row = group % groups * GROUP;
+        const int64_t width = p->padded - row < GROUP ? p->padded - row : GROUP;
+        NAME(transpose)(p->x + (point * p->rows + row) * p->depth, p->depth, p->rows - row, p->depth, width,
+                        p->across + (point * p->padded + row) * p->depth, width);
     }
 }
 

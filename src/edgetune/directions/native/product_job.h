@@ -17,7 +17,7 @@ typedef struct {
     /* set here: */
     int64_t padded;     /* rows, up to a multiple of LANES */
     int64_t unit;       /* elements that must be formed together */
-    const float *across; /* [points][padded / GROUP][depth][GROUP] x transposed */
+    float *across;      /* [points][padded / GROUP][depth][GROUP] x transposed */
 } product;
 
 /* PANEL x BLOCK_DEPTH weights are perturbed at a time; STEP, their row length, is no power of two, which would crowd one set
@@ -48,29 +48,38 @@ static int64_t product_scratch(const product *p) {
 
 static int64_t product_shared(const product *p) { return p->points * p->depth * p->padded; }
 
+typedef int (*worker)(const product *, int64_t, int64_t, float *);
+typedef void (*turner)(const product *, int64_t, int64_t);
+
+/* A range of work: of outputs if there is a worker, else of groups of x to turn. */
 typedef struct {
     const product *task;
     int64_t first, last;
     float *scratch;
-    int (*work)(const product *, int64_t, int64_t, float *);
+    worker work;
+    turner turn;
     int status;
 } stripe;
 
 static void *enter_stripe(void *argument) {
     stripe *part = argument;
-    part->status = part->work(part->task, part->first, part->last, part->scratch);
+    if (part->work) part->status = part->work(part->task, part->first, part->last, part->scratch);
+    else part->turn(part->task, part->first, part->last);
     return NULL;
 }
 
-/* Share the panels out among threads, this one included; outputs are disjoint. */
-static int product_spread(product *p, float *scratch, int threads, team together,
-                          int (*work)(const product *, int64_t, int64_t, float *)) {
-    const int64_t panels = (p->outs + OUTS - 1) / OUTS;
+/* Turn x, then share the panels out among threads, this one included; what they write is disjoint. */
+static int product_spread(product *p, float *scratch, int threads, team together, worker work, turner turn) {
+    const int64_t panels = (p->outs + OUTS - 1) / OUTS, groups = p->points * ((p->padded + GROUP - 1) / GROUP);
     stripe parts[MAX_THREADS];
+    p->across = scratch;
     scratch += product_shared(p);
+    for (int t = 0; t < threads; t++)
+        parts[t] = (stripe){p, groups * t / threads, groups * (t + 1) / threads, NULL, NULL, turn, 0};
+    share_out(parts, sizeof(stripe), threads, enter_stripe, together);
     for (int t = 0; t < threads; t++) {
         const int64_t first = panels * t / threads * OUTS, last = panels * (t + 1) / threads * OUTS;
-        parts[t] = (stripe){p, first, last < p->outs ? last : p->outs, scratch + t * product_scratch(p), work, 0};
+        parts[t] = (stripe){p, first, last < p->outs ? last : p->outs, scratch + t * product_scratch(p), work, turn, 0};
     }
     share_out(parts, sizeof(stripe), threads, enter_stripe, together);
     int status = 0;

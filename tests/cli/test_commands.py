@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 import edgetune
 from edgetune.cli.app import app, execute
+from edgetune.directions import native
 from edgetune.methods.catalogue import compression_names, tuning_names
 
 
@@ -31,6 +33,35 @@ def test_doctor_names_kernel_and_extras(capsys: pytest.CaptureFixture[str]) -> N
     assert facts["kernel"].split()[0] in {"c", "torch"}
     assert facts["memory_bytes"] > 0
     assert set(facts["extras"]) >= {"peft", "gguf", "xllamacpp", "matplotlib"}
+
+
+def test_a_run_without_the_kernel_says_so_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = [
+        "data.records=60",
+        "data.held_out=4",
+        "data.calibration=4",
+        "method.local_steps=1",
+        "method.pool=16",
+    ]
+    options = [option for key in (*small, "evaluation.samples=0") for option in ("--set", key)]
+    command = [
+        "federate",
+        "fedkseed",
+        "--devices",
+        "2",
+        "--rounds",
+        "2",
+        "--participation",
+        "1",
+        *options,
+        "-q",
+    ]
+    for kernel, times in (("torch", 1), ("auto", 0 if native.library() else 1)):
+        monkeypatch.setenv("EDGETUNE_KERNEL", kernel)
+        assert execute([*command, "--out", str(tmp_path / kernel)]) == 0
+        assert capsys.readouterr().out.count("no compiled kernel") == times
 
 
 def test_settings_explains_every_key(capsys: pytest.CaptureFixture[str]) -> None:

@@ -104,6 +104,19 @@ def test_an_error_inside_the_forward_restores_the_parameters(
         pass
 
 
+def test_weights_that_are_not_contiguous(tiny_model: Any, batch: Batch) -> None:
+    model, space = tiny_model(), BoundSpace(Rademacher(), KEY)
+    expected = perturbed_copy(model, space, 9, 1e-2)(input_ids=batch.input_ids).logits
+    projection = model.model.layers[0].mlp.up_proj
+    projection.weight.data = projection.weight.data.t().contiguous().t()
+    assert not projection.weight.is_contiguous()
+    tuned = ProjectedTuned(model, space)
+    with torch.no_grad(), tuned.perturbed(9, 1e-2):
+        assert torch.equal(tuned.model(input_ids=batch.input_ids).logits, expected)
+    tuned.apply(Projected.of(9, 1e-2))
+    assert torch.equal(tuned.model(input_ids=batch.input_ids).logits, expected)
+
+
 def test_perturbations_do_not_nest(tiny_model: Any) -> None:
     tuned = ProjectedTuned(tiny_model(), BoundSpace(Rademacher(), KEY))
     with tuned.perturbed(1, 0.1), pytest.raises(RuntimeError, match="nest"), tuned.perturbed(2, 0.1):

@@ -79,7 +79,13 @@ class Display:
             self._console.print(line, highlight=False, soft_wrap=True)
 
     def _warn(self, event: Event) -> None:
-        """Say, even if quiet, that tuning made the model worse, or that half precision hides what it learnt."""
+        """Say, even if quiet, what a person should know: slow directions, a worse model, steps that rounding hides."""
+        if isinstance(event, RunStarted) and event.versions.get("kernel") == "torch":
+            self._console.print(
+                "[yellow]warning:[/] no compiled kernel is in use, so steps take many times longer; "
+                "install a C compiler and reinstall edgetune (edgetune doctor)",
+                highlight=False,
+            )
         if isinstance(event, Precision):
             self._dtype = event.dtype
         if isinstance(event, RoundFinished) and not self._warned:

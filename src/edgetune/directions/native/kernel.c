@@ -197,7 +197,11 @@ static void share_out(void *parts, size_t size, int count, void *(*enter)(void *
 #include "product.h"
 #include "end.h"
 #define NAME(x) x##_avx512
+#if defined(__clang__) /* takes explicit vectors as they are */
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
+#else
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")))
+#endif
 #define WIDE 16
 #define ACROSS 24
 #define SPLAT(x) ((vf_avx512)_mm512_set1_ps(x))

@@ -33,6 +33,11 @@ static int64_t products(void) {
                         float *scratch = exact((size_t)edgetune_product_scratch(&p, threads) * 4);
                         if (edgetune_product(&p, scratch, level, threads, NULL)) exit(4);
                         done++;
+                        const int64_t ids[] = {0, outs - 1};
+                        float *got = exact((size_t)(2 * depth) * 4);
+                        direction.out = got;
+                        if (edgetune_gather(&direction, ids, 2, depth, level)) exit(5);
+                        free(got);
                         free(w); free(x); free(y); free(sum); free(scratch);
                     }
     return done;

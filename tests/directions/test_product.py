@@ -82,6 +82,25 @@ def test_instruction_sets_with_fused_sums_agree_bit_for_bit(shape: tuple[int, in
     assert torch.equal(first, second)
 
 
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("width", [1, 37, 96, 9000])
+def test_rows_have_the_bits_of_the_formed_matrix(kind: Kind, width: int, level: int) -> None:
+    last = kind.size - 1 if isinstance(kind, Hadamard) else 10**12
+    weight = torch.randn(300, width, generator=torch.Generator().manual_seed(width))
+    rows, formed = torch.tensor([0, 299, 7, 7, 150]), weight.clone()
+    for seed, coefficient in ((last, 0.01), (0, -0.25)):
+        BoundSpace(kind, KEY).axpy(formed, formed, coefficient, "w", seed)
+    got = product.gather(kind, KEY, "w", rows, weight, [(last, 0.01), (0, -0.25)], level=level)
+    assert torch.equal(got, formed[rows])
+    one = product.gather(kind, KEY, "w", rows, weight, [(last, 0.5)], level=level)
+    BoundSpace(kind, KEY).axpy(formed, weight, 0.5, "w", last)
+    assert torch.equal(one, formed[rows])
+    for outside in (-1, 300):
+        with pytest.raises(IndexError, match="of a matrix of 300"):
+            product.gather(kind, KEY, "w", torch.tensor([0, outside]), weight, [(0, 0.5)])
+
+
 def test_what_it_serves() -> None:
     x, weight = operands(16, 8, 8)
     assert product.multiplies(Rademacher(), x, weight)

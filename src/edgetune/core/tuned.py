@@ -70,6 +70,12 @@ class Space(Adds, Protocol):
         """Return `x[p] (W + scales[p] z(seed))^T` for the points p; W takes a pending step, or is base plus state."""
         ...
 
+    def gather(
+        self, rows: torch.Tensor, weight: torch.Tensor, name: str, steps: Sequence[tuple[int, float]]
+    ) -> torch.Tensor:
+        """Return rows of `W + sum_i c_i z(s_i)`, added in this order; where `multiplies` holds for W."""
+        ...
+
 
 class Tuned(Protocol):
     """A model whose state is a base plus an update."""

@@ -131,6 +131,12 @@ class BoundSpace:
             self.kind, self.key, name, x, weight, seed, scales, pending=pending, state=state
         )
 
+    def gather(
+        self, rows: torch.Tensor, weight: torch.Tensor, name: str, steps: Sequence[tuple[int, float]]
+    ) -> torch.Tensor:
+        """Return rows of a perturbed matrix where `multiplies` holds; see `native.product.gather`."""
+        return product.gather(self.kind, self.key, name, rows, weight, steps)
+
 
 class KeptSpace(BoundSpace):
     """Directions that are drawn once a step and kept, as classical ZO-SGD does.

@@ -120,6 +120,15 @@ class ProjectedTuned:
             step = (pending[0], pending[1] * factor) if pending else None
             return self._directions.multiply(x, weight, name, now.seed, scales, step)
 
+    def rows(self, name: str, ids: torch.Tensor, now: Perturbation) -> torch.Tensor | None:
+        """Return rows of a matrix at one point, a pending step included; None if that is not served."""
+        weight, (scale,) = self._weights.value(name), now.scales
+        if not self._directions.multiplies(weight, weight):
+            return None
+        factor, pending = self.scales.get(name, 1.0), self._weights.pending.get(name)
+        steps = [(pending[0], pending[1] * factor)] if pending else []
+        return self._directions.gather(ids, weight, name, [*steps, (now.seed, scale * (1 / factor))])
+
     @property
     def pending(self) -> Mapping[str, tuple[int, float]]:
         """Steps that weights have not taken yet: seed and coefficient by name."""

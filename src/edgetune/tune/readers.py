@@ -84,6 +84,10 @@ class Reads(Protocol):
         """Return `x W^T`, without forming W in memory, at all points; None if it has to be formed."""
         ...
 
+    def rows(self, name: str, ids: torch.Tensor, now: Perturbation) -> torch.Tensor | None:
+        """Return rows of a matrix at one point, without a loop in Python; None if that is not served."""
+        ...
+
     def settle(self, name: str) -> None:
         """Bring a parameter up to date before it is read as it stands."""
         ...
@@ -166,12 +170,17 @@ class EmbeddingReader(Reader):
         found = []
         for point in range(len(now.scales)):
             here = now.part(ids, point) if len(now.scales) > 1 else ids
-            form = self._tuned.form(self._own["weight"], now.only(point), few=True)
-            rows = perturbed_rows(here, self.like("weight"), form, self._tuned.alignment)
-            if rows is None:
-                rows = nn.functional.embedding(here, self.whole(now.only(point), "weight"))
-            found.append(rows)
+            found.append(self._rows(here, now.only(point)))
         return now.join(found) if len(found) > 1 else found[0]
+
+    def _rows(self, ids: torch.Tensor, now: Perturbation) -> torch.Tensor:
+        name, like = self._own["weight"], self.like("weight")
+        if ids.numel() <= MOST:
+            rows = self._tuned.rows(name, ids.reshape(-1), now)
+            if rows is not None:
+                return rows.view(*ids.shape, like.shape[1])
+        rows = perturbed_rows(ids, like, self._tuned.form(name, now, few=True), self._tuned.alignment)
+        return rows if rows is not None else nn.functional.embedding(ids, self.whole(now, "weight"))
 
 
 class LinearReader(Reader):

@@ -90,6 +90,10 @@ class StreamedTuned(ProjectedTuned):
             return None
         return self._directions.multiply(x, base, name, now.seed, now.scales, None, self._present)
 
+    def rows(self, name: str, ids: torch.Tensor, now: Perturbation) -> torch.Tensor | None:
+        """Return None: rows that are not stored are formed in parts."""
+        return None
+
     @torch.no_grad()
     def reset(self, state: Update | None) -> None:
         """Become the base plus `state`."""

@@ -298,3 +298,16 @@ EXPORT int edgetune_product(product *p, float *scratch, int level, int threads, 
 #endif
     return product_spread(p, scratch, product_threads(p, threads), together, work, turn);
 }
+
+/* out[r] = rows[r] of a float32 matrix of `width` columns, plus the terms one after the other; returns as edgetune_run does. */
+EXPORT int edgetune_gather(const job *task, const int64_t *rows, int64_t count, int64_t width, int level) {
+    if (task->kind == GAUSSIAN || task->out_dtype != FLOAT32 || task->base_dtype != FLOAT32 || task->start ||
+        level > edgetune_best() || level < 0) return 1;
+    void (*work)(const job *, const int64_t *, int64_t, int64_t) = gather_baseline;
+#if defined(__x86_64__)
+    if (level == AVX2) work = gather_avx2;
+    if (level == AVX512) work = gather_avx512;
+#endif
+    work(task, rows, count, width);
+    return 0;
+}

@@ -68,6 +68,25 @@ TARGET static inline void NAME(fold)(float *to, float *w, const uint32_t *before
     }
 }
 
+/* Rows of a perturbed matrix: out[r] = base[row r], plus every term in turn. */
+TARGET static void NAME(gather)(const job *task, const int64_t *rows, int64_t count, int64_t width) {
+    uint32_t bits[LANES * WORDS + 1];
+    columns known = {-1, {0}};
+    bits[LANES * WORDS] = 0;
+    for (int64_t r = 0; r < count; r++) {
+        float *out = (float *)task->out + r * width;
+        const int64_t first = rows[r] * width, last = first + width;
+        memcpy(out, (const float *)task->base + first, (size_t)width * 4);
+        for (int t = 0; t < task->terms; t++)
+            for (int64_t at = first; at < last; ) {
+                const int64_t chunk = at / CHUNK * CHUNK, end = chunk + CHUNK < last ? chunk + CHUNK : last;
+                NAME(direction_bits)(task, t, chunk, &known, bits);
+                NAME(perturb)(out + (at - first), out + (at - first), bits, at - chunk, task->coefficients[t], end - at);
+                at = end;
+            }
+    }
+}
+
 /* y[o][t] = or += sum_k w[o][k] x[k][t] for `outs` rows of w and `vectors` vectors of t, constants after inlining. */
 TARGET static inline __attribute__((always_inline)) void NAME(tile)(
     int outs, int vectors, const float *w, const float *x, int64_t x_step, int64_t depth, int more, float *y,

@@ -43,7 +43,7 @@ class _Product(ctypes.Structure):
 def _kernel() -> ctypes.CDLL | None:
     """Return the compiled kernel if it has products of this layout."""
     found = library()
-    if found is None or not hasattr(found, "edgetune_product"):
+    if found is None or not hasattr(found, "edgetune_gather"):
         return None
     found.edgetune_product_size.restype = ctypes.c_int64
     found.edgetune_product_scratch.restype = ctypes.c_int64
@@ -143,3 +143,58 @@ def multiply(
     if status:
         raise RuntimeError(f"the compiled kernel refused the product (status {status})")
     return y
+
+
+def gather(
+    kind: Kind,
+    key: bytes,
+    name: str,
+    rows: torch.Tensor,
+    weight: torch.Tensor,
+    steps: Sequence[tuple[int, float]],
+    *,
+    level: int | None = None,
+) -> torch.Tensor:
+    """Return rows of a perturbed matrix, which is not formed.
+
+        y[r] = (W[rows[r]] + c_1 z(s_1)) + c_2 z(s_2) ...
+
+    Args:
+        kind: Rademacher or Hadamard.
+        key: 32 bytes.
+        name: the parameter's name.
+        rows: int64 [n], each in range.
+        weight: float32 [rows, width], contiguous; not written.
+        steps: pairs (seed, coefficient), added in this order with the bits of `axpy`.
+        level: instruction set, an index of LEVELS; the best one if not given.
+
+    Returns:
+        Float32 [n, width].
+
+    Raises:
+        IndexError: if a row is out of range.
+        RuntimeError: if the kernel refuses the arguments.
+    Cost: one to two draws of 8192 signs a row and step.
+    """
+    kernel = _kernel()
+    if kernel is None:
+        raise RuntimeError("the compiled kernel is not installed")
+    if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(weight):
+        raise IndexError(f"rows {int(rows.min())} to {int(rows.max())} of a matrix of {len(weight)}")
+    rows = rows.contiguous()
+    out = weight.new_empty(len(rows), weight.shape[1])
+    update = Projected.none()
+    for seed, coefficient in steps:
+        update = update + Projected.of(seed, coefficient)
+    task, *kept = job(kind, key, name, out, weight, update)
+    status = kernel.edgetune_gather(
+        ctypes.byref(task),
+        ctypes.c_void_p(rows.data_ptr()),
+        ctypes.c_int64(len(rows)),
+        ctypes.c_int64(weight.shape[1]),
+        best_level() if level is None else level,
+    )
+    del kept
+    if status:
+        raise RuntimeError(f"the compiled kernel refused the rows (status {status})")
+    return out

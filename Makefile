@@ -14,8 +14,10 @@ export OMP_NUM_THREADS ?= 1
 demo: $(READY)
 	$(BIN)/edgetune run --out out/demo
 
+# One process a core; WORKERS=0 keeps everything in one, for a debugger.
+WORKERS ?= auto
 test: $(READY)
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 test-slow: $(READY)
 	$(BIN)/pytest -m slow

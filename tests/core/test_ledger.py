@@ -15,13 +15,13 @@ from edgetune.core.errors import DigestError, EdgetuneError, ModelError, OutputE
 from edgetune.core.ledger import DirectionsSpec, Ledger, read_ledger, write_ledger
 from edgetune.core.update import Dense, Projected
 
-BASE = "b" * 64
+BASE, KEY = "b" * 64, "0123456789abcdef"
 POOL = Ledger(
     base_digest=BASE,
     method="fedkseed",
     update=Projected(np.array([5, 2]), np.array([0.5, -3e-7], np.float32)),
-    directions=DirectionsSpec("hadamard", 8, "0123", 7),
-    weights_digest="w" * 64,
+    directions=DirectionsSpec("hadamard", 8, KEY, 7),
+    weights_digest="a" * 64,
     round=3,
     fingerprint="f" * 64,
     extra={"note": "grüße"},
@@ -29,7 +29,7 @@ POOL = Ledger(
 FRESH = replace(
     POOL,
     update=Projected(np.array([2**63 - 1, 4, 9]), np.array([1, 2, 3], np.float32)),
-    directions=DirectionsSpec("rademacher", 0, "0123", None),
+    directions=DirectionsSpec("rademacher", 0, KEY, None),
 )
 ADAPTER = replace(
     POOL,
@@ -67,7 +67,7 @@ def test_a_ledger_comes_back_as_it_was_written(tmp_path: Path, ledger: Ledger) -
 
 def test_a_pool_of_4096_fits_in_18_kilobytes(tmp_path: Path) -> None:
     update = Projected(np.arange(4096), np.ones(4096, np.float32))
-    spec = DirectionsSpec("hadamard", 4096, "0123", 7)
+    spec = DirectionsSpec("hadamard", 4096, KEY, 7)
     path = written(tmp_path, replace(POOL, update=update, directions=spec))
     assert 4 * 4096 < path.stat().st_size < 18_000
 

@@ -20,9 +20,22 @@ from safetensors.torch import save
 
 from edgetune.core.errors import DigestError, ModelError
 from edgetune.core.files import write_atomic
+from edgetune.core.ledger_checks import (
+    MalformedError,
+    check_adapter,
+    check_dense,
+    check_directions,
+    check_extra,
+    check_projected,
+    parsed,
+    text,
+    unsigned,
+)
 from edgetune.core.update import Dense, Projected, Update
 
 FORMAT = "edgetune-ledger-1"
+DIGEST = "[0-9a-f]{64}"
+"""A SHA-256 in hexadecimal digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,14 +158,14 @@ def read_ledger(path: Path, *, base_digest: str | None = None) -> Ledger:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise ModelError(f"not a readable ledger: {error}", where=path) from error
     if header.get("format") != FORMAT:
-        raise ModelError(f"not an edgetune ledger (format {header.get('format')!r})", where=path)
+        raise ModelError(f"not an edgetune ledger (format {str(header.get('format'))[:40]!r})", where=path)
     try:
         ledger = _from_header(header, tensors)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"the ledger's header is damaged: {error}", where=path) from error
+    except MalformedError as error:
+        raise ModelError(f"the ledger is malformed: {error}", where=path, hint="get it again") from error
     spec = asdict(ledger.directions) if ledger.directions else {}
     found = _content_digest(tensors, spec, ledger.base_digest)
     if found != header.get("content_digest") or _header_digest(header) != header.get("header_digest"):
@@ -177,23 +190,25 @@ def check_base(ledger: Ledger, base_digest: str, where: Path | None = None) -> N
 
 
 def _from_header(header: dict[str, str], tensors: dict[str, torch.Tensor]) -> Ledger:
-    raw = json.loads(header["directions"])
-    directions = DirectionsSpec(**raw) if raw else None
+    raw = parsed(header, "directions")
+    directions = DirectionsSpec(**check_directions(raw)) if raw is not None else None
     update: Update
     if directions is None:
+        check_dense(tensors)
         update = Dense(tensors)
     else:
+        check_projected(tensors, directions.size)
         coefficients = tensors["coefficients"].numpy()
         keys = tensors["keys"].numpy() if "keys" in tensors else np.arange(len(coefficients), dtype=np.int64)
         update = Projected(keys, coefficients)
     return Ledger(
-        base_digest=header["base_digest"],
-        method=header["method"],
+        base_digest=text(header, "base_digest", DIGEST),
+        method=text(header, "method", "[a-z0-9_]{0,64}"),
         update=update,
         directions=directions,
-        adapter=json.loads(header["adapter"]),
-        weights_digest=header["weights_digest"],
-        round=int(header["round"]),
-        fingerprint=header["fingerprint"],
-        extra=json.loads(header["extra"]),
+        adapter=check_adapter(parsed(header, "adapter")),
+        weights_digest=text(header, "weights_digest", f"({DIGEST})?"),
+        round=unsigned(header, "round"),
+        fingerprint=text(header, "fingerprint", ".{0,256}"),
+        extra=check_extra(parsed(header, "extra")),
     )

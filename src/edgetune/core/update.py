@@ -12,6 +12,19 @@ import torch
 
 Keys = npt.NDArray[np.int64]
 Coefficients = npt.NDArray[np.float32]
+LARGEST = 1e18
+"""Greatest magnitude of a coefficient or an adapter weight that travels or is kept: no use comes near it, and no sum of
+those that a federation adds overflows float32."""
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+"""Types that tensors of an update may have."""
+
+
+def within(tensor: torch.Tensor) -> bool:
+    """Say whether every element of a tensor of one of `FLOATS` is a number of magnitude at most `LARGEST`."""
+    if not tensor.numel():
+        return True
+    low, high = tensor.detach().aminmax()
+    return bool(float(low) >= -LARGEST) and bool(float(high) <= LARGEST)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,6 +37,11 @@ class Dense:
     def is_finite(self) -> bool:
         """Whether no element is NaN or infinite."""
         return all(bool(torch.isfinite(tensor).all()) for tensor in self.tensors.values())
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether every element is a number of magnitude at most `LARGEST`."""
+        return all(within(tensor) for tensor in self.tensors.values())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,6 +64,11 @@ class Projected:
     def is_finite(self) -> bool:
         """Whether no coefficient is NaN or infinite."""
         return bool(np.isfinite(self.coefficients).all())
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether every coefficient is a number of magnitude at most `LARGEST`."""
+        return bool((np.abs(self.coefficients) <= LARGEST).all())
 
     @classmethod
     def of(cls, key: int, coefficient: float) -> Projected:

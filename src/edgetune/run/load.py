@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -13,7 +14,7 @@ from edgetune.core.keys import key_id, pool_key
 from edgetune.core.ledger import DirectionsSpec, Ledger, check_base, read_ledger
 from edgetune.core.quantised import GRIDS, BlockGrid
 from edgetune.core.tuned import Tuned
-from edgetune.core.update import Dense
+from edgetune.core.update import LARGEST, Dense
 from edgetune.directions import KINDS, Hadamard
 from edgetune.directions.space import BoundSpace
 from edgetune.models.backbone import Backbone, load_backbone
@@ -73,18 +74,18 @@ def materialise(
     tuned: Tuned
     if ledger.directions is None:
         if not isinstance(ledger.update, Dense) or ledger.adapter is None:
-            raise ModelError("the ledger holds neither directions nor an adapter")
-        adapter = ledger.adapter
+            raise ModelError("the ledger holds neither directions nor an adapter", where=where)
+        adapter = _fitting(ledger.adapter, backbone, where)
         tuned = AdapterTuned(backbone.model, rank=adapter["r"], alpha=adapter["lora_alpha"], seed=0)
     else:
         space = _space(ledger.directions, key)
         if ledger.adapter is not None:
-            tuned = reopen(backbone.model, space, ledger.adapter)
+            tuned = reopen(backbone.model, space, _fitting(ledger.adapter, backbone, where))
         elif grid is not None:
             tuned = StreamedTuned(backbone.model, space, base_tensors(backbone, grid))
         else:
             base = stored_weights(backbone.folder, backbone.model)
-            tuned = ProjectedTuned(backbone.model, space, base=base, scales=_scales(ledger))
+            tuned = ProjectedTuned(backbone.model, space, base=base, scales=_scales(ledger, backbone))
     tuned.reset(ledger.update)
     if ledger.weights_digest and backbone.dtype == torch.float32:
         found = tensor_digest(tuned.named_weights())
@@ -103,13 +104,39 @@ def _grid(ledger: Ledger) -> BlockGrid | None:
     return GRIDS[name] if name is not None else None
 
 
-def _scales(ledger: Ledger) -> dict[str, float]:
+def _scales(ledger: Ledger, backbone: Backbone) -> dict[str, float]:
+    """Return the factors of layer-wise scaling: positive numbers for parameters that the model has."""
     try:
-        return {
-            str(name): float(scale) for name, scale in json.loads(ledger.extra.get(LAYER_SCALE, "{}")).items()
-        }
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ModelError(f"the ledger's layer scales are damaged: {error}") from error
+        found = json.loads(ledger.extra.get(LAYER_SCALE, "{}"))
+    except (ValueError, RecursionError) as error:
+        raise ModelError("the ledger's layer scales are no JSON") from error
+    names = {name for name, _ in backbone.model.named_parameters()}
+    if not isinstance(found, dict) or not found.keys() <= names:
+        raise ModelError("the ledger's layer scales are not those of this model's parameters")
+    for name, scale in found.items():
+        real = isinstance(scale, int | float) and not isinstance(scale, bool)
+        if not (real and 0 < scale <= LARGEST):
+            raise ModelError(f"the ledger's layer scale is {scale!r}, no positive number", where=name)
+    return {name: float(scale) for name, scale in found.items()}
+
+
+def _fitting(adapter: dict[str, Any], backbone: Backbone, where: Path | None) -> dict[str, Any]:
+    """Refuse an adapter that lacks a setting, or is larger than any adapter of this model can be.
+
+    Raises:
+        ModelError: naming the setting.
+    """
+    width = max(max(weight.shape, default=1) for weight in backbone.model.parameters())
+    prefix = adapter.get("peft_type") == "PREFIX_TUNING"
+    size, other = ("num_virtual_tokens", "initial_scale") if prefix else ("r", "lora_alpha")
+    for setting in (size, other):
+        if adapter.get(setting) is None:
+            raise ModelError(f"the ledger's adapter lacks the setting {setting!r}", where=where)
+    if adapter[size] > width:
+        raise ModelError(
+            f"the ledger's adapter has {size} = {adapter[size]}, the model's width is {width}", where=where
+        )
+    return adapter
 
 
 def _space(spec: DirectionsSpec, key: bytes | None) -> BoundSpace:
@@ -119,5 +146,8 @@ def _space(spec: DirectionsSpec, key: bytes | None) -> BoundSpace:
         key = pool_key(spec.seed)
     if key_id(key) != spec.key_id:
         raise DigestError(f"the key has id {key_id(key)}, the ledger needs {spec.key_id}")
-    kind = Hadamard(spec.size) if KINDS[spec.kind] is Hadamard else KINDS[spec.kind]()
-    return BoundSpace(kind, key)
+    made = KINDS.get(spec.kind)
+    if made is None or (made is Hadamard and not spec.size):
+        hint = "update edgetune, or get the ledger again"
+        raise ModelError(f"no directions of the kind {spec.kind!r} in a pool of {spec.size}", hint=hint)
+    return BoundSpace(Hadamard(spec.size) if made is Hadamard else made(), key)

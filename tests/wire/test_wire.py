@@ -99,12 +99,25 @@ def test_a_key_outside_the_pool_is_refused(key: int) -> None:
         (SeedTable(8), b"\2" + b"\0" * 32),
         (SeedTable(8), struct.pack("<BI", 1, 2) + b"\0" * 6),
         (SeedTable(8), struct.pack("<BIHf", 1, 1, 8, 1.0)),
+        (SeedTable(8), struct.pack("<BIHHff", 1, 2, 3, 3, 1.0, 1.0)),
+        (SeedTable(8), struct.pack("<BIHHff", 1, 2, 3, 1, 1.0, 1.0)),
+        (SeedTable(8), struct.pack("<BIHf", 1, 1, 3, 0.0)),
+        (SeedTable(8), struct.pack("<BIHf", 1, 1, 3, -0.0)),
+        (SeedTable(8), struct.pack("<B8f", 0, 1, 0, 0, 0, 0, 0, 0, 0)),
+        (SeedTable(8), struct.pack("<B8f", 0, 1, 2, 3, 4, 5, 6, 7, -0.0)),
+        (SeedList(), struct.pack("<qqff", 4, 4, 1.0, 1.0)),
         (SeedTable(8), struct.pack("<BI", 1, 2**32 - 1)),
         (SeedList(), b"\0" * 13),
         (SeedList(), struct.pack("<qf", -1, 1.0)),
         (Tensors(), b""),
         (Tensors(), b"\x80\x04pickled"),
         (Tensors(), Tensors().encode(Dense({"a": torch.ones(3)}))[:-1]),
+        (Tensors(), Tensors().encode(Dense({"a": torch.ones(3).double()}))),
+        (Tensors(), Tensors().encode(Dense({"a": torch.ones(3, dtype=torch.complex64)}))),
+        (Tensors(), Tensors().encode(Dense({"a": torch.ones(3).to(torch.float8_e5m2)}))),
+        (Tensors(), Tensors().encode(Dense({"a": torch.ones(3, dtype=torch.bool)}))),
+        (Tensors(), struct.pack("<Q", 60000) + b"[" * 60000),
+        (Tensors(), struct.pack("<Q", 2**62)),
     ],
 )
 def test_impossible_bodies_are_refused(codec: SeedTable | SeedList | Tensors, body: bytes) -> None:
@@ -147,3 +160,27 @@ def test_a_sound_frame_that_belongs_elsewhere_is_refused(other: dict[str, object
 def test_the_layout_is_as_published() -> None:
     head = struct.pack("<4sBB8s8sII", b"ETN1", 2, 0, METHOD, BASE, 7, len(FRAME.body))
     assert FRAME.encode() == head + FRAME.body + struct.pack("<I", zlib.crc32(head + FRAME.body))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"a": torch.ones(3)},
+        {"b": torch.ones(2)},
+        {"a": torch.ones(2), "b": torch.ones(2)},
+        {"a": torch.ones(2).half()},
+        {"a": torch.ones(1, 2)},
+        {},
+    ],
+)
+def test_tensors_must_be_those_of_the_state(other: dict[str, torch.Tensor]) -> None:
+    like = Dense({"a": torch.zeros(2)})
+    assert Tensors().decode(Tensors().encode(Dense({"a": torch.ones(2)})), like).tensors["a"].sum() == 2
+    with pytest.raises(DigestError, match="not the tuned ones"):
+        Tensors().decode(Tensors().encode(Dense(other)), like)
+
+
+def test_a_reserved_byte_is_zero() -> None:
+    head = struct.pack("<4sBB8s8sII", b"ETN1", UP, 9, METHOD, BASE, 7, 0)
+    with pytest.raises(DigestError, match="later format"):
+        Frame.decode(head + struct.pack("<I", zlib.crc32(head)), **EXPECTED)  # type: ignore[arg-type]

@@ -120,7 +120,9 @@ class Display:
             down = f", {max(event.payload_down_bytes):,} B down" if event.payload_down_bytes else ""
             loss = f"held-out loss {event.loss:.4f}, " if event.loss is not None else ""
             drop = f", [yellow]{event.dropped} steps dropped[/]" if event.dropped else ""
-            return f"round {event.round:>3}: {loss}train {event.train_loss:.4f}{up}{down}, {event.seconds:.1f} s{drop}"
+            out = f", [yellow]{len(event.refused)} replies refused[/]" if event.refused else ""
+            means = f"{loss}train {event.train_loss:.4f}"
+            return f"round {event.round:>3}: {means}{up}{down}, {event.seconds:.1f} s{drop}{out}"
         if isinstance(event, StageFinished):
             shown = "" if math.isnan(event.loss) else f"loss {event.loss:.4f}, Rouge-L {event.rouge_l:.1f}, "
             return f"[bold]{event.name}[/]: {shown}{event.seconds:.1f} s"

@@ -71,7 +71,9 @@ class RoundFinished(Event):
     peak_memory_bytes: int
     rouge_l: float | None = None
     refused: list[int] = field(default_factory=list)
-    """Devices whose update was NaN or infinite and was left out."""
+    """Devices whose reply was left out."""
+    reasons: list[str] = field(default_factory=list)
+    """Why, in the order of `refused`."""
     realised: float | None = None
     """Part of the whole update since the base that half-precision weights show; None in float32."""
 

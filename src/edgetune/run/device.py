@@ -5,23 +5,16 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
-import numpy as np
-
 from edgetune.core.errors import DataError, DigestError
 from edgetune.core.progress import Progress, silent
-from edgetune.core.update import Projected
+from edgetune.core.update import Contribution, Projected
 from edgetune.data.encode import Example
+from edgetune.run.reply import REPORT, Reply, binding, ticket
 from edgetune.run.steps import draw_batches, take_steps
 from edgetune.run.worker import Worker
 from edgetune.wire import DOWN, UP, Frame
 
-REPORT = struct.Struct("<IfH")
-"""What goes up beside the update: examples, mean loss, dropped steps."""
-
-
-def binding(method_digest: str, base_digest: str) -> tuple[bytes, bytes]:
-    """Return the 8-byte prefixes that every frame carries."""
-    return bytes.fromhex(method_digest)[:8], bytes.fromhex(base_digest)[:8]
+__all__ = ["REPORT", "Device", "binding"]
 
 
 class Device:
@@ -51,7 +44,12 @@ class Device:
             raise DataError("a device without examples cannot train", where=f"device {id}")
         self.id, self._examples, self._worker = id, examples, worker
         self._pad_id, self._progress = pad_id, progress
-        self._binding = binding(worker.method.digest, worker.backbone.digest)
+        self._binding = binding(worker.method.digest, worker.backbone.digest, worker.seed)
+
+    @property
+    def examples(self) -> int:
+        """How many examples it holds: what it registers with, and what it must claim in every reply."""
+        return len(self._examples)
 
     def answer(self, payload: bytes) -> bytes:
         """Train from the received state and return the change.
@@ -62,17 +60,23 @@ class Device:
             payload: a frame of the server: 4 bytes of master seed and the encoded state.
 
         Returns:
-            A frame with the number of examples, the mean loss, the dropped steps and the encoded change.
+            A frame with a `Reply`.
 
         Raises:
-            DigestError: if the frame is damaged or belongs to another method or base model.
+            DigestError: if the frame is damaged, or belongs to another method, seed or base model.
         """
         method, tuned = self._worker.method, self._worker.tuned
         frame = Frame.decode(payload, kind=DOWN, method=self._binding[0], base=self._binding[1])
         if len(frame.body) < 4:
             raise DigestError("the message is too short to hold a seed")
         (seed,) = struct.unpack_from("<I", frame.body)
-        tuned.reset(method.codec.decode(frame.body[4:]))
+        if seed != self._worker.seed:
+            raise DigestError(
+                f"the server's directions follow seed {seed}, this device's seed {self._worker.seed}",
+                where=f"device {self.id}",
+            )
+        like = tuned.state() if method.directions is None else None
+        tuned.reset(method.codec.decode(frame.body[4:], like))
         steps = take_steps(
             method,
             tuned,
@@ -90,5 +94,6 @@ class Device:
         if isinstance(change, Projected):
             moved = change.coefficients != 0
             change = Projected(change.keys[moved], change.coefficients[moved])
-        report = REPORT.pack(len(self._examples), np.float32(steps.loss), min(steps.dropped, 0xFFFF))
-        return Frame(UP, *self._binding, frame.round, report + method.codec.encode(change)).encode()
+        content = Contribution(self.id, len(self._examples), steps.loss, steps.dropped, change)
+        body = Reply(ticket(payload), content).encode(method.codec)
+        return Frame(UP, *self._binding, frame.round, body).encode()

@@ -74,6 +74,7 @@ def federate(
         seed=plan.seed,
         state=ledger.update,
         round=ledger.round,
+        examples={id: device.examples for id, device in devices.items()},
     )
     progress("rounds", server.round, plan.rounds)
     while server.round < plan.rounds:
@@ -101,7 +102,8 @@ def federate(
                 seconds=time.perf_counter() - start,
                 peak_memory_bytes=memory.peak_bytes,
                 rouge_l=rouge,
-                refused=closed.refused,
+                refused=list(closed.refused),
+                reasons=list(closed.refused.values()),
                 realised=realised,
             )
         )

@@ -11,7 +11,7 @@ from edgetune.core.errors import DigestError, DivergenceError
 from edgetune.core.keys import stream
 from edgetune.core.update import Contribution, Dense, Projected, Update
 from edgetune.methods.method import TuningMethod
-from edgetune.run.device import REPORT, binding
+from edgetune.run.reply import Reply, binding, ticket
 from edgetune.wire import DOWN, UP, Frame
 
 
@@ -22,12 +22,13 @@ class Closed:
     Args:
         loss: mean loss of the devices' steps, weighted by examples; NaN if none counted.
         dropped: steps dropped on devices.
-        refused: devices whose update was NaN or infinite and was left out.
+        refused: why each reply that was left out was: damaged, of another round or run, of nobody who was asked, NaN,
+            infinite or absurd; by device.
     """
 
     loss: float
     dropped: int
-    refused: list[int]
+    refused: dict[int, str]
 
 
 class Server:
@@ -36,11 +37,13 @@ class Server:
     Args:
         method: how updates are made, encoded and combined.
         base_digest: the base model all devices hold.
-        devices: ids of all devices.
+        devices: ids of all devices, each in [0, 2^32).
         participation: share of the devices asked in a round, in (0, 1].
         seed: master seed, unsigned 32 bits.
         state: what the rounds so far learnt.
         round: completed rounds.
+        examples: by device, how many examples it registered with; a reply that claims another number is refused.
+            Where nothing is known of a device, its claim is taken.
     """
 
     def __init__(
@@ -53,10 +56,12 @@ class Server:
         seed: int,
         state: Update,
         round: int = 0,
+        examples: Mapping[int, int] | None = None,
     ) -> None:
         self.method, self.state, self.round = method, state, round
         self._devices, self._participation, self._seed = sorted(devices), participation, seed
-        self._binding = binding(method.digest, base_digest)
+        self._binding, self._examples = binding(method.digest, base_digest, seed), dict(examples or {})
+        self._ticket = b""
 
     def sample(self) -> list[int]:
         """Return the devices of the coming round: a pure function of seed and round, without replacement."""
@@ -70,53 +75,70 @@ class Server:
         """Return the payload for every sampled device; all are equal, whether or not a device took part before."""
         body = struct.pack("<I", self._seed) + self.method.codec.encode(self.state)
         payload = Frame(DOWN, *self._binding, self.round + 1, body).encode()
+        self._ticket = ticket(payload)
         return dict.fromkeys(self.sample(), payload)
 
     def close_round(self, replies: Mapping[int, bytes]) -> Closed:
-        """Combine the replies and move on by one round.
+        """Combine the replies and move on by one round; a reply that cannot be used is left out, and the others count.
+
+        The round need not have been opened by this object: after a restart, late replies still fit.
 
         Args:
             replies: payload by device; devices that did not answer are absent.
 
         Raises:
-            DigestError: if a reply is damaged or belongs elsewhere; the state is unchanged.
-            DivergenceError: if no reply can be used.
+            DivergenceError: if no reply can be used, or their sum leaves the range of numbers; the state is unchanged.
         """
-        contributions = [self._open(device, payload) for device, payload in sorted(replies.items())]
-        usable = [one for one in contributions if one.update.is_finite and math.isfinite(one.loss)]
-        refused = [one.device for one in contributions if one not in usable]
-        update = self.method.aggregate.combine(usable)
-        if update is None:
-            raise DivergenceError(
-                f"round {self.round + 1}: no device sent a finite update",
-                hint="lower the learning rate (--set method.learning_rate=...)",
-            )
-        self.state = _plus(self.state, update)
-        self.round += 1
+        if not self._ticket:
+            self.open_round()
+        asked = set(self.sample())
+        usable, refused, dropped = list[Contribution](), dict[int, str](), 0
+        for device, payload in sorted(replies.items()):
+            try:
+                if device not in asked:
+                    raise DigestError("this device was not asked in this round")
+                one = self._open(device, payload)
+            except DigestError as error:
+                refused[device] = error.what
+                continue
+            dropped += one.dropped
+            if one.update.is_bounded and math.isfinite(one.loss):
+                usable.append(one)
+            else:
+                refused[device] = "its loss or its update is NaN, infinite or beyond any use"
+        self.state, self.round = self._combined(usable, refused), self.round + 1
+        self._ticket = b""
         total = sum(one.examples for one in usable)
         loss = sum(one.loss * one.examples for one in usable) / total
-        return Closed(loss, sum(one.dropped for one in contributions), refused)
+        return Closed(loss, dropped, refused)
+
+    def _combined(self, usable: list[Contribution], refused: Mapping[int, str]) -> Update:
+        """Return the state after the round."""
+        update = self.method.aggregate.combine(usable)
+        state = None if update is None else _plus(self.state, update)
+        if state is not None and state.is_bounded:
+            return state
+        what = "no reply can be used" if state is None else "the sum of the updates is beyond any use"
+        reasons = "; ".join(f"device {device}: {reason}" for device, reason in list(refused.items())[:3])
+        raise DivergenceError(
+            f"round {self.round + 1}: {what}{f' ({reasons})' if reasons else ''}",
+            hint="if losses are NaN or infinite, lower the learning rate (--set method.learning_rate=...)",
+        )
 
     def _open(self, device: int, payload: bytes) -> Contribution:
         frame = Frame.decode(payload, kind=UP, method=self._binding[0], base=self._binding[1])
         if frame.round != self.round + 1:
-            raise DigestError(
-                f"a reply to round {frame.round} arrived in round {self.round + 1}", where=f"device {device}"
-            )
-        if len(frame.body) < REPORT.size:
-            raise DigestError("the reply is too short to hold a report", where=f"device {device}")
-        examples, loss, dropped = REPORT.unpack_from(frame.body)
-        if not examples:
-            raise DigestError("the reply claims no examples", where=f"device {device}")
-        update = self.method.codec.decode(frame.body[REPORT.size :])
-        if isinstance(update, Dense) and not _alike(self.state, update):
-            raise DigestError("the reply's tensors are not the tuned ones", where=f"device {device}")
-        return Contribution(device, examples, loss, dropped, update)
-
-
-def _alike(state: Update, update: Dense) -> bool:
-    shapes = {name: tensor.shape for name, tensor in update.tensors.items()}
-    return isinstance(state, Dense) and shapes == {name: one.shape for name, one in state.tensors.items()}
+            raise DigestError(f"a reply to round {frame.round} arrived in round {self.round + 1}")
+        reply = Reply.decode(frame.body, self.method.codec, like=self.state)
+        content = reply.content
+        if content.device != device:
+            raise DigestError(f"the reply says that it is of device {content.device}")
+        if reply.answers != self._ticket:
+            raise DigestError("the reply answers another message than this round's")
+        known = self._examples.get(device, content.examples)
+        if not content.examples or content.examples != known:
+            raise DigestError(f"the reply claims {content.examples} examples, not {known or 'at least one'}")
+        return content
 
 
 def _plus(state: Update, update: Update) -> Update:

@@ -10,7 +10,7 @@ from edgetune.core.errors import DigestError
 
 MAGIC = b"ETN1"
 HEADER = struct.Struct("<4sBB8s8sII")
-"""Magic, kind, reserved, method digest, base digest, round, body length; a CRC-32 of everything follows the body."""
+"""Magic, kind, reserved (0), method, base, round, body length; a CRC-32 of everything follows the body."""
 OVERHEAD = HEADER.size + 4
 DOWN, UP = 1, 2
 
@@ -21,8 +21,8 @@ class Frame:
 
     Args:
         kind: DOWN (server to device) or UP.
-        method: first 8 bytes of the method's digest.
-        base: first 8 bytes of the base model's digest.
+        method: 8 bytes that name the method, its settings and its directions.
+        base: 8 bytes that name the base model.
         round: the round it belongs to, in [0, 2^32).
         body: the encoded update and its metadata.
     """
@@ -47,15 +47,17 @@ class Frame:
         """
         if len(payload) < OVERHEAD or payload[:4] != MAGIC:
             raise DigestError("not an edgetune message")
-        _, got_kind, _, got_method, got_base, round, length = HEADER.unpack_from(payload)
+        _, got_kind, reserved, got_method, got_base, round, length = HEADER.unpack_from(payload)
         if len(payload) != OVERHEAD + length:
             raise DigestError(f"the message has {len(payload)} bytes instead of {OVERHEAD + length}")
         if zlib.crc32(payload[:-4]) != struct.unpack("<I", payload[-4:])[0]:
             raise DigestError("the message is damaged: its checksum does not match")
+        if reserved:
+            raise DigestError("the message is of a later format", hint="update edgetune")
         if got_kind != kind:
             raise DigestError("the message travels in the wrong direction")
         if got_method != method:
-            raise DigestError("the message belongs to another method or other settings")
+            raise DigestError("the message belongs to another method, other settings or another seed")
         if got_base != base:
             raise DigestError(
                 "the message belongs to another base model", hint="install the same base on all devices"

@@ -30,14 +30,14 @@ class SeedList:
         merged = update.merged()
         return merged.keys.astype("<i8").tobytes() + merged.coefficients.astype("<f4").tobytes()
 
-    def decode(self, body: bytes) -> Projected:
-        """Return the update.
+    def decode(self, body: bytes, like: Update | None = None) -> Projected:
+        """Return the update; `like` plays no part.
 
         Raises:
-            DigestError: if the length is impossible or a seed is negative.
+            DigestError: if the length is impossible, or a seed is negative or repeated.
         """
         count, rest = divmod(len(body), 12)
         keys = np.frombuffer(body, "<i8", count).astype(np.int64)
-        if rest or (count and int(keys.min()) < 0):
+        if rest or (count and int(keys.min()) < 0) or len(np.unique(keys)) != count:
             raise DigestError("not a list of seeds and coefficients")
         return Projected(keys, np.frombuffer(body, "<f4", count, 8 * count).astype(np.float32))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoConfig
 from transformers.utils import logging
 
 from edgetune.core.batch import Batch, response_losses
@@ -16,6 +17,7 @@ from edgetune.models import source
 from edgetune.models.backbone import Backbone, load_backbone
 from edgetune.models.digest import CHUNK, files_digest, tensor_digest
 from edgetune.models.embedded import embedded_folder
+from edgetune.models.identity import base_digest
 
 DATA = Path(os.environ.get("EDGETUNE_DATA", Path(__file__).parents[3] / "shared" / "data"))
 needs_data = pytest.mark.skipif(
@@ -54,7 +56,8 @@ def test_the_digest_is_of_the_stored_weights(save, family: str, stored: torch.dt
     ]
     assert len({loaded.digest for loaded in loads}) == 1
     assert [loaded.dtype for loaded in loads] == [torch.float32, torch.float16, torch.bfloat16, stored]
-    assert loads[0].digest == tensor_digest(load_file(folder / "model.safetensors").items())
+    weights = tensor_digest(load_file(folder / "model.safetensors").items())
+    assert loads[0].digest == base_digest(weights, AutoConfig.from_pretrained(folder))
 
 
 def test_the_digest_follows_its_specification() -> None:

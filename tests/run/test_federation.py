@@ -37,7 +37,7 @@ every = pytest.mark.parametrize("name", ["fedkseed", "signs", "mezo", "mezo_lora
 
 def server_of(toy: Any, participation: float = 1.0, **more: Any) -> Server:
     state = more.pop("state", toy.worker.tuned.state())
-    digest = toy.worker.backbone.digest
+    digest = toy.worker.identity
     return Server(
         toy.method, digest, list(toy.devices), participation=participation, seed=SEED, state=state, **more
     )
@@ -68,7 +68,7 @@ def test_a_device_materialises_the_servers_model_every_round(
         tuned.reset(server.state)
         expected = digest_of(run)
         for payload in down.values():
-            binds = binding(run.method.digest, run.worker.backbone.digest, SEED)
+            binds = binding(run.method.digest, run.worker.identity, SEED)
             frame = Frame.decode(payload, kind=DOWN, method=binds[0], base=binds[1])
             tuned.reset(run.method.codec.decode(frame.body[4:]))
             assert digest_of(run) == expected
@@ -79,7 +79,7 @@ def test_a_fedkseed_round_with_a_full_table_fits_in_17988_bytes(save_tiny: Any) 
     method = replace(tuning_method("fedkseed"), batch_size=1)
     worker = Worker(load_backbone(save_tiny()), method, SEED)
     full = Projected(np.arange(4096), np.full(4096, 1e-9, np.float32))
-    server = Server(method, worker.backbone.digest, [0], participation=1, seed=SEED, state=full, round=40)
+    server = Server(method, worker.identity, [0], participation=1, seed=SEED, state=full, round=40)
     down = server.open_round()[0]
     up = Device(0, examples(0), worker, pad_id=0).answer(down)
     server.close_round({0: up})
@@ -358,7 +358,7 @@ def test_devices_are_sampled_without_replacement_and_by_seed_and_round(toy: Make
     assert all(len(set(one)) == 2 for one in chosen)
     assert {id for one in chosen for id in one} == {0, 1, 2, 3}
     assert chosen == [server_of(run, 0.5, round=at).sample() for at in range(20)]
-    digest, none = run.worker.backbone.digest, Projected.none()
+    digest, none = run.worker.identity, Projected.none()
     many = Server(run.method, digest, range(100), participation=0.29, seed=SEED, state=none)
     assert len(many.sample()) == 29  # 0.29 * 100 is 28.999999999999996
 

@@ -18,7 +18,7 @@ from edgetune.wire import DOWN, UP, Frame
 
 
 def server_of(toy: Any, participation: float = 1.0, **more: Any) -> Server:
-    digest, state = toy.worker.backbone.digest, more.pop("state", None) or toy.worker.tuned.state()
+    digest, state = toy.worker.identity, more.pop("state", None) or toy.worker.tuned.state()
     return Server(
         toy.method, digest, list(toy.devices), participation=participation, seed=SEED, state=state, **more
     )
@@ -26,7 +26,7 @@ def server_of(toy: Any, participation: float = 1.0, **more: Any) -> Server:
 
 def forged(server: Server, toy: Any, device: int = 0, **changes: Any) -> bytes:
     """Make a reply as a device would, but for some changes of the frame or of what is in it."""
-    method, base = binding(toy.method.digest, toy.worker.backbone.digest, SEED)
+    method, base = binding(toy.method.digest, toy.worker.identity, SEED)
     report = {"examples": 4, "loss": 1.0, "dropped": 0, "update": Projected.of(1, 1.0), "device": device}
     report |= {name: changes.pop(name) for name in list(changes) if name in report}
     answers = changes.pop("answers", ticket(next(iter(server.open_round().values()))))
@@ -143,13 +143,13 @@ def test_tensors_that_are_not_the_tuned_ones_are_refused(toy: MakeToy) -> None:
 def test_a_device_of_another_seed_takes_no_part(toy: MakeToy) -> None:
     run = toy()
     other = Server(
-        run.method, run.worker.backbone.digest, [0], participation=1.0, seed=SEED + 1, state=Projected.none()
+        run.method, run.worker.identity, [0], participation=1.0, seed=SEED + 1, state=Projected.none()
     )
     with pytest.raises(DigestError, match="another seed"):
         run.devices[0].answer(other.open_round()[0])
     with pytest.raises(DivergenceError, match="another seed"):
         other.close_round({0: run.devices[0].answer(server_of(run).open_round()[0])})
-    binds = binding(run.method.digest, run.worker.backbone.digest, SEED)
+    binds = binding(run.method.digest, run.worker.identity, SEED)
     lying = Frame(DOWN, *binds, 1, struct.pack("<I", SEED + 1) + run.method.codec.encode(Projected.none()))
     with pytest.raises(DigestError, match="this device's seed"):
         run.devices[0].answer(lying.encode())

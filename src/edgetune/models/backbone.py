@@ -19,6 +19,7 @@ from transformers import (
 
 from edgetune.core.errors import ModelError
 from edgetune.models.digest import files_digest
+from edgetune.models.identity import base_digest, prompt_digest
 from edgetune.models.quiet import quiet
 from edgetune.models.source import find_folder
 from edgetune.models.weights import weight_files
@@ -43,7 +44,9 @@ class Backbone:
     Args:
         model: in evaluation mode, without gradients.
         tokenizer: the tokenizer of the same folder.
-        digest: `tensor_digest` of the weights as stored: the same for every type the model is loaded in.
+        digest: `identity.base_digest` of the weights as stored and of the settings that decide the forward pass: the
+            same for every type the model is loaded in.
+        prompt_digest: `identity.prompt_digest`: how text becomes tokens, and where answers end.
         source: what the caller asked for.
         size_bytes: stored size of the weight files.
         dtype: the type the weights are held in.
@@ -53,6 +56,7 @@ class Backbone:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     digest: str
+    prompt_digest: str
     source: str
     size_bytes: int
     dtype: torch.dtype
@@ -94,7 +98,8 @@ def load_backbone(
     return Backbone(
         model=_placed(model, device),
         tokenizer=tokenizer,
-        digest=files_digest(files),
+        digest=base_digest(files_digest(files), config),
+        prompt_digest=prompt_digest(tokenizer, model),
         source=str(source),
         size_bytes=sum(file.stat().st_size for file in files),
         dtype=model.dtype,

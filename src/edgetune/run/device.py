@@ -44,7 +44,7 @@ class Device:
             raise DataError("a device without examples cannot train", where=f"device {id}")
         self.id, self._examples, self._worker = id, examples, worker
         self._pad_id, self._progress = pad_id, progress
-        self._binding = binding(worker.method.digest, worker.backbone.digest, worker.seed)
+        self._binding = binding(worker.method.digest, worker.identity, worker.seed)
 
     @property
     def examples(self) -> int:

@@ -68,7 +68,7 @@ def federate(
     ledger = checkpoint.resume(listener)
     server = Server(
         worker.method,
-        worker.backbone.digest,
+        worker.identity,
         list(devices),
         participation=plan.participation,
         seed=plan.seed,

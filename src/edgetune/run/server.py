@@ -36,7 +36,7 @@ class Server:
 
     Args:
         method: how updates are made, encoded and combined.
-        base_digest: the base model all devices hold.
+        base_digest: names the base model, and how text becomes tokens, on all devices (`Worker.identity`).
         devices: ids of all devices, each in [0, 2^32).
         participation: share of the devices asked in a round, in (0, 1].
         seed: master seed, unsigned 32 bits.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -98,8 +99,9 @@ def completed_rounds(prepared: Prepared, ledger_path: Path, *, single: bool) -> 
 
 
 def _fingerprint(prepared: Prepared, single: bool) -> str:
-    kind = "single" if single else "federated"
-    return f"{kind}-{prepared.recipe.tuning_fingerprint}-{prepared.manifest.digest}"
+    """Name everything that decides the tuned weights beside the base: settings, data, and how text becomes tokens."""
+    parts = (prepared.recipe.tuning_fingerprint, prepared.manifest.digest, prepared.backbone.prompt_digest)
+    return f"{'single' if single else 'federated'}-{sha256(' '.join(parts).encode()).hexdigest()}"
 
 
 def plain_model(tuned: Tuned) -> PreTrainedModel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 from typing import cast
 
 from edgetune.core.batch import Objective
@@ -59,6 +60,11 @@ class Worker:
             method.objective.bind(backbone.tokenizer) if method.objective else None
         )
         self.watch = UpdateWatch(self.tuned, method, seed)
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of what devices and server must share: the base, and how text becomes tokens."""
+        return sha256(f"{self.backbone.digest} {self.backbone.prompt_digest}".encode()).hexdigest()
 
     @property
     def directions(self) -> DirectionsSpec | None:

@@ -22,7 +22,7 @@ class Frame:
     Args:
         kind: DOWN (server to device) or UP.
         method: 8 bytes that name the method, its settings and its directions.
-        base: 8 bytes that name the base model.
+        base: 8 bytes that name the base model and its tokenizer.
         round: the round it belongs to, in [0, 2^32).
         body: the encoded update and its metadata.
     """
@@ -60,6 +60,7 @@ class Frame:
             raise DigestError("the message belongs to another method, other settings or another seed")
         if got_base != base:
             raise DigestError(
-                "the message belongs to another base model", hint="install the same base on all devices"
+                "the message belongs to another base model or tokenizer",
+                hint="install the same base on all devices",
             )
         return cls(got_kind, got_method, got_base, round, payload[HEADER.size : -4])

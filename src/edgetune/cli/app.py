@@ -5,20 +5,32 @@ from __future__ import annotations
 import errno
 import os
 import shlex
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import typer
 from rich.console import Console
 
 from edgetune.cli import artefacts, bench, info, runs, suggest
-from edgetune.core.errors import ConfigError, EdgetuneError, OutputError
+from edgetune.core.errors import INTERRUPTED, ConfigError, EdgetuneError, OutputError, TerminatedError
 
-INTERNAL_ERROR, INTERRUPTED = 70, 130
+INTERNAL_ERROR = 70
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+UNWRITABLE = (
+    errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOSPC,
+    errno.ENOTDIR, errno.EPERM, errno.EROFS,
+)  # fmt: skip
+"""Errors of the system that are the file's or the disk's and not ours."""
 
+LONGEST = 2000
+"""Characters of an error's line; hostile input must not fill a terminal."""
 EPILOG = """Exit codes: 0 done, 2 bad option or recipe, 3 data, 4 model, 5 digest mismatch, 6 cannot write,
-7 exported file differs, 8 missing extra, 9 diverged, 70 internal error, 130 interrupted."""
+7 exported file differs, 8 missing extra, 9 diverged, 70 internal error, 130 interrupted (129 and 143: by the
+system's signals HUP and TERM)."""
 
 app = typer.Typer(
     name="edgetune",
@@ -42,9 +54,35 @@ def execute(arguments: Sequence[str]) -> int:
 
     Returns:
         The exit code: 0, or the `exit_code` of the error (edgetune.core.errors), 2 for a wrong option,
-        70 for a bug (its traceback is shown if EDGETUNE_TRACEBACK is set), 130 after Ctrl-C.
+        70 for a bug (its traceback is shown if EDGETUNE_TRACEBACK is set), 130 after Ctrl-C, 129 and 143 after the
+        signals HUP and TERM, which end a command as Ctrl-C does.
     """
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
+    with _ended_in_order() as stopped:
+        return _run(arguments, errors, stopped)
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[list[TerminatedError]]:
+    """Turn the signals of a closing terminal or a stopping system into what Ctrl-C is; yields those that came."""
+    came: list[TerminatedError] = []
+
+    def stop(number: int, frame: object) -> None:
+        came.append(TerminatedError(number))
+        raise came[-1]
+
+    ours = threading.current_thread() is threading.main_thread()
+    taken = [one for one in SIGNALS if ours and signal.getsignal(one) is signal.SIG_DFL]
+    for one in taken:
+        signal.signal(one, stop)
+    try:
+        yield came
+    finally:
+        for one in taken:
+            signal.signal(one, signal.SIG_DFL)
+
+
+def _run(arguments: Sequence[str], errors: Console, stopped: list[TerminatedError]) -> int:
     try:
         # Typer turns Ctrl-C into a returned 130 instead of an exception.
         if app(list(arguments), standalone_mode=False, prog_name="edgetune") == INTERRUPTED:
@@ -54,13 +92,16 @@ def execute(arguments: Sequence[str]) -> int:
     except typer.Exit as error:
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        return _say(errors, "interrupted; run the same command again to go on", INTERRUPTED)
+        code = stopped[0].exit_code if stopped else INTERRUPTED
+        return _say(errors, "interrupted; run the same command again to go on", code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
-            return _say(errors, f"{error.filename or 'output'}: {error.strerror}", OutputError.exit_code)
+        if error.errno in UNWRITABLE:
+            return _say(
+                errors, f"{str(error.filename or 'output')[:400]}: {error.strerror}", OutputError.exit_code
+            )
         return _bug(errors, error, arguments)
     except Exception as error:  # the last line of defence: a bug is still one line and a code
         wrong_usage = getattr(error, "format_message", None)  # typer brings its own copy of click's errors
@@ -75,7 +116,10 @@ def execute(arguments: Sequence[str]) -> int:
 
 def _say(console: Console, text: str, code: int) -> int:
     console.print("[bold red]error:[/] ", end="")
-    console.print(" ".join(text.split()), markup=False)
+    line = " ".join(text[: 4 * LONGEST].split())
+    console.print(
+        line if len(line) <= LONGEST else f"{line[: LONGEST - 200]} ... {line[-150:]}", markup=False
+    )
     return code
 
 

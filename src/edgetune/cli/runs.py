@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from edgetune.cli.display import Display
+from edgetune.core.errors import OutputError
 
 if TYPE_CHECKING:
     from edgetune.report.summary import Summary
@@ -34,8 +37,28 @@ Home = Annotated[
     typer.Option(help="Where weights live: fused, streamed, streamed-q8_0 or streamed-q4_0 (see settings)."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")]
+
+
+def folder(text: str) -> Path:
+    """Read the name of a folder for results.
+
+    Raises:
+        OutputError: if it is empty; an empty name would be the present folder.
+    """
+    if not text.strip():
+        raise OutputError("the name of the output folder is empty", where="--out", hint="name a folder")
+    return Path(text)
+
+
 Out = Annotated[
-    Path, typer.Option("--out", "-o", help="Folder for the results; an unfinished run there goes on.")
+    Path,
+    typer.Option(
+        "--out",
+        "-o",
+        parser=folder,
+        metavar="FOLDER",
+        help="Folder for the results; an unfinished run there goes on.",
+    ),
 ]
 RecipeFile = Annotated[
     Path | None,
@@ -112,29 +135,22 @@ def run(
         "threads": threads,
     }
     from edgetune.core.events import read_events
-    from edgetune.report.html import write_report
-    from edgetune.report.summary import summarise, write_summary
+    from edgetune.report.summary import summarise
     from edgetune.report.table import print_result
     from edgetune.run import pipeline
     from edgetune.run.recipe import load_recipe
 
     resolved = load_recipe(starting_recipe(recipe, model, method), set, **settings)
     console = Console()
-    try:
-        with Display(console, quiet=quiet) as display:
-            pipeline.run(
-                resolved, out, command=_command(), listener=display.listen, progress=display.progress
-            )
-    finally:
-        if (out / pipeline.EVENTS).is_file():
-            write_summary(out)
-            write_report(out)
+    with _reported(out), Display(console, quiet=quiet) as display:
+        pipeline.run(resolved, out, command=_command(), listener=display.listen, progress=display.progress)
     summary = summarise(read_events(out / pipeline.EVENTS))
     if not quiet:
         _print_answers(console, summary)
     print_result(console, summary)
-    console.print(f"\n{out / pipeline.MODEL} runs in llama.cpp: edgetune chat {out / pipeline.MODEL}")
-    console.print(f"The whole story: {out / 'report.html'}")
+    model = escape(str(out / pipeline.MODEL))
+    console.print(f"\n{model} runs in llama.cpp: edgetune chat {model}")
+    console.print(f"The whole story: {escape(str(out / 'report.html'))}")
 
 
 def tune(
@@ -217,32 +233,51 @@ def federate(
 def _tune(
     recipe: Path | None, out: Path, overrides: list[str], quiet: bool, *, single: bool, **settings: Any
 ) -> None:
-    from edgetune.report.html import write_report
-    from edgetune.report.summary import write_summary
     from edgetune.run import pipeline
     from edgetune.run.recipe import load_recipe
 
     start = starting_recipe(recipe, settings["model__source"], settings["method__name"])
     resolved = load_recipe(start, overrides, **settings)
     console = Console()
+    with _reported(out), Display(console, quiet=quiet) as display:
+        ledger = pipeline.tune_only(
+            resolved,
+            out,
+            command=_command(),
+            single=single,
+            listener=display.listen,
+            progress=display.progress,
+        )
+    size = (out / pipeline.LEDGER).stat().st_size
+    said = f"{size:,} bytes, digest {ledger.digest[:12]}, round {ledger.round}"
+    console.print(f"{escape(str(out / pipeline.LEDGER))}: {said}")
+
+
+@contextmanager
+def _reported(out: Path) -> Iterator[None]:
+    """Write summary and report of whatever a run tells its log, also if it ends in an error.
+
+    A run that is refused before it tells anything leaves the folder to whom it belongs.
+    """
+    from edgetune.report.html import write_report
+    from edgetune.report.summary import write_summary
+    from edgetune.run import pipeline
+
+    log, before = out / pipeline.EVENTS, _size(out / pipeline.EVENTS)
     try:
-        with Display(console, quiet=quiet) as display:
-            ledger = pipeline.tune_only(
-                resolved,
-                out,
-                command=_command(),
-                single=single,
-                listener=display.listen,
-                progress=display.progress,
-            )
+        yield
     finally:
-        if (out / pipeline.EVENTS).is_file():
+        if _size(log) != before:
             write_summary(out)
             write_report(out)
-    size = (out / pipeline.LEDGER).stat().st_size
-    console.print(
-        f"{out / pipeline.LEDGER}: {size:,} bytes, digest {ledger.digest[:12]}, round {ledger.round}"
-    )
+
+
+def _size(path: Path) -> int:
+    """Return a file's length, -1 if there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
 
 
 def _print_answers(console: Console, summary: Summary) -> None:

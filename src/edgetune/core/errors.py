@@ -6,6 +6,21 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+
+
+class TerminatedError(KeyboardInterrupt):
+    """The system asked the process to stop; what Ctrl-C ends in order ends in order then too.
+
+    Args:
+        signal: number of the signal.
+    """
+
+    def __init__(self, signal: int) -> None:
+        self.exit_code = 128 + signal
+        super().__init__(signal)
+
 
 class EdgetuneError(Exception):
     """Root of every error this package raises on purpose.

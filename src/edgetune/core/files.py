@@ -1,14 +1,19 @@
-"""Atomic writes: a reader sees the old file or the new one, never half of either."""
+"""Atomic writes and folders of one owner: a reader sees the old file or the new one, and two runs never mix theirs."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import glob
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from edgetune.core.errors import OutputError
+
+PARTIAL = ".edgetune-"
+"""How names of files begin that are not yet what they will be; a killed run may leave some."""
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
@@ -23,11 +28,11 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
             left behind.
     """
     temporary: Path | None = None
-    if path.exists() and not path.is_file():
-        raise OutputError("not a regular file", where=path, hint="choose another name")
     try:
+        if path.exists() and not path.is_file():
+            raise OutputError("not a regular file", where=path, hint="choose another name")
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=_beginning(path), suffix=path.suffix)
         os.close(handle)
         temporary = Path(name)
         write(temporary)
@@ -38,12 +43,10 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
     except OSError as error:
-        raise OutputError(
-            f"cannot write: {error.strerror or error}", where=path, hint=_advice(error)
-        ) from error
+        raise unwritable(error, path) from error
     finally:
         if temporary is not None:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 temporary.unlink()
 
 
@@ -58,10 +61,71 @@ def writable_folder(path: Path) -> Path:
     Raises:
         OutputError: if it cannot be created or written to.
     """
-    write_atomic(path / ".edgetune-probe", lambda temporary: temporary.write_bytes(b"\0" * 4096))
-    (path / ".edgetune-probe").unlink()
+    probe = path / f"{PARTIAL}probe"
+    write_atomic(probe, lambda temporary: temporary.write_bytes(b"\0" * 4096))
+    try:
+        probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise unwritable(error, path) from error
     return path
 
 
-def _advice(error: OSError) -> str:
-    return "choose another folder with --out, or free some space" if error.errno else "check the folder"
+@contextlib.contextmanager
+def owned_folder(path: Path) -> Iterator[Path]:
+    """Keep a folder to one run: create it, lock it, and remove what a killed run left unfinished there.
+
+    The lock is the system's own on the folder itself; it ends with the process, however that ends.
+
+    Raises:
+        OutputError: if the folder cannot be written to, or another run is at work in it.
+    """
+    writable_folder(path)
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise unwritable(error, path) from error
+    try:
+        _lock(handle, path)
+        for left in path.glob(f"{PARTIAL}*"):
+            with contextlib.suppress(OSError):
+                left.unlink()
+        yield path
+    finally:
+        os.close(handle)
+
+
+def remove_partial(path: Path) -> None:
+    """Remove what killed writers of one file left beside it; a writer that is at work now then fails, typed."""
+    for left in path.parent.glob(f"{glob.escape(_beginning(path))}*{glob.escape(path.suffix)}"):
+        with contextlib.suppress(OSError):
+            left.unlink()
+
+
+def unwritable(error: OSError, path: Path) -> OutputError:
+    """Return what a person should read of a failed write."""
+    advice = "choose another folder with --out, or free some space" if error.errno else "check the folder"
+    return OutputError(f"cannot write: {error.strerror or error}", where=_short(path), hint=advice)
+
+
+def _beginning(path: Path) -> str:
+    return f"{PARTIAL}{path.stem[:40]}-"
+
+
+def _lock(handle: int, path: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:  # no POSIX system: nothing there locks a folder
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            what, hint = "another run is at work in this folder", "wait for it, or choose another --out"
+            raise OutputError(what, where=path, hint=hint) from error
+        hint = "choose an --out on a file system with locks"
+        raise OutputError(f"cannot lock this folder: {error.strerror}", where=path, hint=hint) from error
+
+
+def _short(path: Path) -> str:
+    text = str(path)
+    return text if len(text) < 400 else f"{text[:200]} ... {text[-100:]}"

@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from edgetune.compress.method import CompressionMethod
-from edgetune.core.errors import ConfigError, DivergenceError, EdgetuneError
+from edgetune.core.errors import INTERRUPTED, ConfigError, DivergenceError, EdgetuneError
 from edgetune.core.events import (
     Event,
     EventLog,
@@ -26,7 +26,7 @@ from edgetune.core.events import (
     ignore,
     read_events,
 )
-from edgetune.core.files import writable_folder
+from edgetune.core.files import owned_folder
 from edgetune.core.ledger import Ledger
 from edgetune.core.progress import Progress, silent
 from edgetune.core.quantised import GRIDS
@@ -108,29 +108,32 @@ def _logged(
 
     What is refused before the run starts (settings, data, model, another run's folder) leaves an older log untouched.
     """
-    writable_folder(out)
-    prepared = prepare(recipe)
-    precision = check_precision(
-        prepared.backbone, prepared.method, recipe.seed, accept=recipe.model.accept_rounding
-    )
-    done = completed_rounds(prepared, out / LEDGER, single=single)
-    log = EventLog(out / EVENTS)
+    with owned_folder(out):
+        prepared = prepare(recipe)
+        precision = check_precision(
+            prepared.backbone, prepared.method, recipe.seed, accept=recipe.model.accept_rounding
+        )
+        done = completed_rounds(prepared, out / LEDGER, single=single)
+        log = EventLog(out / EVENTS)
 
-    def tell(event: Event) -> None:
-        log(event)
-        listener(event)
+        def tell(event: Event) -> None:
+            log(event)
+            listener(event)
 
-    start = time.perf_counter()
-    try:
-        work = _Run(prepared, out, tell, progress, single=single, done=done)
-        work.announce(command)
-        if precision is not None:
-            tell(precision)
-        yield work
-        tell(RunFinished(time.perf_counter() - start))
-    except EdgetuneError as error:
-        tell(Failed(str(error), error.exit_code))
-        raise
+        start = time.perf_counter()
+        try:
+            work = _Run(prepared, out, tell, progress, single=single, done=done)
+            work.announce(command)
+            if precision is not None:
+                tell(precision)
+            yield work
+            tell(RunFinished(time.perf_counter() - start))
+        except EdgetuneError as error:
+            tell(Failed(str(error), error.exit_code))
+            raise
+        except KeyboardInterrupt as stop:
+            tell(Failed("interrupted", getattr(stop, "exit_code", INTERRUPTED)))
+            raise
 
 
 class _Run:

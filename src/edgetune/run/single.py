@@ -5,18 +5,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import replace
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-
-from edgetune.core.errors import DivergenceError, ModelError
+from edgetune.core.errors import DivergenceError
 from edgetune.core.events import Listener, RoundFinished
-from edgetune.core.files import write_atomic
 from edgetune.core.ledger import Ledger
 from edgetune.core.progress import Progress, silent
 from edgetune.data.encode import Example
 from edgetune.measure.memory import PeakMemory
+from edgetune.run.beside import OPTIMISER, forget_states, read_state, write_state
 from edgetune.run.federate import Plan
 from edgetune.run.state import Checkpoint, Evaluate
 from edgetune.run.steps import draw_batches, take_steps
@@ -61,14 +58,9 @@ def tune(
     tuned.reset(ledger.update)
     optimiser = method.local.start(tuned)
     if optimiser and ledger.round:
-        beside = _optimiser_file(checkpoint, ledger.round)
-        try:
-            optimiser = load_file(beside)
-        except (OSError, SafetensorError) as error:
-            hint = "delete the folder to start again"
-            raise ModelError(
-                "the optimiser's state is missing or damaged", where=beside, hint=hint
-            ) from error
+        digest = ledger.extra.get(OPTIMISER)
+        optimiser = read_state(checkpoint.path, ledger.round, digest, optimiser, method.pool_size)
+    forget_states(checkpoint.path, but=ledger.round)
     for round in range(ledger.round + 1, plan.rounds + 1):
         start = time.perf_counter()
         with PeakMemory() as memory:
@@ -89,10 +81,14 @@ def tune(
             last = round == plan.rounds
             loss = evaluate(tuned) if plan.due(round, plan.evaluate_every) else None
             rouge = answer(tuned) if answer and plan.due(round, plan.answer_every) else None
+            state = tuned.state()
+            if not state.is_bounded:
+                what = f"the steps of interval {round} are beyond any use"
+                raise DivergenceError(what, hint="lower the learning rate")
+            ledger = checkpoint.ledger(state, round, tuned if last else None)
             if optimiser:
-                beside = _optimiser_file(checkpoint, round)
-                write_atomic(beside, lambda temporary: save_file(optimiser, temporary))
-            ledger = checkpoint.ledger(tuned.state(), round, tuned if last else None)
+                digest = write_state(checkpoint.path, round, optimiser)
+                ledger = replace(ledger, extra={**ledger.extra, OPTIMISER: digest})
         listener(
             RoundFinished(
                 round, [ONLY_DEVICE], steps.loss, loss, [], [], steps.dropped, ledger.digest,
@@ -100,11 +96,6 @@ def tune(
             )
         )  # fmt: skip
         checkpoint.save(ledger)
-        _optimiser_file(checkpoint, round - 1).unlink(missing_ok=True)
+        forget_states(checkpoint.path, but=round)
         progress("intervals", round, plan.rounds)
     return ledger
-
-
-def _optimiser_file(checkpoint: Checkpoint, round: int) -> Path:
-    """Name the state after its round: a kill between two writes must not pair a ledger with a later optimiser."""
-    return checkpoint.path.with_suffix(f".optimiser-{round}.safetensors")

@@ -286,12 +286,83 @@ def test_evaluate_uses_the_split_of_the_ledgers_run(
     assert f"loss {tuned['loss']:.4f}" in capsys.readouterr().out
 
 
-def listen_to_ctrl_c() -> None:
+def test_an_output_name_that_is_empty_or_too_long(refused: Callable[..., str]) -> None:
+    assert "empty" in refused(["federate", "fedkseed", "--out", ""], 6)
+    assert "too long" in refused(["federate", "fedkseed", "--out", "x" * 300], 6)
+
+
+def test_brackets_in_a_path_are_no_markup(
+    save_tiny: Callable[..., Path], records: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "[b]" / "[/b]"
+    assert execute(federate(save_tiny(), records, out, "--quiet")) == 0
+    assert "[b]/[/b]/tuned.ledger" in "".join(capsys.readouterr().out.split())
+
+
+def test_a_second_run_in_the_same_folder(
+    refused: Callable[..., str], save_tiny: Callable[..., Path], records: Path, tmp_path: Path
+) -> None:
+    command = federate(save_tiny(), records, tmp_path / "run", "--quiet")
+    assert execute(command) == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    with files.owned_folder(tmp_path / "run"):
+        assert "another run is at work" in refused(command, 6)
+    assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+    assert execute(command) == 0
+
+
+def test_what_a_killed_run_left_is_removed(
+    save_tiny: Callable[..., Path], records: Path, tmp_path: Path
+) -> None:
+    command = federate(save_tiny(), records, tmp_path / "run", "--quiet")
+    assert execute(command) == 0
+    for name in (".edgetune-tuned-abcd1234.ledger", ".edgetune-probe", ".edgetune-report-x.html"):
+        (tmp_path / "run" / name).write_bytes(b"half")
+    assert execute(command) == 0
+    assert not list((tmp_path / "run").glob(".*"))
+
+
+def change(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("config.json", {"rms_norm_eps": 0.1}),
+        ("config.json", {"rope_parameters": {"rope_type": "default", "rope_theta": 77.0}}),
+        ("generation_config.json", {"eos_token_id": [0, 7]}),
+        ("tokenizer_config.json", {"chat_template": "{{ messages[0]['content'] }}"}),
+    ],
+)
+def test_a_model_that_changed_between_two_starts(
+    file: str,
+    changes: dict[str, object],
+    refused: Callable[..., str],
+    save_tiny: Callable[..., Path],
+    records: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = save_tiny()
+    assert execute(federate(folder, records, tmp_path / "run", "--quiet")) == 0
+    before = (tmp_path / "run" / "tuned.ledger").read_bytes()
+    capsys.readouterr()
+    change(folder / file, **changes)
+    refused(federate(folder, records, tmp_path / "run", "--rounds", "2"), 5)
+    assert (tmp_path / "run" / "tuned.ledger").read_bytes() == before
+
+
+def deaf_to_nothing() -> None:
     """Undo what a shell does to background jobs, whose children inherit a deaf ear for SIGINT."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
-def test_ctrl_c_is_one_line_and_130(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_a_signal_is_one_line_a_code_and_a_last_event(number: int, code: int, tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
@@ -304,13 +375,16 @@ def test_ctrl_c_is_one_line_and_130(tmp_path: Path) -> None:
         "500",
     ]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, preexec_fn=listen_to_ctrl_c, **pipes) as run:  # type: ignore[call-overload]
+    with subprocess.Popen(command, preexec_fn=deaf_to_nothing, **pipes) as run:  # type: ignore[call-overload]
         try:
             while "base:" not in (line := run.stdout.readline()):
                 assert line, run.stderr.read()
-            run.send_signal(signal.SIGINT)
-            _, error = run.communicate(timeout=60)
+            run.send_signal(number)
+            _, error = run.communicate(timeout=600)
         finally:
             run.kill()
-    assert run.returncode == 130
+    assert run.returncode == code
     assert error == "error: interrupted; run the same command again to go on\n"
+    last = list(read_events(tmp_path / "events.jsonl"))[-1]
+    assert (last["event"], last["what"], last["exit_code"]) == ("failed", "interrupted", code)
+    assert not list(tmp_path.glob(".*"))

@@ -105,6 +105,16 @@ def test_a_broken_middle_line_and_a_missing_log_are_refused(tmp_path: Path) -> N
         list(read_events(path))
     with pytest.raises(DataError, match="no event log"):
         list(read_events(tmp_path / "none.jsonl"))
+    for line in (b"[]", b"3", b'{"no": "event"}', b'{"event": 3}', b'{"event": null}'):
+        path.write_bytes(line + b"\n" + b'{"event": "c"}\n')
+        with pytest.raises(DataError, match="line 1 is no event"):
+            list(read_events(path))
+    for line in (b"\xff", b"[" * 100_000, b'{"event": ' + b"9" * 5000 + b"}"):
+        path.write_bytes(line + b"\n" + b'{"event": "c"}\n')
+        with pytest.raises(DataError, match="line 1 is not JSON"):
+            list(read_events(path))
+        path.write_bytes(b'{"event": "c"}\n' + line)
+        assert [one["event"] for one in read_events(path)] == ["c"]
 
 
 def test_an_event_log_that_cannot_be_written_says_so(tmp_path: Path) -> None:

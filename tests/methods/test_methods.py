@@ -179,7 +179,7 @@ def test_an_option_left_out_changes_nothing() -> None:
         (KSEED, {"answer_tokens": 5}, "no answers"),
         (SCORED, {"answer_tokens": 0}, "at least one token"),
         (KSEED, {"layer_scale": "parameter_nrm"}, "did you mean 'parameter_norm'"),
-        (KSEED, {"layer_scale": {"mlp": 0}}, "positive number"),
+        (KSEED, {"layer_scale": {"mlp": 0}}, "between 1e-6"),
         (MEZO_LORA, {"layer_scale": "parameter_norm"}, "no layers to scale"),
         (KSEED, {"estimate": "onesided"}, "did you mean 'one_sided'"),
         (KSEED, {"directions_per_step": 0}, "at least one direction"),

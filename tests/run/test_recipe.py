@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,12 @@ from edgetune.methods.options import with_options
 from edgetune.run.prepare import prepare
 from edgetune.run.recipe import Recipe, describe_settings, load_recipe
 
+COUNTS = {
+    "data.records", "threads", "method.answer_tokens", "method.batch_size", "method.directions_per_step",
+    "method.history", "method.local_steps", "method.micro_batch", "method.pool", "method.prefix_tokens", "method.rank",
+    "method.schedule_steps", "method.warmup",
+}  # fmt: skip
+"""Counts whose default is the method's."""
 TOML = 'seed = 3\n[method]\nname = "mezo"\nlearning_rate = 1e-4\n[federation]\ndevices = 7\n'
 YAML = "seed: 3\nmethod: {name: mezo, learning_rate: 1.0e-4}\nfederation: {devices: 7}\n"
 
@@ -77,6 +84,66 @@ def test_files_that_are_no_recipes_are_refused(tmp_path: Path, name: str, text: 
         (tmp_path / name).write_text(text)
     with pytest.raises(ConfigError, match=r"a\.(toml|yaml)"):
         load_recipe(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.toml", f"seed = {'9' * 5000}", "4300 digits"),
+        ("a.toml", f"a = {'[' * 900}{']' * 900}", "nested too deeply"),
+        ("a.yaml", "[" * 2000 + "]" * 2000, "nested too deeply"),
+        ("a.yaml", "seed: 2020-99-99", "not valid"),
+        ("a.yaml", "seed: 2020-01-01", "seed"),
+        ("a.yaml", "seed: !!python/object/apply:os.getcwd []", "not valid"),
+        ("a.yaml", "a: &a [1]\nb: *a", "aliases"),
+        ("a.yaml", "a: &a {<<: *a}", "aliases"),
+        ("a.yaml", "1: 2", "keys should be strings"),
+        ("a.yaml", "{[1]: 2}", "not valid"),
+        ("a.yaml", "seed: [" + "l, " * 50_000 + "l]", "seed"),
+        ("a.toml", "#" * 1_000_001, "at most 1,000,000 bytes"),
+        ("a.toml", "\0", "not valid"),
+        ("a.yaml", "\0", "not valid"),
+    ],
+)
+def test_hostile_files_end_in_one_short_line(tmp_path: Path, name: str, text: str, said: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match=said) as found:
+        load_recipe(tmp_path / name)
+    assert len(str(found.value)) < 1000
+
+
+def test_what_is_no_regular_file_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.toml")
+    for path in (tmp_path / "a.toml", tmp_path, Path("/dev/zero")):
+        with pytest.raises(ConfigError, match="not a file"):
+            load_recipe(path)
+
+
+ABSURD = 10**18
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        key
+        for key, (default, _) in describe_settings().items()
+        if (isinstance(default, int) and not isinstance(default, bool)) or key in COUNTS
+    ],
+)
+def test_numbers_beyond_any_use_are_refused(key: str) -> None:
+    with pytest.raises(ConfigError, match=key.replace(".", r"\.")):
+        load_recipe(None, [f"{key}={ABSURD}"])
+
+
+def test_a_value_of_too_many_digits_is_one_line() -> None:
+    with pytest.raises(ConfigError, match="seed") as found:
+        load_recipe(None, ["seed=" + "9" * 5000])
+    assert len(str(found.value)) < 500
+
+
+def test_a_round_of_too_many_directions_is_refused() -> None:
+    with pytest.raises(ConfigError, match="more than 4,194,304 directions"):
+        with_options(tuning_method("mezo"), {"local_steps": 10**6, "directions_per_step": 5})
 
 
 def test_the_fingerprint_changes_with_what_decides_the_weights_and_nothing_else() -> None:

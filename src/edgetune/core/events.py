@@ -223,16 +223,19 @@ def read_events(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the lines of an event log as dictionaries; a last line cut short by a kill is left out.
 
     Raises:
-        DataError: if there is no such file, or a line before the last is not JSON.
+        DataError: if there is no such file, or a line before the last is not an event.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_bytes().splitlines()
     except OSError as error:
         raise DataError("no event log here", where=path, hint="give the folder of an edgetune run") from error
     for number, line in enumerate(lines, start=1):
         try:
-            yield json.loads(line)
-        except json.JSONDecodeError as error:
+            found = json.loads(line)
+        except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or absurd
             if number == len(lines):
                 return
             raise DataError(f"line {number} is not JSON", where=path) from error
+        if not isinstance(found, dict) or not isinstance(found.get("event"), str):
+            raise DataError(f"line {number} is no event", where=path)
+        yield found

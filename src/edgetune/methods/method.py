@@ -15,6 +15,9 @@ from edgetune.tune import Lora, Target
 from edgetune.updates import Adam, AdamW, Constant, Momentum, Optimiser, Schedule
 from edgetune.wire import Codec, SeedList, SeedTable, Tensors
 
+MOST_DIRECTIONS = 1 << 22
+"""Directions of a device's round; more have no use, and their list alone would fill a small memory."""
+
 
 @dataclass(frozen=True, slots=True)
 class TuningMethod:
@@ -74,6 +77,10 @@ class TuningMethod:
         history = self.local.history if isinstance(self.local, Momentum | Adam) else None
         rules = [
             (self.local_steps < 1, "a device needs at least one local step"),
+            (
+                self.local_steps * self.estimate.directions > MOST_DIRECTIONS,
+                f"a device would take more than {MOST_DIRECTIONS:,} directions a round",
+            ),
             (self.batch_size < 1, "a batch needs at least one record"),
             (self.micro_batch < 0, "a micro-batch needs at least one record"),
             (

@@ -14,7 +14,7 @@ from edgetune.core.keys import key_id, pool_key
 from edgetune.core.ledger import DirectionsSpec, Ledger, check_base, read_ledger
 from edgetune.core.quantised import GRIDS, BlockGrid
 from edgetune.core.tuned import Tuned
-from edgetune.core.update import LARGEST, Dense
+from edgetune.core.update import Dense
 from edgetune.directions import KINDS, Hadamard
 from edgetune.directions.space import BoundSpace
 from edgetune.models.backbone import Backbone, load_backbone
@@ -115,8 +115,8 @@ def _scales(ledger: Ledger, backbone: Backbone) -> dict[str, float]:
         raise ModelError("the ledger's layer scales are not those of this model's parameters")
     for name, scale in found.items():
         real = isinstance(scale, int | float) and not isinstance(scale, bool)
-        if not (real and 0 < scale <= LARGEST):
-            raise ModelError(f"the ledger's layer scale is {scale!r}, no positive number", where=name)
+        if not (real and 1e-6 <= scale <= 1e6):
+            raise ModelError(f"the ledger's layer scale is {scale!r}, not between 1e-6 and 1e6", where=name)
     return {name: float(scale) for name, scale in found.items()}
 
 

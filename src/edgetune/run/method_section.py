@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Count = Annotated[int, Field(ge=0, le=1_000_000)]
+"""A number of steps, records or tokens; what is beyond any use is refused at once."""
+Small = Annotated[int, Field(ge=0, le=4096)]
+"""A size that memory grows with."""
 
 
 class Section(BaseModel):
@@ -18,7 +25,7 @@ class MethodSection(Section):
     """A name listed by `edgetune methods`."""
     objective: str | None = None
     """loss, or for forward-only methods token_f1 or accuracy of greedy answers (both raised; eps must be larger)."""
-    answer_tokens: int | None = None
+    answer_tokens: Count | None = None
     """Length of the answers that token_f1 and accuracy score (32)."""
     learning_rate: float | None = None
     """Learning rate, at least 0."""
@@ -26,37 +33,37 @@ class MethodSection(Section):
     """sgd, momentum or adam of coefficients (forward-only), adamw or sgd (back-propagation)."""
     momentum: float | None = None
     """Momentum, or Adam's first decay, in [0, 1)."""
-    history: int | None = None
+    history: Count | None = None
     """Slopes that momentum or adam remember of fresh seeds (64); a pool remembers all its directions."""
     estimate: str | None = None
     """two_point or one_sided: the slope of forward-only methods."""
     eps: float | None = None
     """Perturbation radius of forward-only methods."""
-    directions_per_step: int | None = None
+    directions_per_step: Small | None = None
     """Directions whose slopes a forward-only step averages; two_point costs 2 n forward passes, one_sided n + 1."""
     directions: str | None = None
     """rademacher, gaussian or hadamard."""
-    pool: int | None = None
+    pool: Annotated[int, Field(ge=0, le=1 << 20)] | None = None
     """Number of directions of a pool."""
-    rank: int | None = None
+    rank: Small | None = None
     """Rank of LoRA."""
     alpha: float | None = None
     """Scaling numerator of LoRA."""
     layer_scale: str | dict[str, float] | None = None
     """parameter_norm, or a table {part of a parameter name = c}: perturb by z / c, move by c z (all weights only)."""
-    prefix_tokens: int | None = None
+    prefix_tokens: Small | None = None
     """Length of a trained prefix."""
-    local_steps: int | None = None
+    local_steps: Count | None = None
     """Steps a device takes in a round."""
     schedule: str | None = None
     """constant, linear or cosine: how the learning rate decays over all rounds' steps."""
-    schedule_steps: int | None = None
+    schedule_steps: Annotated[int, Field(ge=0, le=10**12)] | None = None
     """Step at which a decay reaches 0; federation.rounds x method.local_steps if not set."""
-    warmup: int | None = None
+    warmup: Annotated[int, Field(ge=0, le=10**12)] | None = None
     """Steps over which the learning rate rises from 0."""
-    batch_size: int | None = None
+    batch_size: Annotated[int, Field(ge=0, le=65_536)] | None = None
     """Records a step."""
-    micro_batch: int | None = None
+    micro_batch: Annotated[int, Field(ge=0, le=65_536)] | None = None
     """Records a forward pass; a step of more of them is accumulated. 0: all of a step's records at once."""
     by_examples: bool | None = None
     """Weight devices by their number of examples."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import reprlib
 import sys
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
@@ -12,7 +13,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError
 
-from edgetune.core.errors import ConfigError, nearest
+from edgetune.core.errors import ConfigError, DataError, nearest
 from edgetune.core.events import read_events
 from edgetune.run.method_section import MethodSection, Section
 
@@ -20,6 +21,10 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+
+LARGEST = 1_000_000
+"""Bytes of a recipe file."""
 
 
 class ModelSection(Section):
@@ -40,17 +45,17 @@ class DataSection(Section):
 
     source: str = "embedded"
     """A jsonl or parquet file or a datasets id with Dolly's columns, or `embedded`."""
-    records: int | None = Field(default=None, ge=1)
+    records: int | None = Field(default=None, ge=1, le=10**8)
     """Spread only this many records over the devices, drawn at random; all if not set (1000 for `embedded`)."""
     held_out_category: str | None = None
     """A category that no device sees and that evaluation uses (FedKSeed's protocol)."""
-    held_out: int = Field(default=100, ge=1)
+    held_out: int = Field(default=100, ge=1, le=10**7)
     """Records held out for evaluation."""
-    calibration: int = Field(default=64, ge=1)
+    calibration: int = Field(default=64, ge=1, le=10**6)
     """Records set aside as the server's own sample for compression and parity checks; no device sees them."""
     prompt: Literal["auto", "chat", "alpaca"] = "auto"
     """Prompt template; `auto` takes the tokenizer's chat template if it has one."""
-    max_tokens: int = Field(default=256, ge=8)
+    max_tokens: int = Field(default=256, ge=8, le=1 << 20)
     """Greatest length of prompt and response together."""
 
 
@@ -59,20 +64,20 @@ class SplitSection(Section):
 
     kind: Literal["dirichlet", "iid", "quantity"] = "dirichlet"
     """Dirichlet over categories, identically distributed, or Dirichlet over quantities."""
-    alpha: float = Field(default=0.5, gt=0)
+    alpha: float = Field(default=0.5, ge=1e-4, le=1e6)
     """Concentration; smaller is more uneven."""
-    minimum: int = Field(default=4, ge=1)
+    minimum: int = Field(default=4, ge=1, le=10**6)
     """Least number of records a device holds."""
 
 
 class FederationSection(Section):
     """How wide and how long."""
 
-    devices: int = Field(default=20, ge=1)
+    devices: int = Field(default=20, ge=1, le=10**6)
     """Number of devices."""
     participation: float = Field(default=0.1, gt=0, le=1)
     """Share of the devices asked in a round."""
-    rounds: int = Field(default=20, ge=1)
+    rounds: int = Field(default=20, ge=1, le=10**6)
     """Number of rounds (checkpoint intervals for a single device)."""
 
 
@@ -88,15 +93,15 @@ class CompressionSection(Section):
 class EvaluationSection(Section):
     """How results are measured."""
 
-    every: int = Field(default=1, ge=1)
+    every: int = Field(default=1, ge=1, le=10**6)
     """Rounds between held-out losses."""
-    answer_every: int = Field(default=0, ge=0)
+    answer_every: int = Field(default=0, ge=0, le=10**6)
     """Rounds between Rouge-L measurements; 0 measures it before and after only."""
-    batch_size: int = Field(default=32, ge=1)
+    batch_size: int = Field(default=32, ge=1, le=65_536)
     """Records a batch while evaluating."""
-    max_new_tokens: int = Field(default=48, ge=1)
+    max_new_tokens: int = Field(default=48, ge=1, le=1 << 20)
     """Length of generated answers."""
-    samples: int = Field(default=4, ge=0)
+    samples: int = Field(default=4, ge=0, le=10**4)
     """Held-out prompts whose answers are shown."""
 
 
@@ -105,7 +110,7 @@ class Recipe(Section):
 
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Master seed of every random choice."""
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=1024)
     """CPU threads of torch and llama.cpp; the library's default if not set."""
     model: ModelSection = ModelSection()
     data: DataSection = DataSection()
@@ -182,28 +187,57 @@ def recipe_of_run(folder: Path | None, overrides: Sequence[str] = (), **settings
     log = folder / "events.jsonl" if folder is not None else None
     raw: dict[str, Any] = {}
     if log is not None and log.is_file():
-        started = [event["config"] for event in read_events(log) if event["event"] == "run_started"]
-        raw = started[-1] if started else {}
+        started = [event.get("config") for event in read_events(log) if event["event"] == "run_started"]
+        last = started[-1] if started else {}
+        if not isinstance(last, dict):
+            raise DataError("the run's settings are damaged", where=log)
+        raw = last
     return _resolve(raw, None, overrides, settings)
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
-        raw = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
+        text = _text(path)
+        raw = tomllib.loads(text) if path.suffix == ".toml" else yaml.load(text, _PlainLoader)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError("cannot read the recipe", where=path, hint="give a .toml or .yaml file") from error
-    except (tomllib.TOMLDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"the recipe is not valid: {' '.join(str(error).split())}", where=path) from error
+    except RecursionError as error:
+        raise ConfigError("the recipe is nested too deeply", where=path) from error
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # TOML's own error is a ValueError
+        raise ConfigError(
+            f"the recipe is not valid: {' '.join(str(error).split())[:300]}", where=path
+        ) from error
     if not isinstance(raw, dict):
         raise ConfigError("a recipe is a table of sections", where=path)
     return raw
 
 
+def _text(path: Path) -> str:
+    """Read a recipe; a file that is none, because it is too large or not a regular one, is not read.
+
+    Raises:
+        ConfigError: saying so.
+    """
+    if not path.is_file() or path.stat().st_size > LARGEST:
+        raise ConfigError(
+            f"not a file of at most {LARGEST:,} bytes", where=path, hint="give a .toml or .yaml file"
+        )
+    return path.read_text(encoding="utf-8")
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without aliases: a few of them name more than any memory holds."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not allowed in a recipe")
+        return super().compose_node(parent, index)
+
+
 def _value(text: str) -> object:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError, KeyError):
         return text
 
 
@@ -234,7 +268,7 @@ def _explain(error: ValidationError, path: Path | None, given: set[str]) -> Conf
         close = nearest(str(where[-1]), known)
         hint = f"did you mean {close!r}?" if close else f"known here: {', '.join(known)}"
         return ConfigError("no such setting", where=f"{source}{key}", hint=hint)
-    return ConfigError(f"{first['msg'].lower()}, got {first['input']!r}", where=f"{source}{key}")
+    return ConfigError(f"{first['msg'].lower()}, got {reprlib.repr(first['input'])}", where=f"{source}{key}")
 
 
 def describe_settings(section: type[Section] = Recipe, prefix: str = "") -> Mapping[str, tuple[object, str]]:

@@ -76,15 +76,15 @@ class ByTable:
         table: pairs of (part of a parameter name, c > 0); the first pair that fits counts, 1 where none does.
 
     Raises:
-        ConfigError: if a factor is not a positive number.
+        ConfigError: if a factor is not a number between 1e-6 and 1e6.
     """
 
     table: tuple[tuple[str, float], ...]
 
     def __post_init__(self) -> None:
         for part, factor in self.table:
-            if not 0 < factor < math.inf:
-                raise ConfigError(f"a layer's scale must be a positive number, not {factor}", where=part)
+            if not 1e-6 <= factor <= 1e6:
+                raise ConfigError(f"a layer's scale must be between 1e-6 and 1e6, not {factor}", where=part)
 
     def factors(self, weights: Iterable[tuple[str, torch.Tensor]]) -> dict[str, float]:
         """Return the factor of every tensor, rounded to float32.

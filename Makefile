@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM ?= false
 # Small models: one thread each is faster than two that wait for each other.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-slow test-gpu test-triton test-network check format bench bench-learning docs clean
+.PHONY: demo test fuzz test-slow test-gpu test-triton test-network check format bench bench-learning docs clean
 
 demo: $(READY)
 	$(BIN)/edgetune run --out out/demo
@@ -18,6 +18,10 @@ demo: $(READY)
 WORKERS ?= auto
 test: $(READY)
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal
+
+# Seconds as it stands; by hand longer: make fuzz FUZZ="frames ledgers --count 1000000 --seed 1"
+fuzz: $(READY)
+	$(BIN)/python -m fuzz $(FUZZ)
 
 test-slow: $(READY)
 	$(BIN)/pytest -m slow
@@ -34,14 +38,14 @@ test-network: $(READY)
 	HF_HUB_OFFLINE=0 $(BIN)/pytest -m network
 
 check: $(READY)
-	$(BIN)/ruff format --check src tests scripts benchmarks
-	$(BIN)/ruff check src tests scripts benchmarks
+	$(BIN)/ruff format --check src tests scripts benchmarks fuzz
+	$(BIN)/ruff check src tests scripts benchmarks fuzz
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
 format: $(READY)
-	$(BIN)/ruff format src tests scripts benchmarks
-	$(BIN)/ruff check --fix src tests scripts benchmarks
+	$(BIN)/ruff format src tests scripts benchmarks fuzz
+	$(BIN)/ruff check --fix src tests scripts benchmarks fuzz
 
 bench: $(READY)
 	$(BIN)/python benchmarks/seeds.py --out docs/results

@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
+LONGEST = 800
+"""Characters of a part of an error's text."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 
@@ -34,9 +36,14 @@ class EdgetuneError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, *, where: str | Path | None = None, hint: str | None = None) -> None:
-        self.what, self.where, self.hint = what, where, hint
-        text = what if where is None else f"{where}: {what}"
+        self.what, self.where, self.hint = _short(what), None if where is None else _short(str(where)), hint
+        text = self.what if where is None else f"{self.where}: {self.what}"
         super().__init__(text if hint is None else f"{text} ({hint})")
+
+
+def _short(text: str) -> str:
+    """Cut the middle out of what a hostile name or value made long: a person reads one line."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 100]} ... {text[-80:]}"
 
 
 class ConfigError(EdgetuneError):

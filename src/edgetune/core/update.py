@@ -89,7 +89,10 @@ class Projected:
         """Return the same sum with every key once, in order of first appearance; coefficients add in fp32."""
         unique, first, inverse = np.unique(self.keys, return_index=True, return_inverse=True)
         total = np.zeros(len(unique), np.float32)
-        np.add.at(total, inverse, self.coefficients)
+        with np.errstate(
+            over="ignore", invalid="ignore"
+        ):  # a sum that is no number is found where it is used
+            np.add.at(total, inverse, self.coefficients)
         order = np.argsort(first, kind="stable")
         return Projected(unique[order], total[order])
 

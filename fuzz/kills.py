@@ -1,4 +1,4 @@
-"""Kill runs at random moments and let them go on: the ledger must be that of an undisturbed run, and nothing else be left.
+"""Kill runs at random moments and let them go on: to the ledger of an undisturbed run, with nothing else left.
 
     python -m fuzz.kills [--kills N] [--terms N] [--seed S]
 
@@ -24,7 +24,8 @@ from edgetune.core.ledger import read_ledger
 
 SMALL = {
     "data.records": 40, "data.held_out": 4, "data.calibration": 4, "data.max_tokens": 48,
-    "evaluation.max_new_tokens": 4, "method.local_steps": 6, "federation.devices": 4, "federation.participation": 0.5, "federation.rounds": 6, "split.kind": "iid",
+    "evaluation.max_new_tokens": 4, "method.local_steps": 6, "federation.devices": 4,
+    "federation.participation": 0.5, "federation.rounds": 6, "split.kind": "iid",
 }  # fmt: skip
 CASES: tuple[tuple[str, ...], ...] = (
     ("federate", "fedkseed"),

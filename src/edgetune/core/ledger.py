@@ -185,7 +185,7 @@ def check_base(ledger: Ledger, base_digest: str, where: Path | None = None) -> N
         raise DigestError(
             f"this ledger belongs to base {ledger.base_digest[:12]}, not to {base_digest[:12]}",
             where=where,
-            hint="load the base model that it was tuned from",
+            hint="load the base that it was tuned from; weights and config.json both count",
         )
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +12,11 @@ from transformers import AutoTokenizer
 
 from edgetune.core.batch import IGNORED
 from edgetune.core.errors import ConfigError, DataError
+from edgetune.data.controls import unknown_characters
 from edgetune.data.encode import Example, batches, collate, encode, encode_all, encode_prompt, padding_id
 from edgetune.data.prompts import Alpaca, ChatTemplate
 from edgetune.data.records import Record
+from edgetune.data.turns import Prompt
 
 RECORD = Record("Name a bird.", "", "A wren.", "open_qa")
 CHAT = "{{ bos_token }}{% for m in messages %}{{ m.role }}:{{ m.content }}{{ eos_token }}{% endfor %}"
@@ -25,10 +28,16 @@ STORIES = (
 ROOM = 10_000
 
 
+def texts(record: Record, tokenizer: Any, prompt: Prompt) -> tuple[str, str]:
+    with prompt.renderer(tokenizer) as renderer:
+        (turn,) = renderer.turns([record])
+    return turn.prompt, turn.response
+
+
 def test_ids_are_those_of_the_full_text(byte_tokenizer) -> None:
     tokenizer = byte_tokenizer(eos_token="</s>")
     example = encode(RECORD, tokenizer, Alpaca(), ROOM)
-    prompt, response = Alpaca()(RECORD, tokenizer)
+    prompt, response = texts(RECORD, tokenizer, Alpaca())
     assert tokenizer.decode(example.input_ids) == prompt + response
     assert tokenizer.decode(example.input_ids[example.response_start :]) == "A wren.</s>"
     assert example.input_ids[: example.response_start] == encode_prompt(RECORD, tokenizer, Alpaca(), ROOM)
@@ -99,13 +108,6 @@ def test_refuses_what_cannot_be_encoded(byte_tokenizer) -> None:
         encode_prompt(RECORD, tokenizer, Alpaca(), 0)
     with pytest.raises(DataError, match="no token of the response"):
         encode(Record("i", "", "", ""), tokenizer, Alpaca(), ROOM)
-    with pytest.raises(DataError, match="no token of the prompt"):
-        encode(
-            RECORD,
-            byte_tokenizer(chat_template="{% if messages|length > 1 %}x{% endif %}"),
-            ChatTemplate(),
-            ROOM,
-        )
 
 
 def test_collate_pads_on_the_right_and_labels_the_response() -> None:
@@ -140,8 +142,123 @@ def test_a_sentencepiece_tokenizer() -> None:
     tokenizer = AutoTokenizer.from_pretrained(STORIES)
     records = [RECORD, Record("Who?", "Ann sings.", " Ann\n", "")]
     for record, example in zip(records, encode_all(records, tokenizer, Alpaca(), ROOM), strict=True):
-        prompt, response = Alpaca()(record, tokenizer)
+        prompt, response = texts(record, tokenizer, Alpaca())
         assert list(example.input_ids) == tokenizer(prompt + response).input_ids
         assert example.input_ids[0] == tokenizer.bos_token_id
         assert example.input_ids[-1] == tokenizer.eos_token_id
         assert tokenizer.decode(example.input_ids[example.response_start :]).strip() == response.strip()
+
+
+SPECIALS = {"bos_token": "<s>", "eos_token": "</s>", "additional_special_tokens": ["<|user|>", "<|said|>"]}
+TALK = "{{ bos_token }}{% for m in messages %}{{ '<|user|>' if m.role == 'user' else '<|said|>' }}{{ m.content }}"
+TALK += "{{ eos_token }}{% endfor %}{% if add_generation_prompt %}<|said|>{% endif %}"
+QUOTING = Record("Is <|user|> a </s> word?", "", "It is <s></s>, he said", "")
+
+
+def test_the_text_of_a_control_token_in_a_record_is_encoded_as_text(byte_tokenizer) -> None:
+    tokenizer = byte_tokenizer(front=True, merges=(("<", "s"),), chat_template=TALK, **SPECIALS)
+    controls = set(tokenizer.all_special_ids)
+    for prompt, structure in (
+        (ChatTemplate(), ["<s>", "<|user|>", "</s>", "<|said|>", "</s>"]),
+        (Alpaca(), ["<s>", "</s>"]),
+    ):
+        example = encode(QUOTING, tokenizer, prompt, ROOM)
+        found = [tokenizer.convert_ids_to_tokens(index) for index in example.input_ids if index in controls]
+        assert found == structure
+        asked, said = texts(QUOTING, tokenizer, prompt)
+        front = "<s>" if prompt.add_special_tokens else ""
+        assert tokenizer.decode(example.input_ids) == front + asked + said
+        assert tokenizer.decode(example.input_ids[example.response_start :]) == said
+        assert example.input_ids[: example.response_start] == encode_prompt(QUOTING, tokenizer, prompt, ROOM)
+
+
+def test_around_a_quotation_everything_is_encoded_as_ever(byte_tokenizer) -> None:
+    """The oracle: the same text with another word in the place of the quotation, of the same length and no merges."""
+    tokenizer = byte_tokenizer(front=True, merges=(("A", "Ġ"), ("s", "e")), chat_template=TALK, **SPECIALS)
+    with_quote = encode(Record("A </s> house", "", "A see", ""), tokenizer, ChatTemplate(), ROOM)
+    without = encode(Record("A <xs> house", "", "A see", ""), tokenizer, ChatTemplate(), ROOM)
+    differing = [
+        (tokenizer.decode(a), tokenizer.decode(b))
+        for a, b in zip(with_quote.input_ids, without.input_ids, strict=True)
+        if a != b
+    ]
+    assert differing == [("/", "x")]
+    assert with_quote.response_start == without.response_start
+
+
+@pytest.mark.skipif(not STORIES.is_dir(), reason="needs ../shared/data or $EDGETUNE_DATA")
+def test_a_sentencepiece_tokenizer_quotes_without_a_space_of_its_own() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(STORIES)
+    example = encode(Record("Say </s>x", "", "He says <s>.", ""), tokenizer, Alpaca(), ROOM)
+    assert (
+        example.input_ids.count(tokenizer.eos_token_id)
+        == 1
+        == example.input_ids.count(tokenizer.bos_token_id)
+    )
+    said = tokenizer.decode(example.input_ids[example.response_start :], skip_special_tokens=True)
+    assert said.strip() == "He says <s>."
+    assert "\nSay </s>x\n" in tokenizer.decode(example.input_ids)
+
+
+def test_stand_ins_cannot_be_forged(byte_tokenizer) -> None:
+    tokenizer = byte_tokenizer(chat_template=TALK, **SPECIALS)
+    for text in ("</s> \U000f00000\U000f0001", "\U000f0000 </s> x"):
+        with pytest.raises(DataError, match="private character"):
+            encode(Record(text, "", "b", ""), tokenizer, ChatTemplate(), ROOM)
+    example = encode(Record("\U000f00000\U000f0001", "", "b", ""), tokenizer, ChatTemplate(), ROOM)
+    assert "\U000f00000\U000f0001" in tokenizer.decode(example.input_ids)
+
+
+def test_a_vocabulary_that_spells_a_control_token_is_refused(byte_tokenizer) -> None:
+    tokenizer = byte_tokenizer(merges=(("<", "s"), ("<s", ">")), chat_template=TALK, **SPECIALS)
+    with pytest.raises(DataError, match="no other token for it"):
+        encode(Record("a <s> b", "", "b", ""), tokenizer, ChatTemplate(), ROOM)
+    encode(Record("a </s> b", "", "b", ""), tokenizer, ChatTemplate(), ROOM)
+
+
+def test_a_tokenizer_without_a_backend_refuses_to_quote(byte_tokenizer) -> None:
+    class Slow:
+        """What a slow tokenizer has of all this."""
+
+        def __init__(self, fast: Any) -> None:
+            self.fast = fast
+
+        def __call__(self, *texts: Any, **options: Any) -> Any:
+            return self.fast(*texts, **options)
+
+        def __getattr__(self, name: str) -> Any:
+            if name == "backend_tokenizer":
+                raise AttributeError(name)
+            return getattr(self.fast, name)
+
+    slow: Any = Slow(byte_tokenizer(**SPECIALS))
+    assert encode(RECORD, slow, Alpaca(), ROOM) == encode(RECORD, slow.fast, Alpaca(), ROOM)
+    with pytest.raises(DataError, match="text of a control token"):
+        encode(QUOTING, slow, Alpaca(), ROOM)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(
+            ["</s>", "<s>", "<|user|>", "<|said|>", "a", " ", "\n", "<", "s>", "</s", "\u4e2d", "|>"]
+        )
+    ),
+    st.lists(st.sampled_from(["</s>", "<s>", "b", " ", "<|", "|>", "said", "\n"]), min_size=1),
+)
+def test_no_record_adds_structure(byte_tokenizer, asked: list[str], said: list[str]) -> None:
+    tokenizer = byte_tokenizer(front=True, merges=(("<", "s"), ("s", ">")), **SPECIALS)
+    record = Record("".join(asked), "", "x" + "".join(said) + "x", "")
+    example = encode(record, tokenizer, Alpaca(), ROOM)
+    assert [index for index in example.input_ids if index in tokenizer.all_special_ids] == [
+        tokenizer.bos_token_id,
+        tokenizer.eos_token_id,
+    ]
+    prompt, response = texts(record, tokenizer, Alpaca())
+    assert tokenizer.decode(example.input_ids) == "<s>" + prompt + response
+
+
+def test_characters_the_tokenizer_does_not_know(byte_tokenizer, tiny_tokenizer: Any) -> None:
+    assert unknown_characters(byte_tokenizer(), "a\u00e9\u4e2d\U0001f600") == frozenset()
+    assert unknown_characters(tiny_tokenizer, "a\u00e9\u4e2d \n\u0301\u200b") == {"\u00e9", "\u4e2d"}
+    assert unknown_characters(tiny_tokenizer, "") == frozenset()

@@ -32,6 +32,30 @@ def test_positions_are_those_of_the_full_list() -> None:
         }
 
 
+def test_copies_of_held_out_records_are_listed_and_held_by_nobody(tmp_path: Path) -> None:
+    doubled = RECORDS + RECORDS
+    manifest = make_manifest(doubled, Iid(), source="toy", devices=4, seed=1, count=5)
+    held = [index for device in manifest.devices for index in device]
+    assert sorted(manifest.copies) == sorted((index + 90) % 180 for index in manifest.held_out)
+    assert sorted([*held, *manifest.held_out, *manifest.copies]) == list(range(180))
+    manifest.write(tmp_path / "m.json")
+    assert read_manifest(tmp_path / "m.json", doubled) == manifest
+
+
+def test_a_manifest_without_devices_holds_out_what_one_with_devices_does() -> None:
+    undivided = make_manifest(RECORDS, None, source="toy", devices=4, seed=1, count=5)
+    divided = make_manifest(RECORDS, Iid(), source="toy", devices=4, seed=1, count=5)
+    assert (undivided.devices, undivided.held_out) == ((), divided.held_out)
+
+
+def test_a_manifest_of_before_copies_were_listed_is_read(tmp_path: Path) -> None:
+    made().write(tmp_path / "m.json")
+    content = json.loads((tmp_path / "m.json").read_text())
+    assert content.pop("copies") == []
+    (tmp_path / "m.json").write_text(json.dumps(content))
+    assert read_manifest(tmp_path / "m.json", RECORDS) == made()
+
+
 def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
     manifest = made()
     manifest.write(tmp_path / "deep" / "manifest.json")
@@ -60,6 +84,7 @@ def test_changed_data_is_noticed(tmp_path: Path) -> None:
         ({"seed": "one"}, "seed"),
         ({"devices": [[0, "1"]]}, "devices"),
         ({"devices": [[0], [0]], "categories": [{}, {}]}, "held twice"),
+        ({"copies": [0]}, "held twice"),
         ({"devices": [[-1]], "categories": [{}]}, "negative"),
         ({"categories": []}, "counts categories"),
         ({"devices": [[400]], "held_out": [], "categories": [{}]}, "beyond the 90"),

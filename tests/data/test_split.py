@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgetune.core.errors import ConfigError, DataError
-from edgetune.data.holdout import hold_out
+from edgetune.data.holdout import hold_out, text_of
 from edgetune.data.records import Record
 from edgetune.data.split import SPLITS, DirichletByCategory, DirichletQuantity, Iid, Split
 from edgetune.data.streams import stream
@@ -154,27 +154,70 @@ def test_splits_are_found_by_name() -> None:
     }
 
 
-RECORDS = [Record("i", "", "r", "summarization" if index % 3 == 0 else "open_qa") for index in range(30)]
+RECORDS = [
+    Record(f"i{index}", "", "r", "summarization" if index % 3 == 0 else "open_qa") for index in range(30)
+]
 
 
 def test_holds_out_a_whole_category() -> None:
-    train, held_out = hold_out(RECORDS, category="summarization", seed=0)
-    assert held_out == tuple(range(0, 30, 3))
-    assert sorted(train + held_out) == list(range(30))
+    apart = hold_out(RECORDS, category="summarization", seed=0)
+    assert apart.held_out == tuple(range(0, 30, 3))
+    assert sorted(apart.train + apart.held_out) == list(range(30))
 
 
 def test_holds_out_random_records() -> None:
-    train, held_out = hold_out(RECORDS, count=7, seed=0)
-    assert len(held_out) == 7
-    assert sorted(train + held_out) == list(range(30))
-    assert held_out != hold_out(RECORDS, count=7, seed=1)[1]
+    apart = hold_out(RECORDS, count=7, seed=0)
+    assert len(apart.held_out) == 7
+    assert sorted(apart.train + apart.held_out) == list(range(30))
+    assert apart.held_out != hold_out(RECORDS, count=7, seed=1).held_out
 
 
 def test_a_count_beside_a_category_thins_the_evaluation_only() -> None:
-    train, held_out = hold_out(RECORDS, category="summarization", count=4, seed=0)
-    assert train == hold_out(RECORDS, category="summarization", seed=0)[0]
-    assert len(held_out) == 4
-    assert not set(held_out) & set(train)
+    apart = hold_out(RECORDS, category="summarization", count=4, seed=0)
+    assert apart.train == hold_out(RECORDS, category="summarization", seed=0).train
+    assert len(apart.held_out) == 4
+    assert not set(apart.held_out) & set(apart.train)
+
+
+def up_sampled(copies: int) -> list[Record]:
+    """Twenty texts, each several times and in other white space, in changing order."""
+    return [
+        Record(f" i{index % 20}" + " " * (index % 3), "", f"r{index % 20}\n", "ab"[index % 2])
+        for index in range(20 * copies)
+    ]
+
+
+@pytest.mark.parametrize(("category", "count"), [(None, 6), ("a", 4), ("a", None)])
+@pytest.mark.parametrize("seed", range(5))
+def test_no_text_that_is_held_out_is_trained_on(category: str | None, count: int | None, seed: int) -> None:
+    records = up_sampled(5) + [Record(f"i{index}", "", f"r{index}", "b") for index in range(4)]
+    apart = hold_out(records, category=category, count=count, seed=seed)
+    held = [text_of(records[index]) for index in apart.held_out]
+    assert set(held).isdisjoint(text_of(records[index]) for index in apart.train)
+    assert {text_of(records[index]) for index in apart.copies} <= {
+        text_of(record) for record in records if record.category == category
+    } | set(held)
+    assert not {*apart.train, *apart.held_out} & set(apart.copies)
+    if count is not None:
+        assert len(set(held)) == len(held) == count
+    if category is None:
+        assert sorted((*apart.train, *apart.held_out, *apart.copies)) == list(range(104))
+
+
+def test_another_answer_makes_another_record() -> None:
+    records = [Record("i", "", f"r{index}", "") for index in range(4)]
+    assert hold_out(records, count=1, seed=0).copies == ()
+    assert text_of(Record("a\tb", " c", "d\n\ne ", "x")) == text_of(Record("a b", "c ", "d e", "y"))
+    assert text_of(Record("a b", "", "", "")) != text_of(Record("a", "b", "", ""))
+
+
+def test_too_few_different_records_are_refused() -> None:
+    with pytest.raises(DataError, match="cannot hold out 21 different records: these 100 are copies of 20"):
+        hold_out(up_sampled(5), count=21, seed=0)
+    with pytest.raises(DataError, match="nothing is left"):
+        hold_out(up_sampled(5), count=20, seed=0)
+    apart = hold_out(up_sampled(5), count=20, seed=0, training=False)
+    assert (len(apart.held_out), apart.train) == (20, ())
 
 
 def test_hold_out_refuses_what_it_cannot_do() -> None:

@@ -6,6 +6,7 @@ import math
 from types import TracebackType
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,6 +18,7 @@ from rich.progress import (
 )
 
 from edgetune.core.events import (
+    DataPrepared,
     Event,
     Failed,
     Precision,
@@ -26,6 +28,7 @@ from edgetune.core.events import (
     StageFinished,
     Verified,
 )
+from edgetune.report.notes import data_notes
 
 
 class Display:
@@ -113,6 +116,8 @@ class Display:
     def _line(self, event: Event) -> str | None:
         if isinstance(event, RunStarted):
             return f"base {event.base_digest[:12]}, {event.weights:,} weights, method {event.method}, seed {event.seed}"
+        if isinstance(event, DataPrepared):
+            return "\n".join(map(escape, data_notes(event))) or None
         if isinstance(event, RunResumed) and event.round:
             return f"resumed after round {event.round}"
         if isinstance(event, RoundFinished):

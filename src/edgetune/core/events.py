@@ -40,6 +40,35 @@ class RunStarted(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class DataPrepared(Event):
+    """What became of the records: where they went, and what was found in them."""
+
+    kind: ClassVar[str] = "data"
+    prompt: str
+    """Name of the prompt template."""
+    trained: int
+    """Records on the devices."""
+    held_out: int
+    calibration: int
+    copies: int
+    """Records left out because their text is held out, or in the server's own sample."""
+    quoted: int
+    """Records that hold the text of a control token; it is encoded as text, not as the token."""
+    framed: int
+    """Responses that the chat template would have rewritten; they are trained on as they are."""
+    own_ends: int
+    """Responses that brought an end token of their own; each ends with one, from the template."""
+    unknown: int
+    """Records with characters that the tokenizer does not know."""
+    characters: str
+    """The first few of these characters."""
+    ends: list[int]
+    """Ids that end an answer, the one that is trained on first; empty if answers end by their length only."""
+    words: str
+    """What Rouge-L counts as a word in the held-out responses."""
+
+
+@dataclass(frozen=True, slots=True)
 class RunResumed(Event):
     """A killed run went on after its last complete round."""
 

@@ -31,6 +31,7 @@ class Manifest:
         devices: per device the positions of its records; disjoint.
         held_out: positions no device holds, for evaluation.
         categories: per device, category to number of records.
+        copies: positions that are neither trained on nor evaluated: they have the text of one that is held out.
     """
 
     source: str
@@ -42,6 +43,7 @@ class Manifest:
     devices: tuple[tuple[int, ...], ...]
     held_out: tuple[int, ...]
     categories: tuple[dict[str, int], ...]
+    copies: tuple[int, ...] = ()
 
     def write(self, path: Path) -> None:
         """Write the manifest as JSON, atomically.
@@ -68,7 +70,7 @@ class Manifest:
 
 def make_manifest(
     records: Sequence[Record],
-    split: Iid | DirichletByCategory | DirichletQuantity,
+    split: Iid | DirichletByCategory | DirichletQuantity | None,
     *,
     source: str | Path,
     devices: int,
@@ -81,7 +83,7 @@ def make_manifest(
 
     Args:
         records: all records.
-        split: how the others are spread.
+        split: how the others are spread; None for no device at all, where nothing is going to be trained.
         source: where the records came from, for the reader.
         devices: number of devices.
         seed: not negative.
@@ -92,20 +94,23 @@ def make_manifest(
     Raises:
         ConfigError, DataError: as `hold_out` and the split.
     """
-    train, held_out = hold_out(records, category=category, count=count, seed=seed)
-    labels = [records[index].category for index in train]
-    shares = split(labels, devices, seed=seed, minimum=minimum)
-    held = tuple(tuple(train[position] for position in share) for share in shares)
+    apart = hold_out(records, category=category, count=count, seed=seed, training=split is not None)
+    shares: tuple[tuple[int, ...], ...] = ()
+    if split is not None:
+        labels = [records[index].category for index in apart.train]
+        shares = split(labels, devices, seed=seed, minimum=minimum)
+    held = tuple(tuple(apart.train[position] for position in share) for share in shares)
     return Manifest(
         source=str(source),
         digest=records_digest(records),
-        split=split.name,
-        parameters=asdict(split),
+        split="" if split is None else split.name,
+        parameters={} if split is None else asdict(split),
         seed=seed,
         minimum=minimum,
         devices=held,
-        held_out=held_out,
+        held_out=apart.held_out,
         categories=tuple(_counts(records, share) for share in held),
+        copies=apart.copies,
     )
 
 
@@ -128,7 +133,7 @@ def read_manifest(path: Path, records: Sequence[Record] | None = None) -> Manife
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "the file"
         raise DataError(f"not a manifest: {field}: {first['msg']}", where=path) from error
-    positions = [*chain.from_iterable(manifest.devices), *manifest.held_out]
+    positions = [*chain.from_iterable(manifest.devices), *manifest.held_out, *manifest.copies]
     if len(set(positions)) != len(positions) or min(positions, default=0) < 0:
         raise DataError("not a manifest: a record is held twice, or a position is negative", where=path)
     if len(manifest.categories) != len(manifest.devices):

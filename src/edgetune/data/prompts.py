@@ -1,37 +1,57 @@
-"""How a record becomes text: the prompt a model is given and the response it should continue with."""
+"""How a record becomes text: the prompts that can be chosen by name."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar
 
-from edgetune.core.errors import ConfigError
+from edgetune.data.chat import ChatTemplate
+from edgetune.data.controls import Controls
 from edgetune.data.records import Record
+from edgetune.data.turns import Frame, Prompt, Renderer, Turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_WITH_CONTEXT = (
-    "Below is an instruction that describes a task, paired with an input that provides further context. "
-    "Write a response that appropriately completes the request.\n\n"
-    "### Instruction:\n{instruction}\n\n### Input:\n{context}\n\n### Response:"
-)
-_WITHOUT_CONTEXT = (
-    "Below is an instruction that describes a task. "
-    "Write a response that appropriately completes the request.\n\n"
-    "### Instruction:\n{instruction}\n\n### Response:"
-)
+__all__ = ["PROMPTS", "Alpaca", "ChatTemplate", "FedKSeed", "default_prompt"]
+
+_SECTIONS = "### Instruction:\n{instruction}\n\n### Input:\n{context}\n\n### Response:"
+_FIRST = "Below is an instruction that describes a task"
+_ALPACA = "Write a response that appropriately completes the request.\n\n"
+_FEDKSEED = "Write a response for the task request.\n\n"
 
 
-class Prompt(Protocol):
-    """Any renderer: a frozen value that turns a record into (prompt text, response text)."""
+@contextmanager
+def sections(
+    with_context: str, without_context: str, tokenizer: PreTrainedTokenizerBase
+) -> Iterator[Renderer]:
+    """Open a renderer of two texts with places for `{instruction}` and `{context}`, ended by the end of sequence."""
+    yield _Sections(with_context, without_context, tokenizer)
 
-    name: ClassVar[str]
-    add_special_tokens: ClassVar[bool]
-    """Whether tokenising must add the tokenizer's own prefix (BOS); False where the text already carries it."""
 
-    def __call__(self, record: Record, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
-        """Return the prompt and the response; their concatenation is the full text."""
+class _Sections:
+    def __init__(self, with_context: str, without_context: str, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._texts = with_context, without_context
+        self._controls = Controls(tokenizer)
+        self._end = str(tokenizer.eos_token or "")
+        self.frame = Frame(ends=(self._end,) if self._end else ())
+
+    def turns(self, records: Sequence[Record]) -> list[Turn]:
+        return [self._turn(self.frame.without_own_end(record)) for record in records]
+
+    def _turn(self, record: Record) -> Turn:
+        text, fields, rest = "", list[tuple[int, int]](), self._texts[0 if record.context else 1]
+        for name in ("instruction", "context") if record.context else ("instruction",):
+            before, rest = rest.split("{" + name + "}", 1)
+            value = getattr(record, name)
+            fields.append((len(text) + len(before), len(text) + len(before) + len(value)))
+            text += before + value
+        prompt = text + rest
+        fields.append((len(prompt), len(prompt) + len(record.response)))
+        response = record.response + self._end
+        return Turn(prompt, response, self._controls.quoted(prompt + response, fields))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,81 +61,47 @@ class Alpaca:
         prompt = "... ### Instruction:\\n{instruction}\\n\\n### Input:\\n{context}\\n\\n### Response:"
         response = response + eos
 
-    Returns:
-        (prompt, response); the response ends with the end-of-sequence token where the tokenizer has one.
-    Source: tatsu-lab/stanford_alpaca `train.py`, the template of FedKSeed and Shepherd.
+    The response ends with the end-of-sequence token where the tokenizer has one.
+
+    Source: tatsu-lab/stanford_alpaca `train.py`; FedKSeed's code uses it for Natural Instructions.
     """
 
     name: ClassVar[str] = "alpaca"
     add_special_tokens: ClassVar[bool] = True
 
-    def __call__(self, record: Record, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
-        """Return the prompt and the response."""
-        template = _WITH_CONTEXT if record.context else _WITHOUT_CONTEXT
-        prompt = template.format(instruction=record.instruction, context=record.context)
-        return prompt, record.response + (tokenizer.eos_token or "")
+    def renderer(self, tokenizer: PreTrainedTokenizerBase) -> AbstractContextManager[Renderer]:
+        """Open a renderer."""
+        return _published(_ALPACA, tokenizer)
 
 
 @dataclass(frozen=True, slots=True)
-class ChatTemplate:
-    """The tokenizer's own chat template: one user turn and one assistant turn.
+class FedKSeed:
+    """The template of FedKSeed's published Dolly-15K runs: Alpaca's, with a request in other words.
 
-        user = instruction, or instruction + "\\n\\n" + context
-        prompt = render(user, generation prompt);  prompt + response = render(user, assistant)
+        "Write a response for the task request."  instead of
+        "Write a response that appropriately completes the request."
 
-    The response is cut after its last special token (what follows the end of the turn is never generated); a template
-    that marks no end gets the end-of-sequence token.
-
-    Returns:
-        (prompt, response).
-
-    Raises:
-        ConfigError: the tokenizer has no chat template, the template refuses the turns, or its full text does not
-            start with its prompt, so that what is trained on is not what is asked for.
+    Source: zhenqincn/FedKSeed (alibaba/FederatedScope, branch FedKSeed) `utils_data/llm_dataset.py`, arXiv 2312.06353.
     """
 
-    name: ClassVar[str] = "chat"
-    add_special_tokens: ClassVar[bool] = False
+    name: ClassVar[str] = "fedkseed"
+    add_special_tokens: ClassVar[bool] = True
 
-    def __call__(self, record: Record, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
-        """Return the prompt and the response."""
-        asked = f"{record.instruction}\n\n{record.context}" if record.context else record.instruction
-        user = {"role": "user", "content": asked}
-        prompt = _render(tokenizer, [user], True)
-        full = _render(tokenizer, [user, {"role": "assistant", "content": record.response}], False)
-        if not full.startswith(prompt):
-            raise ConfigError(
-                "the tokenizer's chat template renders a finished turn that does not start with its prompt",
-                hint="use the Alpaca prompt with this model",
-            )
-        return prompt, _ended(full[len(prompt) :], record.response.rstrip(), tokenizer)
+    def renderer(self, tokenizer: PreTrainedTokenizerBase) -> AbstractContextManager[Renderer]:
+        """Open a renderer."""
+        return _published(_FEDKSEED, tokenizer)
 
 
-PROMPTS: dict[str, Alpaca | ChatTemplate] = {prompt.name: prompt for prompt in (Alpaca(), ChatTemplate())}
-"""Every renderer by its public name."""
+def _published(request: str, tokenizer: PreTrainedTokenizerBase) -> AbstractContextManager[Renderer]:
+    paired = f"{_FIRST}, paired with an input that provides further context. {request}{_SECTIONS}"
+    alone = f"{_FIRST}. {request}{_SECTIONS}".replace("### Input:\n{context}\n\n", "")
+    return sections(paired, alone, tokenizer)
 
 
-def default_prompt(tokenizer: PreTrainedTokenizerBase) -> Alpaca | ChatTemplate:
+PROMPTS: dict[str, Prompt] = {prompt.name: prompt for prompt in (Alpaca(), ChatTemplate(), FedKSeed())}
+"""Every prompt by its public name."""
+
+
+def default_prompt(tokenizer: PreTrainedTokenizerBase) -> Prompt:
     """Return `ChatTemplate()` for a tokenizer that has a chat template, else `Alpaca()`."""
     return ChatTemplate() if tokenizer.chat_template else Alpaca()
-
-
-def _render(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], generation: bool) -> str:
-    from jinja2 import TemplateError
-
-    try:
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generation)
-    except (TemplateError, ValueError) as error:
-        hint = "use the Alpaca prompt with this model"
-        raise ConfigError(
-            f"the tokenizer's chat template cannot render a record: {error}", hint=hint
-        ) from error
-    return str(text)
-
-
-def _ended(tail: str, response: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Cut a rendered assistant turn after its end marker, looking only behind the response itself."""
-    behind = tail.rfind(response) + len(response) if response in tail else 0
-    specials = {*tokenizer.all_special_tokens, *map(str, tokenizer.added_tokens_decoder.values())}
-    ends = [at + len(token) for token in specials if token and (at := tail.rfind(token, behind)) >= 0]
-    return tail[: max(ends)] if ends else tail + (tokenizer.eos_token or "")

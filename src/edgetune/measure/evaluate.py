@@ -102,7 +102,7 @@ def generate(
         ModelError: a model without a key-value cache.
     """
     _check(model, prompts, max_new_tokens, batch_size)
-    ends = _end_tokens(model, tokenizer)
+    ends = end_tokens(model, tokenizer)
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     answers = [""] * len(prompts)
     was_training = model.training
@@ -167,11 +167,18 @@ def _check(model: nn.Module, prompts: Sequence[Sequence[int]], max_new_tokens: i
         )
 
 
-def _end_tokens(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+def end_tokens(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Return every id that ends an answer: of the model's generation config, its config, and the tokenizer.
+
+    Each may name one or several; what is not a token id (some configs say -1 for none) is left out.
+    """
+    config: Any = getattr(model, "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else None
     ends: set[int] = set()
-    for holder in (getattr(model, "generation_config", None), getattr(model, "config", None), tokenizer):
+    for holder in (getattr(model, "generation_config", None), config, text, tokenizer):
         named = getattr(holder, "eos_token_id", None)
-        ends.update([named] if isinstance(named, int) else named or [])
+        listed = named if isinstance(named, (list, tuple)) else [named]
+        ends.update(index for index in listed if type(index) is int and index >= 0)
     return frozenset(ends)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rouge import Rouge
 
 from edgetune.core.errors import ConfigError
+from edgetune.measure.words import spaced
 
 
 def rouge_l(answers: Sequence[str], references: Sequence[str]) -> float:
@@ -16,8 +17,10 @@ def rouge_l(answers: Sequence[str], references: Sequence[str]) -> float:
         F1 = 2 P R / (P + R + 1e-8),   P = |U| / |distinct words of the answer|,   R = |U| / |distinct words of the
         reference|,   U = distinct words of the longest common subsequences, united over all pairs of sentences
 
-    Words are split at white space, sentences at full stops; case and punctuation count, nothing is stemmed. Other
-    packages (`rouge_score`) tokenise and stem differently: compare only figures of the same package.
+    Words are split at white space, sentences at full stops; case and punctuation count, nothing is stemmed. Characters
+    of scripts that are written without spaces (Chinese, Japanese, Thai, ...) are words of their own (`words.spaced`);
+    figures of other texts are those of the package. Other packages (`rouge_score`) tokenise and stem differently:
+    compare only figures of the same package.
 
     Args:
         answers: what the model said; an answer without a word scores 0.
@@ -34,9 +37,8 @@ def rouge_l(answers: Sequence[str], references: Sequence[str]) -> float:
     if len(answers) != len(references):
         raise ConfigError(f"{len(answers)} answers cannot be scored against {len(references)} references")
     scorer = Rouge(metrics=["rouge-l"], stats=["f"])
-    scores = [
-        _score(scorer, answer, reference) for answer, reference in zip(answers, references, strict=True)
-    ]
+    pairs = zip(map(spaced, answers), map(spaced, references), strict=True)
+    scores = [_score(scorer, answer, reference) for answer, reference in pairs]
     return 100.0 * sum(scores) / len(scores) if scores else 0.0
 
 

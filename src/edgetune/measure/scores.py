@@ -6,12 +6,21 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Sequence
+from unicodedata import category
+
+from edgetune.measure.words import spaced
 
 Score = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
 """Called with answers and as many references: one number an answer, more is better."""
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
+_WIDE = frozenset(
+    one
+    for one in map(chr, (*range(0x3001, 0x3040), 0x30FB, *range(0xFF01, 0xFF66)))
+    if category(one)[0] in "PS"
+)
+"""Punctuation of Chinese and Japanese, each of which `spaced` makes a word."""
 
 
 def token_f1(answers: Sequence[str], references: Sequence[str]) -> list[float]:
@@ -19,8 +28,9 @@ def token_f1(answers: Sequence[str], references: Sequence[str]) -> list[float]:
 
         F1 = 2 |answer and reference| / (|answer| + |reference|)
 
-    Words are split at white space after lower case, without ASCII punctuation and English articles. Where answer or
-    reference has no word left, the score is 1 if both have none, else 0.
+    Words are split at white space after lower case, without ASCII punctuation and English articles. Characters of
+    scripts that are written without spaces are words of their own (`words.spaced`), and their punctuation does not
+    count either. Where answer or reference has no word left, the score is 1 if both have none, else 0.
 
     Args:
         answers: what the model said.
@@ -42,7 +52,8 @@ def exact_match(answers: Sequence[str], references: Sequence[str]) -> list[float
 
 
 def _words(text: str) -> list[str]:
-    return _ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split()
+    plain = _ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION))
+    return [word for word in spaced(plain).split() if word not in _WIDE]
 
 
 def _f1(answer: list[str], reference: list[str]) -> float:

@@ -107,6 +107,12 @@ def load_backbone(
     )
 
 
+def rows_of(backbone: Backbone) -> int:
+    """Return how many tokens the model has an embedding for."""
+    embedding: Any = backbone.model.get_input_embeddings()
+    return int(embedding.weight.shape[0])
+
+
 def _config(folder: Path) -> PreTrainedConfig:
     try:
         config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)

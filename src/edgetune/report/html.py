@@ -12,6 +12,7 @@ from jinja2 import Environment, StrictUndefined
 from edgetune.core.errors import MissingExtraError
 from edgetune.core.files import write_text_atomic
 from edgetune.report import grids, units
+from edgetune.report.notes import data_notes, words_note
 from edgetune.report.page import PAGE
 from edgetune.report.plots import Plot, plots
 from edgetune.report.style import CSS
@@ -60,7 +61,7 @@ def render(summary: Summary) -> str:
         drawn=drawn,
         no_plots=no_plots,
         stages=grids.stages(summary),
-        notes=[note for note in (forgetting(summary), verification(summary)) if note],
+        notes=[note for note in (*_about_data(summary), forgetting(summary), verification(summary)) if note],
         traffic=grids.traffic(summary),
         total=_total(summary),
         rounds=grids.rounds(summary),
@@ -69,6 +70,10 @@ def render(summary: Summary) -> str:
         digest=summary.rounds[-1] if summary.rounds else None,
         config=list(_settings(summary.start.config)) if summary.start else [],
     )
+
+
+def _about_data(summary: Summary) -> list[str | None]:
+    return [words_note(summary.data), *(data_notes(summary.data) if summary.data else [])]
 
 
 def _drawn(summary: Summary) -> tuple[dict[str, Plot], str | None]:

@@ -7,6 +7,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from edgetune.core.events import (
+    DataPrepared,
     Event,
     Failed,
     LayerCompressed,
@@ -25,6 +26,7 @@ _KINDS: dict[str, type[Event]] = {
     kind.kind: kind
     for kind in (
         RunStarted,
+        DataPrepared,
         RunResumed,
         Precision,
         RoundFinished,

@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any, Literal, TypeVar
 
 from edgetune.core.events import (
+    DataPrepared,
     Event,
     Failed,
     LayerCompressed,
@@ -57,6 +58,7 @@ class Summary:
     last_time: float
     """When the last line was written, unix seconds."""
     precision: Precision | None = None
+    data: DataPrepared | None = None
     """What the weights' type leaves of a perturbation; None if nothing is perturbed."""
 
     @property
@@ -113,6 +115,7 @@ def summarise(events: Iterable[dict[str, Any]]) -> Summary:
         seconds=_elapsed(lines),
         last_time=lines[-1].time if lines else 0.0,
         precision=next(iter(reversed(_of(Precision, log))), None),
+        data=next(iter(reversed(_of(DataPrepared, log))), None),
     )
 
 
@@ -135,6 +138,7 @@ def to_json(summary: Summary) -> dict[str, Any]:
         "verified": asdict(summary.verified) if summary.verified else None,
         "records": next((stage.records for stage in summary.stages if stage.records is not None), None),
         "precision": _precision(summary),
+        "data": asdict(summary.data) if summary.data else None,
     }
     finite: dict[str, Any] = _finite(content)
     return finite
@@ -158,6 +162,8 @@ def write_summary(folder: Path) -> Path:
     - `records`: held-out records behind the stages, or null.
     - `precision`: null, or `dtype`, `eps`, `perturbation` (realised ratio of the perturbation) and `update`
       (that of the whole update after the last round; null in float32).
+    - `data`: null, or the fields of what became of the records (`core.events.DataPrepared`); `words` says what Rouge-L
+      counts as a word.
 
     A loss or perplexity that is NaN or infinite is written as null, because JSON has no such number.
 

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from edgetune.report import units
 from edgetune.report.grids import Grid, stages, traffic
+from edgetune.report.notes import words_note
 from edgetune.report.summary import Summary
 from edgetune.report.verdict import trouble
 
@@ -26,7 +27,7 @@ def print_result(console: Console, summary: Summary) -> None:
     for grid in (stages(summary), traffic(summary)):
         if grid.rows:
             console.print(_table(grid))
-    for line in (forgetting(summary), verification(summary)):
+    for line in (words_note(summary.data), forgetting(summary), verification(summary)):
         if line:
             console.print(Text(line))
 

@@ -168,6 +168,7 @@ class _Run:
                 weights=sum(weight.numel() for weight in self.model.parameters()),
             )
         )
+        self.tell(self.prepared.found)
 
     def base(self) -> None:
         """Measure the base model."""

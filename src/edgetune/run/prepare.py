@@ -6,21 +6,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
-from edgetune.core.errors import ConfigError
+from edgetune.core.errors import ConfigError, DataError
+from edgetune.core.events import DataPrepared
 from edgetune.core.keys import stream
 from edgetune.data.corpus import base_records, device_records
-from edgetune.data.encode import Example, encode_all, padding_id
+from edgetune.data.encode import Encoded, Example, encode_whole, padding_id
+from edgetune.data.holdout import draw_apart, text_of
 from edgetune.data.manifest import Manifest, make_manifest
-from edgetune.data.prompts import Alpaca, ChatTemplate, Prompt, default_prompt
+from edgetune.data.prompts import PROMPTS, default_prompt
 from edgetune.data.records import Record, load_records
 from edgetune.data.split import DirichletByCategory, DirichletQuantity, Iid
+from edgetune.data.turns import Frame, Prompt
+from edgetune.measure.words import words_of
 from edgetune.methods.catalogue import tuning_method
 from edgetune.methods.method import TuningMethod
 from edgetune.methods.options import with_options
 from edgetune.models.backbone import Backbone, load_backbone
 from edgetune.models.embedded import EMBEDDED
+from edgetune.run.encoder import Encoder
 from edgetune.run.recipe import DataSection, Recipe, SplitSection
 from edgetune.run.residency import RESIDENCIES, check_streams
 
@@ -37,11 +41,6 @@ SPLITS: dict[str, Callable[[float], Split]] = {
     "quantity": DirichletQuantity,
     "iid": lambda alpha: Iid(),
 }
-PROMPTS: dict[str, Callable[[PreTrainedTokenizerBase], Prompt]] = {
-    "auto": default_prompt,
-    "chat": lambda tokenizer: ChatTemplate(),
-    "alpaca": lambda tokenizer: Alpaca(),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,32 +50,60 @@ class Prepared:
     Args:
         recipe: the resolved recipe.
         method: the tuning method with the recipe's options.
-        backbone: the base model.
+        backbone: the base model; its generation config names `ends`.
         prompt: the prompt template.
+        frame: what the template puts around an answer.
         pad_id: the padding token.
+        ends: every id that ends an answer, the one that trained responses end with first.
         manifest: who holds which record.
-        devices: encoded private data by device.
+        records: all that the manifest's positions count.
+        devices: encoded private data by device; empty where nothing is going to be trained.
         held_out: evaluation records, and their encoding.
         calibration: the server's own sample, and its encoding; no device sees it.
         base_style: encoded records of what the base was pretrained on, to see forgetting; empty if unknown.
+        found: what became of the records, an event for the log.
     """
 
     recipe: Recipe
     method: TuningMethod
     backbone: Backbone
     prompt: Prompt
+    frame: Frame
     pad_id: int
+    ends: tuple[int, ...]
     manifest: Manifest
+    records: list[Record]
     devices: dict[int, list[Example]]
     held_out: list[Record]
     held_out_examples: list[Example]
     calibration: list[Record]
     calibration_examples: list[Example]
     base_style: list[Example]
+    found: DataPrepared
+
+    def texts(self, records: Sequence[Record]) -> list[Encoded]:
+        """Return records as the text that is trained on, with all its ids, before anything is cut off.
+
+        Args:
+            records: any, for example some of `records`, `held_out` or `calibration`.
+
+        Raises:
+            ConfigError, DataError: as `data.encode.encode_whole`.
+        """
+        with self.prompt.renderer(self.backbone.tokenizer) as renderer:
+            return encode_whole(records, self.backbone.tokenizer, self.prompt, renderer)
 
 
-def prepare(recipe: Recipe) -> Prepared:
+def prepare(recipe: Recipe, *, split: bool = True) -> Prepared:
     """Load, split and encode; nothing is written.
+
+    The base model's generation config is set to end an answer at `ends`, so that whatever generates with the model or
+    writes it stops where training stops.
+
+    Args:
+        recipe: everything about the run.
+        split: spread records over the devices. Without, nothing is going to be trained: `devices` stays empty, what a
+            run holds out is held out here too, and records too few for both are sample and evaluation at once.
 
     Raises:
         ConfigError, DataError, ModelError: naming what is wrong.
@@ -85,40 +112,58 @@ def prepare(recipe: Recipe) -> Prepared:
         torch.set_num_threads(recipe.threads)
     method = recipe_method(recipe)
     check_streams(method, RESIDENCIES[recipe.model.residency])
-    records, calibration = _records(recipe.data, recipe.seed)
-    manifest = split_records(records, recipe.data, recipe.split, recipe.federation.devices, recipe.seed)
+    loaded = _source(recipe.data, recipe.seed)
+    if split:
+        records, calibration = _records(recipe.data, recipe.seed, loaded)
+        devices = recipe.federation.devices
+        manifest = split_records(records, recipe.data, recipe.split, devices, recipe.seed)
+    else:
+        records, calibration, manifest = _undivided(recipe.data, recipe.seed, loaded)
     backbone = load_backbone(recipe.model.source, dtype=DTYPES[recipe.model.dtype])
-    tokenizer = backbone.tokenizer
-    prompt = PROMPTS[recipe.data.prompt](tokenizer)
-    answer = max(recipe.evaluation.max_new_tokens, method.objective.max_new_tokens if method.objective else 0)
-    longest = min(recipe.data.max_tokens, _context(backbone) - answer)
-    if longest < 8:
-        raise ConfigError(
-            f"the model holds {_context(backbone)} tokens, too few for answers of {answer}",
-            where="evaluation.max_new_tokens",
-        )
-
-    def encoded(chosen: Sequence[Record]) -> list[Example]:
-        return encode_all(chosen, tokenizer, prompt, longest)
-
+    named = recipe.data.prompt
+    prompt = default_prompt(backbone.tokenizer) if named == "auto" else PROMPTS[named]
+    style = (
+        base_records(recipe.data.held_out, recipe.seed) if recipe.data.source == EMBEDDED and split else []
+    )
     held_out = [records[index] for index in manifest.held_out]
-    style = base_records(recipe.data.held_out, recipe.seed) if recipe.data.source == EMBEDDED else []
+    with prompt.renderer(backbone.tokenizer) as renderer:
+        encode = Encoder(backbone, prompt, renderer, _longest(recipe, method, backbone))
+        encoded = {
+            device: encode([records[index] for index in share])
+            for device, share in enumerate(manifest.devices)
+        }
+        held_out_examples, calibration_examples, base_style = map(encode, (held_out, calibration, style))
+    frame, ends = renderer.frame, encode.ends()
+    if ends and backbone.model.generation_config is not None:
+        backbone.model.generation_config.eos_token_id = list(ends)
+    held_out = [frame.without_own_end(record) for record in held_out]
+    sample = {text_of(record) for record in calibration}
+    copies = len(manifest.copies) + sum(text_of(record) in sample for record in loaded) - len(calibration)
     return Prepared(
         recipe=recipe,
         method=method,
         backbone=backbone,
         prompt=prompt,
-        pad_id=padding_id(tokenizer),
+        frame=frame,
+        pad_id=padding_id(backbone.tokenizer),
+        ends=ends,
         manifest=manifest,
-        devices={
-            device: encoded([records[index] for index in share])
-            for device, share in enumerate(manifest.devices)
-        },
+        records=records,
+        devices=encoded,
         held_out=held_out,
-        held_out_examples=encoded(held_out),
+        held_out_examples=held_out_examples,
         calibration=calibration,
-        calibration_examples=encoded(calibration),
-        base_style=encoded(style),
+        calibration_examples=calibration_examples,
+        base_style=base_style,
+        found=encode.found(
+            prompt=prompt.name,
+            trained=sum(map(len, encoded.values())),
+            held_out=len(held_out),
+            calibration=len(calibration),
+            copies=copies if split else 0,
+            ends=list(ends),
+            words=words_of([record.response for record in held_out]),
+        ),
     )
 
 
@@ -152,20 +197,82 @@ def split_records(
     )
 
 
-def _records(data: DataSection, seed: int) -> tuple[list[Record], list[Record]]:
-    """Return the records to split (devices' and held out) and the server's own sample."""
+def _undivided(
+    data: DataSection, seed: int, loaded: Sequence[Record]
+) -> tuple[list[Record], list[Record], Manifest]:
+    """Return records, own sample and what is held out where nothing is trained."""
+    different, _ = draw_apart(loaded, _order(loaded, seed), len(loaded))
+    apart = [index for index in different if loaded[index].category == data.held_out_category]
+    free = len(different) - len(apart)
+    enough = free >= data.calibration and (len(apart) or free - data.calibration) >= data.held_out
+    if enough:
+        records, own = _records(data, seed, loaded)
+    else:
+        records, own = list(loaded), [loaded[index] for index in different[: data.calibration]]
+    manifest = make_manifest(
+        records,
+        None,
+        source=data.source,
+        devices=0,
+        seed=seed,
+        category=data.held_out_category,
+        count=data.held_out if enough else min(data.held_out, len(apart) or len(different)),
+    )
+    return records, own, manifest
+
+
+def _source(data: DataSection, seed: int) -> list[Record]:
+    """Return all records of the source; of the embedded corpus as many as are wanted."""
     if data.source == EMBEDDED:
-        count = (data.records or EMBEDDED_RECORDS) + data.held_out
-        records = device_records(data.calibration + count, seed)
-        return records[data.calibration :], records[: data.calibration]
-    records = load_records(data.source)
-    order = [int(index) for index in stream(seed, "records").permutation(len(records))]
+        return device_records(data.calibration + (data.records or EMBEDDED_RECORDS) + data.held_out, seed)
+    return load_records(data.source)
+
+
+def _order(records: Sequence[Record], seed: int) -> list[int]:
+    return [int(index) for index in stream(seed, "records").permutation(len(records))]
+
+
+def _records(
+    data: DataSection, seed: int, loaded: Sequence[Record] | None = None
+) -> tuple[list[Record], list[Record]]:
+    """Return the records to split (devices' and held out) and the server's own sample, of which they hold no copy.
+
+    Args:
+        data: the recipe's section.
+        seed: of the run.
+        loaded: what `_source` returns, if that is known.
+
+    Raises:
+        DataError: the sample would need more different records than there are.
+    """
+    records = _source(data, seed) if loaded is None else loaded
+    embedded = data.source == EMBEDDED
+    order = list(range(len(records))) if embedded else _order(records, seed)
     kept_back = [index for index in order if records[index].category == data.held_out_category]
-    free = [index for index in order if records[index].category != data.held_out_category]
-    own, rest = free[: data.calibration], free[data.calibration :]
+    free = order if embedded else [i for i in order if records[i].category != data.held_out_category]
+    own, texts = draw_apart(records, free, data.calibration)
+    if len(own) < data.calibration:
+        what = f"the server's own sample needs {data.calibration} different records, there are {len(own)}"
+        raise DataError(what, where=data.source, hint="lower data.calibration")
+    others = [index for index in free if text_of(records[index]) not in texts]
+    if embedded:
+        return [records[index] for index in others], [records[index] for index in own]
     if data.records is not None:
-        rest = rest[: data.records if kept_back else data.records + data.held_out]
-    return [records[index] for index in sorted(rest + kept_back)], [records[index] for index in own]
+        others = others[: data.records if kept_back else data.records + data.held_out]
+    chosen = sorted(others + [index for index in kept_back if text_of(records[index]) not in texts])
+    return [records[index] for index in chosen], [records[index] for index in own]
+
+
+def _longest(recipe: Recipe, method: TuningMethod, backbone: Backbone) -> int:
+    """Return how many tokens a record may have, so that an answer fits behind its prompt."""
+    answer = max(recipe.evaluation.max_new_tokens, method.objective.max_new_tokens if method.objective else 0)
+    longest = min(recipe.data.max_tokens, _context(backbone) - answer)
+    if longest < 8:
+        raise ConfigError(
+            f"the model holds {_context(backbone)} tokens, too few for answers of {answer}",
+            where="evaluation.max_new_tokens",
+        )
+    return longest
 
 
 def _context(backbone: Backbone) -> int:

@@ -53,8 +53,8 @@ class DataSection(Section):
     """Records held out for evaluation."""
     calibration: int = Field(default=64, ge=1, le=10**6)
     """Records set aside as the server's own sample for compression and parity checks; no device sees them."""
-    prompt: Literal["auto", "chat", "alpaca"] = "auto"
-    """Prompt template; `auto` takes the tokenizer's chat template if it has one."""
+    prompt: Literal["auto", "chat", "alpaca", "fedkseed"] = "auto"
+    """Prompt template; `auto` takes the tokenizer's chat template if it has one, else Alpaca's."""
     max_tokens: int = Field(default=256, ge=8, le=1 << 20)
     """Greatest length of prompt and response together."""
 

@@ -82,8 +82,9 @@ def show_samples(stage: str, quality: Quality, prepared: Prepared, listener: Lis
 
 
 def rouge_of(answers: Sequence[str], prepared: Prepared) -> float:
-    """Return the mean Rouge-L F1 of answers to the held-out records, 0 to 100."""
-    return rouge_l(answers, [record.response for record in prepared.held_out])
+    """Return the mean Rouge-L F1 of answers to the held-out records, 0 to 100, without what the template says."""
+    said = [prepared.frame.answer(answer) for answer in answers]
+    return rouge_l(said, [record.response for record in prepared.held_out])
 
 
 def perplexity_of(loss: float) -> float:

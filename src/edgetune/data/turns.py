@@ -1,0 +1,88 @@
+"""A record as text: the turn, what stands around its answer, and what makes such text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from edgetune.data.records import Record
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A record as text.
+
+    Args:
+        prompt: what the model is given.
+        response: what it should say after it, up to the end of its turn.
+        quoted: places [start, end) in prompt + response where the record itself holds the text of a control token;
+            there the text is meant, not the token.
+        framed: the template would have rewritten the response, which therefore stands in its frame as it is.
+    """
+
+    prompt: str
+    response: str
+    quoted: tuple[tuple[int, int], ...] = ()
+    framed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What stands around an answer beside the answer.
+
+    Args:
+        opening: how the prompt already begins the answer, for example `<think>`.
+        lead: what the model says before the answer.
+        stop: plain text after the answer, where no token ends it.
+        ends: texts of the tokens that end an answer, the one that is trained on first.
+    """
+
+    opening: str = ""
+    lead: str = ""
+    stop: str = ""
+    ends: tuple[str, ...] = ()
+
+    def answer(self, generated: str) -> str:
+        """Return the answer in what a model said: what is compared with the response of a record."""
+        text, lead, stop = generated.strip(), self.lead.strip(), self.stop.strip()
+        if lead and text.startswith(lead):
+            text = text[len(lead) :].strip()
+        if stop:
+            text = text.split(stop, 1)[0].strip()
+        return (self.opening + text).strip()
+
+    def without_own_end(self, record: Record) -> Record:
+        """Return a record without end tokens at the end of its response: the turn gets exactly one, from its prompt."""
+        kept = given = record.response.rstrip()
+        while found := next((end for end in self.ends if end and kept.endswith(end)), ""):
+            kept = kept[: -len(found)].rstrip()
+        return replace(record, response=kept) if kept and kept != given else record
+
+
+class Renderer(Protocol):
+    """Turns records into text with one tokenizer."""
+
+    frame: Frame
+
+    def turns(self, records: Sequence[Record]) -> list[Turn]:
+        """Return the text of each record, in order.
+
+        Raises:
+            ConfigError: the template leaves text of a record out or changes it; names the record.
+        """
+
+
+class Prompt(Protocol):
+    """Any way to make text of a record: a frozen value."""
+
+    name: ClassVar[str]
+    add_special_tokens: ClassVar[bool]
+    """Whether tokenising must add the tokenizer's own prefix (BOS); False where the text already carries it."""
+
+    def renderer(self, tokenizer: PreTrainedTokenizerBase) -> AbstractContextManager[Renderer]:
+        """Open a renderer; what it holds is given back when the context ends."""

@@ -1,0 +1,40 @@
+"""What a person should know about the records of a run, in sentences."""
+
+from __future__ import annotations
+
+from edgetune.core.events import DataPrepared
+
+
+def data_notes(found: DataPrepared) -> list[str]:
+    """Say what was found in the records; nothing where all is plain.
+
+    Args:
+        found: counts and names, from the log or from `run.prepare`.
+
+    Returns:
+        One sentence a finding, without a full stop.
+    """
+    said = [
+        (found.copies, "{} are left out: their text is held out, or in the server's own sample", "duplicate"),
+        (
+            found.quoted,
+            "{} with the text of a control token: it is encoded as text, not as the token",
+            "record",
+        ),
+        (found.framed, "{} stand as they are, though the chat template would rewrite them", "response"),
+        (found.own_ends, "{} brought an end token; every turn ends with one, its template's", "response"),
+        (
+            found.unknown,
+            f"{{}} with characters that the tokenizer does not know: {found.characters}",
+            "record",
+        ),
+    ]
+    notes = [text.format(f"{count:,} {name}{'s' * (count != 1)}") for count, text, name in said if count]
+    if not found.ends:
+        notes.append("no token ends an answer with this tokenizer: answers end at evaluation.max_new_tokens")
+    return notes
+
+
+def words_note(found: DataPrepared | None) -> str | None:
+    """Say what Rouge-L counts, or None where the log does not."""
+    return f"Rouge-L counts {found.words}" if found else None

@@ -1,0 +1,70 @@
+"""Records as examples, and what was found in them on the way."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from edgetune.core.errors import DataError
+from edgetune.core.events import DataPrepared
+from edgetune.data.controls import unknown_characters
+from edgetune.data.encode import Example, encode_whole, shorten
+from edgetune.data.records import Record
+from edgetune.data.turns import Prompt, Renderer
+from edgetune.measure.evaluate import end_tokens
+from edgetune.models.backbone import Backbone, rows_of
+
+
+class Encoder:
+    """Encodes records, and keeps count of what it finds in them."""
+
+    def __init__(self, backbone: Backbone, prompt: Prompt, renderer: Renderer, longest: int) -> None:
+        self._backbone, self._prompt, self._renderer, self._longest = backbone, prompt, renderer, longest
+        self._rows = rows_of(backbone)
+        self._tally, self._last = Counter[str](), Counter[int]()
+        self._characters: list[frozenset[str]] = []
+
+    def __call__(self, records: Sequence[Record]) -> list[Example]:
+        """Return the examples, shortened.
+
+        Raises:
+            ConfigError, DataError: as `data.encode.encode_whole`.
+            DataError: a token that the model has no row for.
+        """
+        frame, tokenizer = self._renderer.frame, self._backbone.tokenizer
+        encoded = encode_whole(records, tokenizer, self._prompt, self._renderer)
+        for record, one in zip(records, encoded, strict=True):
+            ids = one.example.input_ids
+            if max(ids) >= self._rows:
+                token = tokenizer.convert_ids_to_tokens(max(ids))
+                what = f"a record needs the token {token!r}, for which the model has no row"
+                raise DataError(what, where=repr(record.instruction[:60]), hint="leave such records out")
+            self._last[ids[-1]] += 1
+            self._tally["quoted"] += bool(one.turn.quoted)
+            self._tally["framed"] += one.turn.framed
+            self._tally["own_ends"] += frame.without_own_end(record) is not record
+            self._characters.append(frozenset(record.instruction + record.context + record.response))
+        return [shorten(one.example, self._longest) for one in encoded]
+
+    def ends(self) -> tuple[int, ...]:
+        """Return every id that ends an answer: first those that responses really end with, the commonest first."""
+        tokenizer = self._backbone.tokenizer
+        known = {tokenizer.convert_tokens_to_ids(text) for text in self._renderer.frame.ends}
+        trained = [index for index, _ in self._last.most_common() if index in known]
+        declared = sorted(
+            index for index in end_tokens(self._backbone.model, tokenizer) if index < self._rows
+        )
+        return tuple(dict.fromkeys([*trained, *declared]))
+
+    def found(self, **others: Any) -> DataPrepared:
+        """Return the event: what was counted, and what the caller knows."""
+        unknown = unknown_characters(self._backbone.tokenizer, frozenset().union(*self._characters))
+        return DataPrepared(
+            quoted=self._tally["quoted"],
+            framed=self._tally["framed"],
+            own_ends=self._tally["own_ends"],
+            unknown=sum(not unknown.isdisjoint(characters) for characters in self._characters),
+            characters="".join(sorted(unknown)[:10]),
+            **others,
+        )

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import struct
+import threading
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from transformers import AutoConfig
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
 from edgetune.core.batch import Batch, response_losses
@@ -18,6 +20,7 @@ from edgetune.models.backbone import Backbone, load_backbone
 from edgetune.models.digest import CHUNK, files_digest, tensor_digest
 from edgetune.models.embedded import embedded_folder
 from edgetune.models.identity import base_digest
+from edgetune.models.quiet import quiet
 
 DATA = Path(os.environ.get("EDGETUNE_DATA", Path(__file__).parents[3] / "shared" / "data"))
 needs_data = pytest.mark.skipif(
@@ -117,16 +120,96 @@ def test_a_device_that_is_not_there_is_a_model_error(save) -> None:
         load_backbone(save(), device="cuda")
 
 
-def test_a_pad_token_without_a_row_is_left_out(save) -> None:
-    folder = save()
-    loaded = load_backbone(folder)
-    loaded.tokenizer.add_special_tokens({"pad_token": "[PAD]"})
-    loaded.tokenizer.save_pretrained(folder)
-    assert load_backbone(folder).tokenizer.pad_token_id is None
-    loaded.tokenizer.add_tokens(["extra"])
-    loaded.tokenizer.save_pretrained(folder)
-    with pytest.raises(ModelError, match=r"257 rows do not reach.*'extra'"):
+STALE = {
+    "gpt2": {
+        "transformer.h.0.attn.bias": torch.ones(1, 1, 64, 64).tril(),
+        "transformer.h.1.attn.masked_bias": torch.tensor(-1e4),
+    },
+    "gpt_neo": {
+        "transformer.h.0.attn.attention.bias": torch.ones(1, 1, 64, 64, dtype=torch.uint8).tril(),
+        "transformer.h.1.attn.attention.bias": torch.ones(1, 1, 64, 64, dtype=torch.bool).tril().triu(-7),
+        "transformer.h.0.attn.attention.masked_bias": torch.tensor(-1e9),
+    },
+    "gptj": {"transformer.h.0.attn.rotary_emb.inv_freq": torch.rand(8)},
+    "llama": {
+        "model.layers.0.self_attn.rotary_emb.inv_freq": torch.rand(4),
+        "model.layers.1.self_attn.rotary_emb.cos_cached": torch.rand(1, 1, 64, 8),
+    },
+    "opt": {"model.decoder.embed_positions.position_ids": torch.arange(64)[None]},
+}
+
+
+def store(folder: Path, more: dict[str, torch.Tensor]) -> None:
+    tensors = load_file(folder / "model.safetensors") | more
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def library_logits(folder: Path) -> torch.Tensor:
+    """What transformers itself computes with this folder."""
+    with quiet(), torch.inference_mode():
+        return AutoModelForCausalLM.from_pretrained(folder)(input_ids=torch.arange(20)[None]).logits
+
+
+@pytest.mark.parametrize("family", STALE)
+def test_stale_buffers_are_ignored_as_in_transformers(save, family: str) -> None:
+    folder = save(family)
+    store(folder, STALE[family])
+    assert torch.equal(logits(load_backbone(folder)), library_logits(folder))
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("transformer.h.0.attn.other.bias", torch.zeros(16)),
+        ("transformer.h.0.attn.extra.bias", torch.ones(1, 1, 64, 64)),
+        ("transformer.h.0.attn.extra.bias", torch.full((1, 1, 8, 8), 0.5).tril()),
+        ("transformer.h.0.attn.masked_bias", torch.tensor(0.5)),
+        ("transformer.position_ids", torch.tensor([0, 2, 1])),
+        ("transformer.h.0.attn.rotary_emb.inv_freq.weight", torch.rand(4)),
+    ],
+)
+def test_a_tensor_that_something_was_learnt_in_is_no_stale_buffer(
+    save, name: str, tensor: torch.Tensor
+) -> None:
+    folder = save("gpt2")
+    store(folder, {name: tensor})
+    with pytest.raises(ModelError, match=f"does not have: {name}"):
         load_backbone(folder)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma", "opt"])
+@pytest.mark.parametrize("same", [True, False])
+def test_a_head_beside_tied_embeddings_is_used_as_in_transformers(save, family: str, same: bool) -> None:
+    folder = save(family)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+    stored = load_file(folder / "model.safetensors")
+    embedding = next(tensor for name, tensor in stored.items() if "embed_tokens" in name)
+    head = embedding.clone() if same else torch.randn(257, 16, generator=torch.Generator().manual_seed(1))
+    store(folder, {"lm_head.weight": head})
+    loaded = load_backbone(folder)
+    assert torch.equal(logits(loaded), library_logits(folder))
+    assert loaded.model.config.tie_word_embeddings == same
+    loaded.model.save_pretrained(folder / "again")
+    loaded.tokenizer.save_pretrained(folder / "again")
+    assert torch.equal(logits(load_backbone(folder / "again")), logits(loaded))
+
+
+def test_settings_of_the_library_survive_threads() -> None:
+    before = (logging.get_verbosity(), logging.is_progress_bar_enabled())
+    inside = threading.Event()
+
+    def other() -> None:
+        with quiet():
+            inside.set()
+
+    thread = threading.Thread(target=other)
+    with quiet():
+        thread.start()
+        inside.wait(0.2)
+        assert not inside.is_set()
+    thread.join()
+    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
 
 
 def test_a_name_that_is_no_folder_is_fetched_from_the_hub(save, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,6 +74,37 @@ def write(name: str, text: str) -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_text(text)
 
 
+def header(change: Callable[[dict[str, object]], object]) -> Callable[[Path], None]:
+    """Rewrite the header of the weight file; the weights stay."""
+
+    def spoil(folder: Path) -> None:
+        file = folder / "model.safetensors"
+        data = file.read_bytes()
+        length = struct.unpack("<Q", data[:8])[0]
+        content = json.loads(data[8 : 8 + length])
+        change(content)
+        text = json.dumps(content).encode()
+        file.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
+
+    return spoil
+
+
+def entry(**change: object) -> Callable[[Path], None]:
+    return header(lambda content: content[NORM].update(change))  # type: ignore[attr-defined]
+
+
+def raw_header(text: bytes) -> Callable[[Path], object]:
+    return lambda folder: (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text)
+
+
+def index_of(text: str) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        (folder / "model.safetensors").unlink()
+        (folder / "model.safetensors.index.json").write_text(text)
+
+    return spoil
+
+
 NORM, QUERY = "model.norm.weight", "model.layers.0.self_attn.q_proj.weight"
 
 
@@ -90,11 +123,11 @@ NORM, QUERY = "model.norm.weight", "model.layers.0.self_attn.q_proj.weight"
         (rewrite(lambda tensors: tensors[QUERY][0].fill_(math.inf)), f"{QUERY} holds NaN or inf"),
         (
             rewrite(lambda tensors: tensors.update({NORM: torch.ones(16, dtype=torch.int8)})),
-            f"{NORM} is stored as",
+            f"'{NORM}' is stored as",
         ),
         (
             rewrite(lambda tensors: tensors.update({NORM: torch.ones(16).to(torch.float8_e4m3fn)})),
-            f"{NORM} is stored as F8_E4M3",
+            f"'{NORM}' is stored as F8_E4M3",
         ),
         (pickle_only, r"pytorch_model.bin: pickled weights.*save_pretrained"),
         (remove("model.safetensors"), "no model.safetensors"),
@@ -108,6 +141,44 @@ NORM, QUERY = "model.norm.weight", "model.layers.0.self_attn.q_proj.weight"
         (configure(num_hidden_layers=3), "lack tensors.*layers.2"),
         (configure(num_hidden_layers=1), r"does not have.*layers.1.*and \d+ more"),
         (configure(hidden_size=32), "llama"),
+        (configure(num_hidden_layers=10**9), "num_hidden_layers is 1e[+]09, more than the weight files"),
+        (configure(num_hidden_layers=5000), "num_hidden_layers is 5000, more than"),
+        (configure(num_hidden_layers=-1), "does not have"),
+        (configure(num_hidden_layers="two"), "cannot use this configuration"),
+        (configure(num_attention_heads=10**9), "num_attention_heads is"),
+        (configure(text_config={"decoder_layers": 10**12}), "decoder_layers is"),
+        (configure(vocab_size=10**12), "another shape"),
+        (configure(head_dim=10**10), "another shape"),
+        (write("config.json", "[" * 100_000), "nested too deeply|cannot use this configuration"),
+        (write("config.json", '{"a":' * 100_000), "cannot use this configuration"),
+        (write("config.json", f'{{"vocab_size": {"9" * 5000}}}'), "cannot use this configuration"),
+        (write("config.json", " " * (17 << 20)), "bytes are too many"),
+        (write("config.json", "[]"), "cannot use this configuration"),
+        (write("generation_config.json", "[" * 100_000), "generation_config.json"),
+        (entry(dtype=[]), "header entry of 'model.norm.weight' is damaged"),
+        (entry(dtype={"a": 1}), "header entry"),
+        (entry(dtype="F99"), "is stored as F99"),
+        (entry(shape="16"), "header entry"),
+        (entry(shape=[-16]), "header entry"),
+        (entry(shape=[17]), "header entry"),
+        (entry(shape=[1 << 62]), "header entry"),
+        (entry(data_offsets=[0, True]), "header entry"),
+        (entry(data_offsets=[0.0, 64.0]), "header entry"),
+        (entry(data_offsets=[64, 0]), "header entry"),
+        (entry(data_offsets=[0]), "header entry"),
+        (header(lambda content: content.update(extra=[])), "header entry of 'extra'"),
+        (header(lambda content: content.update({"\ud800" * 9000: 3})), "header entry"),
+        (raw_header(b"[" * 100_000), "header of the weight file is damaged"),
+        (raw_header(b'{"a":' * 100_000), "header of the weight file is damaged"),
+        (raw_header(b'{"a":' + b"9" * 5000 + b"}"), "header of the weight file is damaged"),
+        (raw_header(b"\xff\xfe{}"), "header of the weight file is damaged"),
+        (raw_header(b"7"), "header of the weight file is damaged"),
+        (index_of("[" * 100_000), "index of the weight files is damaged"),
+        (index_of('{"weight_map": []}'), "index of the weight files is damaged"),
+        (index_of('{"weight_map": {"a": ["x"]}}'), "index of the weight files is damaged"),
+        (index_of('{"weight_map": {"a": "../x.safetensors"}}'), "is missing"),
+        (index_of('{"weight_map": {"a": "x\\u0000y"}}'), "is missing"),
+        (index_of(json.dumps({"weight_map": {"a": "x" * 9000}})), "is missing"),
         (configure(quantization_config={"quant_method": "gptq", "bits": 4}), "already quantised"),
     ],
 )
@@ -131,7 +202,7 @@ def test_names_what_is_wrong_with_shards(save) -> None:
     with pytest.raises(ModelError, match=f"{shard.name}: the weight file is cut short"):
         load_backbone(folder)
     shard.unlink()
-    with pytest.raises(ModelError, match=f"weight file {shard.name} is missing"):
+    with pytest.raises(ModelError, match=f"weight file '{shard.name}' is missing"):
         load_backbone(folder)
     (folder / "model.safetensors.index.json").write_text("{}")
     with pytest.raises(ModelError, match="index of the weight files is damaged"):
@@ -144,3 +215,27 @@ def test_weights_too_large_for_a_narrow_type_are_refused(save) -> None:
     load_backbone(folder)
     with pytest.raises(ModelError, match=r"do not fit torch.float16"):
         load_backbone(folder, dtype=torch.float16)
+
+
+def test_paths_that_no_file_system_takes_are_typed(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    os.mkfifo(tmp_path / "pipe")
+    for wrong in (
+        tmp_path / "loop",
+        tmp_path / ("x" * 5000),
+        "a" * 5000,
+        "a\0b",
+        tmp_path / "pipe",
+        "~nobody-here/x",
+    ):
+        with pytest.raises(ModelError):
+            load_backbone(wrong)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(save, name: str) -> None:
+    folder = save()
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(ModelError):
+        load_backbone(folder)

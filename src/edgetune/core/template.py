@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from types import TracebackType
 from typing import Any, BinaryIO
 
 from edgetune.core.errors import ConfigError
+from edgetune.core.limited import allow, limit, ran_out_of_time, start
 
 SECONDS = 1
 """Processor seconds that one conversation may take (up to one more, which is the grain of the system's limit)."""
@@ -52,15 +49,8 @@ class Templates:
     """
 
     def __init__(self, template: str, variables: Mapping[str, Any], *, day: date = DAY) -> None:
-        # Isolated, so that no file of the working folder is taken for a module; the path is this process's own.
-        start = "import sys; sys.path[:] = sys.argv[1:]; from edgetune.core.template import serve; serve()"
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-c", start, *filter(None, sys.path)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-            )
+            self._process = start("edgetune.core.template", "serve")
         except OSError as error:
             raise TemplateError(f"no process to render the chat template: {error.strerror}") from error
         self._first: Any = {"template": template, "variables": dict(variables), "day": day.isoformat()}
@@ -100,7 +90,7 @@ class Templates:
 
     def _end(self) -> str:
         code = self._process.wait()
-        if code in (-signal.SIGXCPU, -signal.SIGKILL):
+        if ran_out_of_time(code):
             return f"does not end: stopped after {SECONDS} s of computing on one record"
         return f"needs more than {MEMORY >> 20} MB, or breaks the interpreter"
 
@@ -114,7 +104,7 @@ def _refusal(why: str) -> TemplateError:
 
 def serve() -> None:
     """Answer requests on standard input until it ends: the other process."""
-    _limit()
+    limit(MEMORY)
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     first = json.loads(source.readline())
     render = _renderer(first["template"], first["variables"], date.fromisoformat(first["day"]))
@@ -128,31 +118,10 @@ def serve() -> None:
         request = json.loads(line)
 
 
-def _limit() -> None:
-    import resource
-
-    for limit, wanted in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_CORE, 0)):
-        hard = resource.getrlimit(limit)[1]
-        kept = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        with contextlib.suppress(ValueError, OSError):  # not every system limits address space
-            resource.setrlimit(limit, (kept, hard))
-
-
-def _allow_seconds() -> None:
-    """Move the limit of processor time, after which the system ends this process."""
-    import resource
-
-    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-    wanted = math.ceil(time.process_time()) + SECONDS
-    resource.setrlimit(
-        resource.RLIMIT_CPU, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
-    )
-
-
 def _answer(
     render: Callable[[Any, bool], str], messages: Any, generation: bool
 ) -> tuple[str | None, str | None]:
-    _allow_seconds()
+    allow(SECONDS)
     try:
         text = render(messages, generation)
     except Exception as error:  # a template may raise whatever it likes
@@ -170,7 +139,7 @@ def _send(sink: BinaryIO, answers: Any) -> None:
 
 def _renderer(source: str, variables: dict[str, Any], day: date) -> Callable[[Any, bool], str]:
     """Compile a template; where that fails, every conversation is refused with the reason."""
-    _allow_seconds()
+    allow(SECONDS)
     try:
         template = _environment(day).from_string(source)
     except Exception as error:  # what the parser and Python's compiler raise
@@ -189,41 +158,8 @@ def _renderer(source: str, variables: dict[str, Any], day: date) -> Callable[[An
 
 def _environment(day: date) -> Any:
     import jinja2.ext
-    from jinja2 import nodes
-    from jinja2.exceptions import SecurityError
     from jinja2.exceptions import TemplateError as JinjaError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
-    from jinja2.utils import Namespace
-
-    class Generation(jinja2.ext.Extension):
-        """`{% generation %} ... {% endgeneration %}` marks what the assistant says; the text is its content."""
-
-        tags = {"generation"}  # noqa: RUF012 - jinja2 reads a plain set
-
-        def parse(self, parser: Any) -> Any:
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return nodes.CallBlock(self.call_method("_content"), [], [], body).set_lineno(line)
-
-        def _content(self, caller: Callable[[], str]) -> str:
-            return caller()
-
-    def check(name: object) -> None:
-        if str(name).startswith("_"):
-            raise SecurityError(f"a template may not set {name!r}")
-
-    class Attributes(Namespace):
-        """A namespace without names that lead into the interpreter."""
-
-        def __setitem__(self, name: str, value: Any) -> None:
-            check(name)
-            super().__setitem__(name, value)
-
-    def namespace(*given: Any, **named: Any) -> Namespace:
-        values = dict(*given, **named)
-        for name in values:
-            check(name)
-        return Attributes(values)
 
     def raise_exception(message: str) -> None:
         raise JinjaError(message)
@@ -240,12 +176,54 @@ def _environment(day: date) -> Any:
         )
 
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
+        trim_blocks=True, lstrip_blocks=True, extensions=[_generation(), jinja2.ext.loopcontrols]
     )
     environment.filters["tojson"] = tojson
     environment.globals |= {
         "raise_exception": raise_exception,
         "strftime_now": day.strftime,
-        "namespace": namespace,
+        "namespace": _namespace(),
     }
     return environment
+
+
+def _generation() -> Any:
+    """Return the extension for `{% generation %} ... {% endgeneration %}`: the text is what stands inside."""
+    from jinja2 import nodes
+    from jinja2.ext import Extension
+
+    class Generation(Extension):
+        tags = {"generation"}  # noqa: RUF012 - jinja2 reads a plain set
+
+        def parse(self, parser: Any) -> Any:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return nodes.CallBlock(self.call_method("_content"), [], [], body).set_lineno(line)
+
+        def _content(self, caller: Callable[[], str]) -> str:
+            return caller()
+
+    return Generation
+
+
+def _namespace() -> Callable[..., Any]:
+    """Return `namespace` without names that lead into the interpreter."""
+    from jinja2.exceptions import SecurityError
+    from jinja2.utils import Namespace
+
+    def check(name: object) -> None:
+        if str(name).startswith("_"):
+            raise SecurityError(f"a template may not set {name!r}")
+
+    class Attributes(Namespace):
+        def __setitem__(self, name: str, value: Any) -> None:
+            check(name)
+            super().__setitem__(name, value)
+
+    def namespace(*given: Any, **named: Any) -> Namespace:
+        values = dict(*given, **named)
+        for name in values:
+            check(name)
+        return Attributes(values)
+
+    return namespace

@@ -35,23 +35,12 @@ def text_of(record: Record) -> Text:
     return (_words(record.instruction), _words(record.context), _words(record.response))
 
 
-def draw_apart(
-    records: Sequence[Record], order: Iterable[int], count: int
-) -> tuple[list[int], frozenset[Text]]:
-    """Take the first `count` positions of an order whose texts all differ.
-
-    Returns:
-        The positions in the order given (fewer if there are no more texts), and their texts.
-    """
-    taken, texts = list[int](), set[Text]()
+def same_texts(records: Sequence[Record], order: Iterable[int]) -> list[list[int]]:
+    """Group positions by text: the groups in the order of their first positions, each in the order given."""
+    groups: dict[Text, list[int]] = {}
     for index in order:
-        if len(taken) == count:
-            break
-        text = text_of(records[index])
-        if text not in texts:
-            texts.add(text)
-            taken.append(int(index))
-    return taken, frozenset(texts)
+        groups.setdefault(text_of(records[index]), []).append(index)
+    return list(groups.values())
 
 
 def hold_out(
@@ -98,7 +87,8 @@ def hold_out(
     if count is not None:
         if count > len(aside):
             raise DataError(f"cannot hold out {count} of {len(aside)} records", hint="give a smaller count")
-        chosen, _ = draw_apart(records, stream(seed, "hold-out").permutation(aside).tolist(), count)
+        order = stream(seed, "hold-out").permutation(aside).tolist()
+        chosen = [same[0] for same in same_texts(records, order)][:count]
         if len(chosen) < count:
             what = (
                 f"cannot hold out {count} different records: these {len(aside)} are copies of {len(chosen)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,32 +10,24 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from edgetune.core.errors import ModelError
+from edgetune.models.config import load_config
 from edgetune.models.digest import files_digest
 from edgetune.models.identity import base_digest, prompt_digest
 from edgetune.models.quiet import quiet
 from edgetune.models.source import find_folder
-from edgetune.models.weights import weight_files
+from edgetune.models.stale import without_stale_buffers
+from edgetune.models.tokenizer import first_line, load_tokenizer
+from edgetune.models.weights import stored_shapes, weight_files
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 """Types a model can be loaded in."""
-
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "spiece.model",
-    "vocab.json",
-    "vocab.txt",
-    "tekken.json",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +61,10 @@ def load_backbone(
 ) -> Backbone:
     """Load a model and its tokenizer, after checking that the files are whole and safe.
 
+    What a checkpoint stores beside the weights is treated as in transformers: an output head beside a configuration
+    that ties it to the embeddings is used if its values differ, and buffers of old checkpoints are ignored. Other
+    tensors that the configuration has no place for are refused. Several threads may load; one at a time does.
+
     Args:
         source: a Hugging Face model folder, `embedded` for the shipped model, or a model id on the Hub. A `Path` is
             never taken for an id.
@@ -88,11 +85,13 @@ def load_backbone(
     folder = find_folder(source)
     files = weight_files(folder)
     with quiet():
-        config = _config(folder)
-        tokenizer = _tokenizer(folder)
-        model = _model(folder, config, dtype)
+        config = load_config(folder, stored_shapes(files))
+        model = _model(folder, files, config, dtype)
+        tokenizer = load_tokenizer(folder, _rows(model))
     _check_weights(model, folder)
-    _check_tokenizer(tokenizer, int(model.get_input_embeddings().weight.shape[0]), folder)  # type: ignore[index]
+    if _heads_differ(model):
+        # Both are stored, so transformers has not tied them; a later call must not tie them either.
+        model.config.tie_word_embeddings = False
     model.config.use_cache = True
     model.eval().requires_grad_(False)  # type: ignore[no-untyped-call]
     return Backbone(
@@ -109,36 +108,24 @@ def load_backbone(
 
 def rows_of(backbone: Backbone) -> int:
     """Return how many tokens the model has an embedding for."""
-    embedding: Any = backbone.model.get_input_embeddings()
+    return _rows(backbone.model)
+
+
+def _heads_differ(model: PreTrainedModel) -> bool:
+    loaded: Any = model
+    head, embedding = loaded.get_output_embeddings(), loaded.get_input_embeddings()
+    tied = getattr(model.config, "tie_word_embeddings", False)
+    return bool(tied) and head is not None and head.weight is not embedding.weight
+
+
+def _rows(model: PreTrainedModel) -> int:
+    embedding: Any = model.get_input_embeddings()
     return int(embedding.weight.shape[0])
 
 
-def _config(folder: Path) -> PreTrainedConfig:
-    try:
-        config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # the library raises many unrelated types
-        raise ModelError(
-            f"cannot use this configuration: {_first(error)}", where=folder / "config.json"
-        ) from error
-    if getattr(config, "quantization_config", None) is not None:
-        hint = "use the model it was quantised from"
-        raise ModelError("this model is already quantised", where=folder / "config.json", hint=hint)
-    return config  # type: ignore[no-any-return]
-
-
-def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    # Without a vocabulary file, transformers 5 would make an empty tokenizer instead of raising.
-    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
-        raise ModelError(
-            "no tokenizer in this folder", where=folder, hint="copy tokenizer.json of the same model"
-        )
-    try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # the library raises many unrelated types
-        raise ModelError(f"cannot use this tokenizer: {_first(error)}", where=folder) from error
-
-
-def _model(folder: Path, config: PreTrainedConfig, dtype: torch.dtype | None) -> PreTrainedModel:
+def _model(
+    folder: Path, files: Sequence[Path], config: PreTrainedConfig, dtype: torch.dtype | None
+) -> PreTrainedModel:
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -150,11 +137,15 @@ def _model(folder: Path, config: PreTrainedConfig, dtype: torch.dtype | None) ->
             output_loading_info=True,
         )
     except SafetensorError as error:
-        raise ModelError(f"the weights are damaged: {_first(error)}", where=folder) from error
+        raise ModelError(f"the weights are damaged: {first_line(error)}", where=folder) from error
     except Exception as error:  # the library raises many unrelated types
-        raise ModelError(f"cannot load this model: {_first(error)}", where=folder) from error
+        if "ignore_mismatched_sizes" in str(error):
+            sentence = "tensors have another shape than the configuration says"
+            raise ModelError(sentence, where=folder, hint="use the config.json of these weights") from error
+        raise ModelError(f"cannot load this model: {first_line(error)}", where=folder) from error
     model: PreTrainedModel
     model, report = loaded
+    report["unexpected_keys"] = without_stale_buffers(report.get("unexpected_keys", ()), files)
     _check_report(report, folder)
     return model
 
@@ -167,7 +158,7 @@ def _check_report(report: dict[str, Any], folder: Path) -> None:
         "error_msgs": "the weights could not be read",
     }
     for kind, sentence in sentences.items():
-        found = sorted(map(str, report.get(kind, ())))
+        found = sorted(str(one)[:200] for one in report.get(kind, ()))
         if found:
             more = f" and {len(found) - 3} more" if len(found) > 3 else ""
             raise ModelError(f"{sentence}: {', '.join(found[:3])}{more}", where=folder)
@@ -181,25 +172,9 @@ def _check_weights(model: PreTrainedModel, folder: Path) -> None:
             raise ModelError(f"{name} holds NaN or infinite weights", where=folder, hint=hint)
 
 
-def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, rows: int, folder: Path) -> None:
-    beyond = sorted(token for token, index in tokenizer.get_vocab().items() if index >= rows)
-    if beyond == [tokenizer.pad_token]:
-        # Often added for training without a row for it. Padding is masked, so another id serves as well.
-        tokenizer.pad_token = None
-    elif beyond:
-        some = ", ".join(map(repr, beyond[:3]))
-        raise ModelError(
-            f"the tokenizer has tokens the model's {rows} rows do not reach: {some}", where=folder
-        )
-
-
 def _placed(model: PreTrainedModel, device: str | torch.device) -> PreTrainedModel:
     try:
         placed: Any = model.to(device)  # type: ignore[arg-type]
     except (RuntimeError, AssertionError) as error:
-        raise ModelError(f"cannot use the device {device}: {_first(error)}", hint="use cpu") from error
+        raise ModelError(f"cannot use the device {device}: {first_line(error)}", hint="use cpu") from error
     return placed  # type: ignore[no-any-return]
-
-
-def _first(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()

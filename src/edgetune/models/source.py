@@ -28,10 +28,15 @@ def find_folder(source: str | Path) -> Path:
     Raises:
         ModelError: no such folder, no config.json in it, or no such model on the Hub.
     """
-    path = Path(source).expanduser()
+    try:
+        path = Path(source).expanduser()
+        found = path.exists()
+    except (OSError, ValueError, RuntimeError) as error:  # a name too long, a link to itself, no such user
+        what = f"no such folder: {str(error)[:200]}"
+        raise ModelError(what, hint="give a model folder, a model id or 'embedded'") from error
     if source == EMBEDDED:
         path = embedded_folder()
-    elif not path.exists():
+    elif not found:
         if (
             isinstance(source, Path)
             or source.startswith((".", "~", "/"))

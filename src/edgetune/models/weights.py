@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,21 @@ from edgetune.core.errors import ModelError
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 _INTEGERS = frozenset({"BOOL", "U8", "I8", "I16", "I32", "I64"})
-_LARGEST_HEADER = 100_000_000
-"""Bytes; the limit of the safetensors format."""
+_LARGEST_HEADER = 32 << 20
+"""Bytes; 30 times the header of a shard with ten thousand tensors. (The format allows 100 MB.)"""
+_LARGEST_INDEX = 64 << 20
+_BITS = {
+    "F64": 64,
+    "F32": 32,
+    "F16": 16,
+    "BF16": 16,
+    "BOOL": 8,
+    "U8": 8,
+    "I8": 8,
+    "I16": 16,
+    "I32": 32,
+    "I64": 64,
+}
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
@@ -39,18 +53,52 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     return files
 
 
+def stored_shapes(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor in files that `weight_files` has checked.
+
+    Cost: reads the headers.
+    """
+    return {
+        name: tuple(entry["shape"])
+        for file in files
+        for name, entry in _header(file)[0].items()
+        if name != "__metadata__"
+    }
+
+
+def read_json(file: Path, largest: int) -> Any:
+    """Parse a JSON file of bounded size.
+
+    Raises:
+        ValueError: too large, not JSON, nested too deeply, or with a number of thousands of digits.
+        OSError: it cannot be read.
+    """
+    size = file.stat().st_size
+    if size > largest:
+        raise ValueError(f"{size} bytes are too many")
+    try:
+        return json.loads(file.read_bytes())
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def _shards(index: Path) -> tuple[Path, ...]:
     try:
-        owners = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        owners = read_json(index, _LARGEST_INDEX)["weight_map"]
         names = sorted(set(owners.values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError("the index of the weight files is damaged", where=index) from error
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise ModelError("the index of the weight files is damaged", where=index, hint=_AGAIN) from error
     for name in names:
-        if not isinstance(name, str) or Path(name).name != name or not (index.parent / name).is_file():
-            raise ModelError(
-                f"the weight file {name} is missing", where=index, hint="copy or download it again"
-            )
+        if not isinstance(name, str) or Path(name).name != name or not _is_file(index.parent / name):
+            raise ModelError(f"the weight file {repr(name)[:80]} is missing", where=index, hint=_AGAIN)
     return tuple(index.parent / name for name in names)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file system takes
+        return False
 
 
 def _no_weights(folder: Path) -> ModelError:
@@ -86,10 +134,11 @@ def _header(file: Path) -> tuple[Mapping[str, Any], int]:
         length = struct.unpack("<Q", first)[0] if len(first) == 8 else 0
         if not 0 < length <= min(_LARGEST_HEADER, file.stat().st_size - 8):
             raise ModelError("the weight file is cut short or is not safetensors", where=file, hint=_AGAIN)
-        try:
-            header = json.loads(stream.read(length))
-        except ValueError as error:
-            raise ModelError("the header of the weight file is damaged", where=file, hint=_AGAIN) from error
+        text = stream.read(length)
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ModelError("the header of the weight file is damaged", where=file, hint=_AGAIN) from error
     if not isinstance(header, dict):
         raise ModelError("the header of the weight file is damaged", where=file, hint=_AGAIN)
     return header, 8 + length
@@ -98,16 +147,24 @@ def _header(file: Path) -> tuple[Mapping[str, Any], int]:
 def _check_tensor(file: Path, name: str, entry: Any) -> int:
     """Return where the tensor ends, counted from the end of the header."""
     try:
-        kind, (begin, end) = entry["dtype"], entry["data_offsets"]
-        sound = 0 <= begin <= end
+        kind, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        sound = all(type(number) is int and 0 <= number < 1 << 60 for number in (*shape, begin, end))
+        sound = sound and isinstance(kind, str) and isinstance(shape, list) and begin <= end
     except (TypeError, KeyError, ValueError) as error:
-        raise ModelError(f"the header entry of {name} is damaged", where=file, hint=_AGAIN) from error
+        raise _damaged_entry(file, name) from error
     if not sound:
-        raise ModelError(f"the header entry of {name} is damaged", where=file, hint=_AGAIN)
+        raise _damaged_entry(file, name)
     # Old checkpoints store attention masks and positions beside the weights, as integers; the model ignores them.
     if kind not in FLOATS and (kind not in _INTEGERS or name.endswith("weight")):
-        raise ModelError(f"{name} is stored as {kind}", where=file, hint="use weights in F32, F16 or BF16")
+        shown, kind = repr(name)[:80], kind[:20]
+        raise ModelError(f"{shown} is stored as {kind}", where=file, hint="use weights in F32, F16 or BF16")
+    if (end - begin) * 8 != math.prod(shape) * _BITS[kind]:
+        raise _damaged_entry(file, name)
     return int(end)
+
+
+def _damaged_entry(file: Path, name: str) -> ModelError:
+    return ModelError(f"the header entry of {repr(name)[:80]} is damaged", where=file, hint=_AGAIN)
 
 
 _AGAIN = "copy or download it again"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 
@@ -12,7 +13,7 @@ from edgetune.core.events import DataPrepared
 from edgetune.core.keys import stream
 from edgetune.data.corpus import base_records, device_records
 from edgetune.data.encode import Encoded, Example, encode_whole, padding_id
-from edgetune.data.holdout import draw_apart, text_of
+from edgetune.data.holdout import same_texts, text_of
 from edgetune.data.manifest import Manifest, make_manifest
 from edgetune.data.prompts import PROMPTS, default_prompt
 from edgetune.data.records import Record, load_records
@@ -200,25 +201,26 @@ def split_records(
 def _undivided(
     data: DataSection, seed: int, loaded: Sequence[Record]
 ) -> tuple[list[Record], list[Record], Manifest]:
-    """Return records, own sample and what is held out where nothing is trained."""
-    different, _ = draw_apart(loaded, _order(loaded, seed), len(loaded))
-    apart = [index for index in different if loaded[index].category == data.held_out_category]
-    free = len(different) - len(apart)
-    enough = free >= data.calibration and (len(apart) or free - data.calibration) >= data.held_out
-    if enough:
+    """Return records, own sample and what is held out where nothing is trained.
+
+    Both are those of a run with these settings; where no run is possible, because the records are too few, nothing can
+    have been trained on them, and all serve for both.
+    """
+
+    def held_out(records: Sequence[Record], count: int) -> Manifest:
+        category = data.held_out_category
+        return make_manifest(
+            records, None, source=data.source, devices=0, seed=seed, category=category, count=count
+        )
+
+    try:
         records, own = _records(data, seed, loaded)
-    else:
-        records, own = list(loaded), [loaded[index] for index in different[: data.calibration]]
-    manifest = make_manifest(
-        records,
-        None,
-        source=data.source,
-        devices=0,
-        seed=seed,
-        category=data.held_out_category,
-        count=data.held_out if enough else min(data.held_out, len(apart) or len(different)),
-    )
-    return records, own, manifest
+        return records, own, held_out(records, data.held_out)
+    except DataError:
+        different = [same[0] for same in same_texts(loaded, _order(loaded, seed))]
+        of_category = sum(loaded[index].category == data.held_out_category for index in different)
+        few = min(data.held_out, of_category or len(different))
+        return list(loaded), [loaded[i] for i in different[: data.calibration]], held_out(loaded, few)
 
 
 def _source(data: DataSection, seed: int) -> list[Record]:
@@ -237,23 +239,28 @@ def _records(
 ) -> tuple[list[Record], list[Record]]:
     """Return the records to split (devices' and held out) and the server's own sample, of which they hold no copy.
 
+    Copies of a record go with it into the sample, so that up-sampled data lose little.
+
     Args:
         data: the recipe's section.
         seed: of the run.
         loaded: what `_source` returns, if that is known.
 
     Raises:
-        DataError: the sample would need more different records than there are.
+        DataError: there are fewer records than the sample needs.
     """
     records = _source(data, seed) if loaded is None else loaded
     embedded = data.source == EMBEDDED
     order = list(range(len(records))) if embedded else _order(records, seed)
-    kept_back = [index for index in order if records[index].category == data.held_out_category]
-    free = order if embedded else [i for i in order if records[i].category != data.held_out_category]
-    own, texts = draw_apart(records, free, data.calibration)
+    kept_back = [i for i in order if not embedded and records[i].category == data.held_out_category]
+    kept = set(kept_back)
+    free = [index for index in order if index not in kept]
+    together = list(chain.from_iterable(same_texts(records, free)))
+    own = together[: data.calibration]
     if len(own) < data.calibration:
-        what = f"the server's own sample needs {data.calibration} different records, there are {len(own)}"
+        what = f"the server's own sample needs {data.calibration} records, there are {len(own)}"
         raise DataError(what, where=data.source, hint="lower data.calibration")
+    texts = {text_of(records[index]) for index in own}
     others = [index for index in free if text_of(records[index]) not in texts]
     if embedded:
         return [records[index] for index in others], [records[index] for index in own]

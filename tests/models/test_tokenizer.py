@@ -217,6 +217,17 @@ def test_a_token_of_the_configuration_that_the_file_lacks_is_added(make: Make) -
         check(tokenizer, folder)
 
 
+def test_a_word_of_the_file_may_be_named_as_a_token(make: Make) -> None:
+    for named in ("GPT2Tokenizer", "Unheard"):
+        folder = make("single digits", configured={"tokenizer_class": named, "eos_token": "old"})
+        tokenizer = load(folder)
+        assert (
+            tokenizer("they sold").input_ids[-1]
+            == tokenizer.eos_token_id
+            == tokenizer.convert_tokens_to_ids("old")
+        )
+
+
 def test_a_folder_without_the_file_is_left_to_transformers(make: Make) -> None:
     folder = make("words")
     content = json.loads((folder / "tokenizer.json").read_text())

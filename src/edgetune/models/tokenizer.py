@@ -130,13 +130,14 @@ def _difference(tokenizer: PreTrainedTokenizerBase, truth: Tokenizer, named: fro
         one, other = ours.get(index), theirs.get(index)
         if _state(one) != _state(other) and not (other is None and str(one) in named):
             return f"its token {str(other or one)[:40]!r}"
+    further = [token for index, token in sorted(ours.items()) if index not in theirs]
+    expected = copy.deepcopy(truth) if further else truth
+    expected.add_tokens(further)
     tokens = [str(token) for token in theirs.values()]
-    around = [
-        "".join(f"a {one} b{one}" for one in tokens[at : at + _AT_ONCE])
-        for at in range(0, len(tokens), _AT_ONCE)
-    ]
+    some = [tokens[at : at + _AT_ONCE] for at in range(0, len(tokens), _AT_ONCE)]
+    around = ["".join(f"a {token} b{token}" for token in chunk) for chunk in some]
     for text in (*PROBES, *around):
-        if tokenizer(text, verbose=False)["input_ids"] != truth.encode(text).ids:
+        if tokenizer(text, verbose=False)["input_ids"] != expected.encode(text).ids:
             return f"the ids of {text[:40]!r}"
     return None
 

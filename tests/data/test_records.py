@@ -3,8 +3,11 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -80,6 +83,14 @@ def test_a_null_context_is_no_context(tmp_path: Path) -> None:
         (json.dumps({**ROWS[0], "response": " \n"}).encode(), "line 1: the response is empty"),
         (b'{"instruction": "a", "context": "", "response": "\\ud800", "category": ""}', "not valid Unicode"),
         (b"[" * 100_000, "line 1: this line is not JSON"),
+        (b'{"a":' * 100_000, "line 1: this line is not JSON"),
+        (b'{"instruction": ' + b"9" * 5000 + b"}", "line 1: this line is not JSON"),
+        (b'{"\\ud800' + b"x" * 100_000 + b'": 1}', r"columns here are: \\ud800xxx"),
+        (json.dumps({"c" * 2000 + str(n): 1 for n in range(2000)}).encode(), "no column 'instruction'"),
+        (
+            json.dumps({**ROWS[0], "context": "long " * 200_001}).encode(),
+            r"1,000,0.. characters.*data.max_tokens",
+        ),
     ],
 )
 def test_names_what_is_wrong_and_where(tmp_path: Path, text: bytes, message: str) -> None:
@@ -87,6 +98,114 @@ def test_names_what_is_wrong_and_where(tmp_path: Path, text: bytes, message: str
     with pytest.raises(DataError, match=message) as caught:
         load_records(tmp_path / "bad.jsonl")
     assert "bad.jsonl" in str(caught.value)
+    assert len(str(caught.value)) < 2000
+    str(caught.value).encode("utf-8")
+
+
+def test_a_line_that_does_not_end_is_not_read_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgetune.data.sources.LONGEST_LINE", 200)
+    path = jsonl(tmp_path / "a.jsonl", *ROWS)
+    assert load_records(path) == RECORDS
+    path.write_text(path.read_text(encoding="utf-8") + " " * 300, encoding="utf-8")
+    with pytest.raises(DataError, match="line 3: this line has more than 200 bytes"):
+        load_records(path)
+
+
+def parquet_of(path: Path, **columns: pa.Array) -> Path:
+    plain = {name: pa.array([row[name] for row in ROWS]) for name in ROWS[0]}
+    pq.write_table(pa.table({**plain, **columns}), path)
+    return path
+
+
+def test_other_columns_of_a_parquet_file_are_not_read(tmp_path: Path) -> None:
+    extra = pa.array([1, 2], pa.duration("ns"))
+    nested = pa.array([{"a": [1]}, None])
+    assert load_records(parquet_of(tmp_path / "a.parquet", time=extra, more=nested)) == RECORDS
+
+
+def test_text_of_any_arrow_type_is_read(tmp_path: Path) -> None:
+    responses = [row["response"] for row in ROWS]
+    for number, column in enumerate(
+        (pa.array(responses, pa.large_string()), pa.array(responses).dictionary_encode())
+    ):
+        assert load_records(parquet_of(tmp_path / f"{number}.parquet", response=column)) == RECORDS
+    empty = load_records(parquet_of(tmp_path / "null.parquet", context=pa.nulls(2)))
+    assert [record.context for record in empty] == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (pa.array([1, 2], pa.duration("us")), r"column 'response' holds duration\[us\], not text"),
+        (pa.array([b"a", b"b"]), "column 'response' holds binary"),
+        (pa.array([["a"], ["b"]]), "column 'response' holds list"),
+        (pa.array([1.5, None]), "column 'response' holds double"),
+        (
+            pa.Array.from_buffers(
+                pa.string(),
+                2,
+                [None, pa.array([0, 2, 4], pa.int32()).buffers()[1], pa.py_buffer(b"\xff\xfeab")],
+            ),
+            "not a readable parquet file",
+        ),
+    ],
+    ids=["duration", "binary", "list", "double", "no utf-8"],
+)
+def test_a_parquet_column_that_is_no_text_is_named(tmp_path: Path, column: pa.Array, message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        load_records(parquet_of(tmp_path / "bad.parquet", response=column))
+    assert "bad.parquet" in str(caught.value)
+
+
+def test_a_parquet_column_that_is_missing_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"instruction": ["a"], "respones": ["b"]}), path)
+    with pytest.raises(DataError, match=r"no column 'context'; .*instruction, respones"):
+        load_records(path)
+
+
+def test_a_saved_data_set_that_breaks_while_it_is_read_is_a_data_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Breaks:
+        column_names = (*ROWS[0],)
+
+        def select_columns(self, columns: list[str]) -> Any:
+            def rows() -> Any:
+                yield ROWS[0]
+                raise UnicodeDecodeError("utf-8", b"", 0, 1, "no start byte")
+
+            return rows()
+
+    monkeypatch.setattr(datasets, "load_from_disk", lambda path: Breaks())
+    with pytest.raises(DataError, match=r"after record 1: this dataset cannot be read"):
+        load_records(tmp_path)
+
+
+def test_what_is_no_file_is_neither_waited_for_nor_looked_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: pytest.fail("looked up on the Hub"))
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe.jsonl")
+    os.mkfifo("pipe")
+    (tmp_path / "loop.jsonl").symlink_to("loop.jsonl")
+    (tmp_path / "folder.jsonl").mkdir()
+    cases = {
+        "pipe.jsonl": "a pipe or a device",
+        "pipe": "a pipe or a device",
+        "/dev/null": "a pipe or a device",
+        "loop.jsonl": "no such file",
+        "folder.jsonl": "not written by save_to_disk",
+        "x" * 5000 + ".jsonl": "no such file",
+        "a\0b.jsonl": "no such file",
+        "~nobody-here/a.jsonl": "no such file",
+    }
+    for source, message in cases.items():
+        with pytest.raises(DataError, match=message):
+            load_records(source)
 
 
 def test_refuses_what_is_not_a_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,8 @@ class Record:
 
 
 FIELDS = tuple(field.name for field in fields(Record))
+LONGEST = 1_000_000
+"""Characters of a record: of a longer one less than a thousandth would be used, and tokenising it takes gigabytes."""
 _MAY_BE_NULL = frozenset({"context"})
 
 
@@ -51,13 +53,14 @@ def load_records(
         The records in file order, never empty. A null context counts as no context.
 
     Raises:
-        DataError: no such file; a broken line; a missing column; a value that is not text; an empty response;
-            no records at all. The message names the file and the line.
+        DataError: no such file; a broken line; a missing column; a value that is not text; an empty response; a
+            record of more than `LONGEST` characters; no records at all. The message names the file and the line.
         MissingExtraError: a parquet file or a dataset, and `datasets` is not installed.
     Cost: the whole source in memory.
     """
     wanted = _wanted_columns(columns or {})
-    records = [_record(values, wanted, place) for place, values in open_rows(source, subset)]
+    needed = list(dict.fromkeys(column for column in wanted.values() if column is not None))
+    records = [_record(values, wanted, place) for place, values in open_rows(source, subset, needed)]
     if not records:
         raise DataError("there are no records here", where=source)
     return records
@@ -94,13 +97,13 @@ def _record(values: Mapping[str, Any], wanted: Mapping[str, str | None], place: 
         if column is None:
             texts[field] = ""
             continue
-        if column not in values:
-            found = ", ".join(map(str, values)) or "none"
-            hint = _near(column, map(str, values))
-            raise DataError(f"no column {column!r}; the columns here are: {found}", where=place, hint=hint)
         texts[field] = _text(values[column], field, column, place)
     if not texts["response"].strip():
         raise DataError("the response is empty", where=place, hint="leave such records out")
+    length = sum(map(len, texts.values()))
+    if length > LONGEST:
+        what = f"a record of {length:,} characters, more than {LONGEST:,}"
+        raise DataError(what, where=place, hint="shorten it: at most data.max_tokens tokens of it are used")
     return Record(**texts)
 
 

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Sequence
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgetune.core.errors import ConfigError, DataError
+from edgetune.data import split as split_module
 from edgetune.data.holdout import hold_out, text_of
 from edgetune.data.records import Record
-from edgetune.data.split import SPLITS, DirichletByCategory, DirichletQuantity, Iid, Split
+from edgetune.data.split import SPLITS, DirichletByCategory, DirichletQuantity, Iid, Split, _cut
 from edgetune.data.streams import stream
 
 CATEGORIES = [f"c{index % 4}" for index in range(400)]
@@ -115,11 +119,108 @@ def test_sizes_are_distributed_as_in_the_published_procedure() -> None:
     assert (abs(np.mean(ours, axis=0) - np.mean(theirs, axis=0)) < 5 * spread + 0.5).all()
 
 
-def test_a_minimum_that_no_draw_reaches_ends_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgetune.data.split.TRIES", 50)
-    for split in (DirichletByCategory(0.01), DirichletQuantity(0.01)):
-        with pytest.raises(DataError, match=r"no split in 50 draws.*fewer devices, a larger alpha"):
-            split(CATEGORIES, 20, seed=0, minimum=15)
+SCARCE = [f"c{index % 40}" for index in range(200)]
+"""Forty categories of five records each."""
+
+
+@pytest.mark.parametrize(
+    ("split", "categories"),
+    [
+        (DirichletByCategory(0.3), SCARCE),
+        (DirichletByCategory(0.3), CATEGORIES),
+        (DirichletQuantity(0.3), SCARCE),
+    ],
+)
+def test_no_device_differs_from_another_in_distribution(split: Split, categories: list[str]) -> None:
+    """Under exchangeability every device is the largest (smallest) one equally often, and means are equal."""
+    devices, runs = 10, 600
+    sizes = np.array(
+        [[len(share) for share in split(categories, devices, seed=seed, minimum=0)] for seed in range(runs)]
+    )
+    spread = sizes.std() / np.sqrt(runs)
+    assert abs(sizes.mean(axis=0) - len(categories) / devices).max() < 4.5 * spread
+    for extreme in (sizes.max(axis=1), sizes.min(axis=1)):
+        ties = sizes == extreme[:, None]
+        wins = (ties / ties.sum(axis=1, keepdims=True)).sum(axis=0)
+        assert abs(wins - runs / devices).max() < 4.5 * np.sqrt(runs / devices)
+
+
+def test_a_cut_is_right_on_average_for_every_device_and_off_by_less_than_one() -> None:
+    draws = stream(0, "test")
+    shares = np.array([0.05, 0.3, 0.0, 0.33, 0.32])
+    for size in (1, 2, 7, 1000):
+        counts = np.array([_cut(draws, shares, size) for _ in range(4000)])
+        assert (counts.sum(axis=1) == size).all()
+        assert (abs(counts - shares * size) < 1 + 1e-9).all()
+        assert (counts[:, 2] == 0).all()
+        assert abs(counts.mean(axis=0) - shares * size).max() < 4.5 * 0.5 / np.sqrt(4000)
+
+
+def test_the_joint_law_of_sizes_does_not_change_when_devices_change_places() -> None:
+    """Two records, one category: P(sizes) from many seeds against its mirror image, pair by pair."""
+    seen: dict[tuple[int, ...], int] = {}
+    for seed in range(3000):
+        sizes = tuple(map(len, DirichletByCategory(1.0)(["a", "a"], 3, seed=seed, minimum=0)))
+        seen[sizes] = seen.get(sizes, 0) + 1
+    for kind in ((2, 0, 0), (1, 1, 0)):
+        counts = [seen.get(one, 0) for one in set(itertools.permutations(kind))]
+        assert max(counts) - min(counts) < 4.5 * np.sqrt(2 * np.mean(counts))
+    # Dir(1) on three devices, u uniform: P(one device gets both) = E[sum of max(2 p_i - 1, 0)] = 3 * 1/12
+    both = sum(count for sizes, count in seen.items() if max(sizes) == 2) / 3000
+    assert both == pytest.approx(0.25, abs=4.5 * np.sqrt(0.25 * 0.75 / 3000))
+
+
+def test_many_categories_with_fewer_records_than_devices_are_spread() -> None:
+    categories = [f"c{index}" for index in range(2000)]
+    assert {len(share) for share in DirichletByCategory(0.5)(categories, 100, seed=0, minimum=19)} <= {
+        19,
+        20,
+        21,
+    }
+
+
+@pytest.mark.parametrize(
+    ("split", "categories", "devices", "minimum"),
+    [
+        (DirichletByCategory(0.5), CATEGORIES, 10, 35),
+        (DirichletByCategory(0.01), CATEGORIES, 20, 15),
+        (DirichletByCategory(1e-300), CATEGORIES, 20, 4),
+        (DirichletQuantity(0.05), CATEGORIES, 20, 10),
+        (DirichletQuantity(2.0), CATEGORIES, 5, 75),
+    ],
+)
+def test_a_minimum_that_no_draw_reaches_ends_with_advice_that_works(
+    monkeypatch: pytest.MonkeyPatch, split: Any, categories: list[str], devices: int, minimum: int
+) -> None:
+    monkeypatch.setattr("edgetune.data.split.TRIES", 60)
+    with pytest.raises(DataError, match="no split in 60 draws") as caught:
+        split(categories, devices, seed=3, minimum=minimum)
+    advice = dict(re.findall(r"(\w+\.\w+)=([\w.e+-]+)", str(caught.value.hint)))
+    assert advice.pop("split.kind") == "iid"
+    Iid()(categories, devices, seed=3, minimum=minimum)
+    assert advice
+    for name, value in advice.items():
+        alpha, settings = split.alpha, {"devices": devices, "minimum": minimum}
+        if name == "split.alpha":
+            alpha = float(value)
+        else:
+            settings[name.split(".")[1]] = int(value)
+        shares = type(split)(alpha)(categories, settings["devices"], seed=3, minimum=settings["minimum"])
+        assert min(map(len, shares)) >= settings["minimum"]
+
+
+def test_what_a_refusal_costs_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    real = split_module._spread
+    monkeypatch.setattr(split_module, "WORK", 6000)
+    monkeypatch.setattr(
+        split_module,
+        "_spread",
+        lambda draws, sizes, *rest: drawn.append(len(sizes)) or real(draws, sizes, *rest),
+    )
+    with pytest.raises(DataError):
+        DirichletByCategory(1e-3)([f"c{index % 300}" for index in range(900)], 20, seed=0, minimum=45)
+    assert 1000 < sum(drawn) < 2 * 6000
 
 
 def test_extreme_alphas_give_a_split_or_an_error() -> None:

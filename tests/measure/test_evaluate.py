@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+import inspect
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from edgetune.core.batch import IGNORED, Batch
 from edgetune.core.errors import ConfigError, DataError, ModelError
-from edgetune.measure.evaluate import HeldOut, generate, held_out_loss
+from edgetune.measure.evaluate import HeldOut, end_tokens, generate, held_out_loss
 
 ROWS = [([5, 6, 7, 8, 9], 2), ([3, 4], 1), ([10, 11, 12], 1)]
 TEXTS = ["the quick", "a fox jumped over it", "z", "lazy dog, the quick brown fox", "\n"]
@@ -92,23 +94,77 @@ def test_answers_do_not_depend_on_the_batch(
     assert capfd.readouterr() == ("", "")
 
 
+def by_a_loop(model: PreTrainedModel, ids: list[int], ends: set[int]) -> list[int]:
+    """Greedy answer of 16 tokens at most, the whole text at every step."""
+    start = len(ids)
+    options = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
+    with torch.no_grad():
+        while len(ids) < start + 16:
+            token = int(model(input_ids=torch.tensor([ids]), **options).logits[0, -1].argmax())
+            if token in ends:
+                break
+            ids = [*ids, token]
+    return ids[start:]
+
+
 def test_answers_are_those_of_a_loop_without_cache(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     model.generation_config.update(do_sample=True, temperature=5.0, repetition_penalty=2.0)
     for text in TEXTS:
         ids = tokenizer(text).input_ids
-        start = len(ids)
-        with torch.no_grad():
-            while len(ids) < start + 16:
-                token = int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax())
-                if token == tokenizer.eos_token_id:
-                    break
-                ids = [*ids, token]
-        expected = tokenizer.decode(ids[start:], skip_special_tokens=True).strip()
-        assert generate(model, tokenizer, [tokenizer(text).input_ids], max_new_tokens=16, batch_size=1) == [
-            expected
-        ]
+        expected = tokenizer.decode(by_a_loop(model, ids, {256}), skip_special_tokens=True).strip()
+        assert generate(model, tokenizer, [ids], max_new_tokens=16, batch_size=1) == [expected]
+
+
+def test_models_without_a_key_value_cache_answer_as_well(
+    odd_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, capfd: pytest.CaptureFixture[str]
+) -> None:
+    prompts = [tokenizer(text).input_ids for text in TEXTS]
+    answers = [by_a_loop(odd_model, ids, {256}) for ids in prompts]
+    expected = [str(tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in answers]
+    assert len(set(expected)) > 1
+    settings = GenerationConfig(do_sample=True, temperature=5.0, repetition_penalty=2.0, num_beams=3)
+    odd_model.generation_config = settings
+    assert generate(odd_model, tokenizer, prompts, max_new_tokens=16, batch_size=3) == expected
+    assert odd_model.generation_config is settings
+    first = answers[0][0]
+    odd_model.generation_config = GenerationConfig(eos_token_id=[first, 7])
+    ended = [by_a_loop(odd_model, ids, {256, first, 7}) for ids in prompts]
+    expected = [str(tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in ended]
+    assert generate(odd_model, tokenizer, prompts, max_new_tokens=16, batch_size=3) == expected
+    assert expected[0] == ""
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_loss_of_models_without_a_cache_does_not_depend_on_the_batch(odd_model: PreTrainedModel) -> None:
+    alone = held_out_loss(odd_model, [batch([row]) for row in ROWS]).loss
+    assert held_out_loss(odd_model, [batch(ROWS)]).loss == pytest.approx(alone, rel=1e-4)
+
+
+class Holder:
+    def __init__(self, named: object) -> None:
+        self.eos_token_id = named
+
+
+@pytest.mark.parametrize(
+    ("named", "ends"),
+    [
+        (5, {5}),
+        ([5, 6], {5, 6}),
+        ((5,), {5}),
+        (None, set()),
+        (-1, set()),
+        ([], set()),
+        ("5", set()),
+        (True, set()),
+    ],
+)
+def test_ends_are_token_ids_and_nothing_else(named: object, ends: set[int]) -> None:
+    model: Any = nn.Linear(1, 1)
+    model.generation_config, model.config = Holder(named), Holder(None)
+    tokenizer: Any = Holder(9)
+    assert end_tokens(model, tokenizer) == ends | {9}
 
 
 def test_an_answer_ends_at_any_end_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:

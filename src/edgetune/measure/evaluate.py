@@ -84,10 +84,12 @@ def generate(
         x_{t+1} = argmax_v logits(x_1 ... x_t)_v   until an end token or `max_new_tokens`
 
     No sampling parameter or penalty of the model's generation config applies. End tokens are those of the model's
-    generation config, its config and the tokenizer.
+    generation config, its config and the tokenizer. Models without a key-value cache (state-space and recurrent ones)
+    answer one prompt after another, with what transformers has for them; models whose linear attention would sum over
+    padding answer one after another too.
 
     Args:
-        model: a causal language model with a key-value cache.
+        model: a causal language model of transformers, or any with a key-value cache.
         prompts: token ids, each at least one.
         max_new_tokens: at least 1.
         batch_size: at least 1; answers do not depend on it, except where two logits tie within rounding.
@@ -99,7 +101,7 @@ def generate(
     Raises:
         ConfigError: a number out of range, or a prompt and its answer exceed the model's context.
         DataError: an empty prompt.
-        ModelError: a model without a key-value cache.
+        ModelError: a model that is none of transformers', without a key-value cache.
     """
     _check(model, prompts, max_new_tokens, batch_size)
     ends = end_tokens(model, tokenizer)
@@ -107,10 +109,11 @@ def generate(
     answers = [""] * len(prompts)
     was_training = model.training
     model.eval()
+    at_once = 1 if "linear_attention" in (getattr(_config(model), "layer_types", None) or ()) else batch_size
     try:
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            rows = _greedy(model, [prompts[index] for index in chosen], max_new_tokens, ends)
+        for start in range(0, len(order), at_once):
+            chosen = order[start : start + at_once]
+            rows = _answered(model, [prompts[index] for index in chosen], max_new_tokens, ends)
             for index, row in zip(chosen, rows, strict=True):
                 answers[index] = str(tokenizer.decode(row, skip_special_tokens=True)).strip()
             if on_progress is not None:
@@ -121,9 +124,41 @@ def generate(
 
 
 @torch.no_grad()  # not inference mode: scratch of a perturbed forward pass outlives the call
-def _greedy(
+def _answered(
     model: nn.Module, prompts: Sequence[Sequence[int]], max_new_tokens: int, ends: frozenset[int]
 ) -> list[list[int]]:
+    rows = _greedy(model, prompts, max_new_tokens, ends)
+    if rows is None:
+        rows = [_by_library(model, prompt, max_new_tokens, ends) for prompt in prompts]
+    return rows
+
+
+def _by_library(model: Any, prompt: Sequence[int], max_new_tokens: int, ends: frozenset[int]) -> list[int]:
+    """Answer one prompt with the library's own loop, which knows every kind of state, without the model's settings."""
+    import transformers
+
+    if not hasattr(model, "generate"):
+        raise ModelError("this model returned no key-value cache, which generation needs")
+    own = model.generation_config
+    settings: Any = transformers.GenerationConfig
+    model.generation_config = settings(
+        max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=sorted(ends) or None, pad_token_id=0
+    )
+    try:
+        ids = torch.tensor([list(prompt)], device=_device(model))
+        answer: list[int] = model.generate(ids, attention_mask=torch.ones_like(ids))[
+            0, len(prompt) :
+        ].tolist()
+    finally:
+        model.generation_config = own
+    end = next((place for place, token in enumerate(answer) if token in ends), len(answer))
+    return answer[:end]
+
+
+def _greedy(
+    model: nn.Module, prompts: Sequence[Sequence[int]], max_new_tokens: int, ends: frozenset[int]
+) -> list[list[int]] | None:
+    """Answer prompts with a key-value cache, None if the model has none."""
     device, width = _device(model), max(map(len, prompts))
     accepted = inspect.signature(model.forward).parameters
     ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in prompts], device=device)
@@ -135,10 +170,12 @@ def _greedy(
         options: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
         if "position_ids" in accepted:
             options["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        out = model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **options)
-        cache = out.past_key_values
+        if cache is not None:
+            options["past_key_values"] = cache
+        out = model(input_ids=ids, attention_mask=mask, use_cache=True, **options)
+        cache = getattr(out, "past_key_values", None)
         if cache is None:
-            raise ModelError("this model returned no key-value cache, which generation needs")
+            return None
         ids = out.logits[:, -1].argmax(dim=-1, keepdim=True)
         mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=1)
         for row, token in enumerate(ids[:, 0].tolist()):
@@ -158,7 +195,7 @@ def _check(model: nn.Module, prompts: Sequence[Sequence[int]], max_new_tokens: i
         )
     if any(not len(prompt) for prompt in prompts):
         raise DataError("a prompt without a token cannot be answered")
-    context = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    context = getattr(_config(model), "max_position_embeddings", None)
     longest = max(map(len, prompts), default=0) + max_new_tokens
     if context is not None and longest > context:
         raise ConfigError(
@@ -172,14 +209,19 @@ def end_tokens(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> frozense
 
     Each may name one or several; what is not a token id (some configs say -1 for none) is left out.
     """
-    config: Any = getattr(model, "config", None)
-    text = config.get_text_config() if hasattr(config, "get_text_config") else None
     ends: set[int] = set()
-    for holder in (getattr(model, "generation_config", None), config, text, tokenizer):
+    config = getattr(model, "config", None)
+    for holder in (getattr(model, "generation_config", None), config, _config(model), tokenizer):
         named = getattr(holder, "eos_token_id", None)
         listed = named if isinstance(named, (list, tuple)) else [named]
         ends.update(index for index in listed if type(index) is int and index >= 0)
     return frozenset(ends)
+
+
+def _config(model: nn.Module) -> Any:
+    """Return the configuration of the language model, which of a model of several kinds of input is a part."""
+    config: Any = getattr(model, "config", None)
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
 def _device(model: nn.Module) -> torch.device:

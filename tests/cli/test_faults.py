@@ -332,7 +332,7 @@ def change(path: Path, **changes: object) -> None:
         ("config.json", {"rms_norm_eps": 0.1}),
         ("config.json", {"rope_parameters": {"rope_type": "default", "rope_theta": 77.0}}),
         ("generation_config.json", {"eos_token_id": [0, 7]}),
-        ("tokenizer_config.json", {"chat_template": "{{ messages[0]['content'] }}"}),
+        ("tokenizer_config.json", {"chat_template": "{% for m in messages %}{{ m.content }}{% endfor %}"}),
     ],
 )
 def test_a_model_that_changed_between_two_starts(

@@ -60,6 +60,8 @@ def test_the_day_is_no_matter_of_the_clock() -> None:
         ("{{ raise_exception('only system turns') }}", "only system turns"),
         ("{{ messages[9].role }}", "UndefinedError"),
         ("{{ messages.append(1) }}", "SecurityError"),
+        ("{{ '\\ud800' }}", "UnicodeEncodeError"),
+        ("\ud800", "UnicodeEncodeError"),
         ("{{ messages.__class__.__mro__ }}", "SecurityError"),
         ("{% set ns = namespace(_x=1) %}", "SecurityError"),
         ("{% for i in range(10 ** 9) %}{% endfor %}", "Range too big"),
@@ -93,7 +95,7 @@ def test_a_template_that_fails_says_why_and_the_next_conversation_is_rendered_al
 def test_memory_is_limited(source: str) -> None:
     with Templates(source, {}) as templates:
         (failure,) = templates.render([(ASKED, True)])
-    assert "MemoryError" in str(failure)
+    assert "needs more than" in str(failure)
 
 
 @pytest.mark.parametrize(
@@ -112,10 +114,10 @@ def test_one_conversation_in_many_may_fail() -> None:
     source = (
         "{% if 'bad' in messages[0].content %}{{ raise_exception('no') }}{% endif %}{{ messages[0].content }}"
     )
-    rows: list[Any] = [([{"role": "user", "content": text}], False) for text in ("good", "bad", "\ud800")]
+    rows: list[Any] = [([{"role": "user", "content": text}], False) for text in ("good", "bad", "\u2028")]
     with Templates(source, {}) as templates:
         first, second, third = templates.render(rows)
-    assert (first, third) == ("good", "\ud800")
+    assert (first, third) == ("good", "\u2028")
     assert isinstance(second, TemplateError)
 
 

@@ -124,6 +124,9 @@ def _answer(
     allow(SECONDS)
     try:
         text = render(messages, generation)
+        text.encode("utf-8")
+    except MemoryError:
+        return None, f"it needs more than {MEMORY >> 20} MB"
     except Exception as error:  # a template may raise whatever it likes
         line = next(iter(str(error).splitlines()), "")[:200]
         return None, f"{type(error).__name__}: {line}" if line else type(error).__name__

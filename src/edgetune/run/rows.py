@@ -78,7 +78,8 @@ def show_samples(stage: str, quality: Quality, prepared: Prepared, listener: Lis
     for index in order[: prepared.recipe.evaluation.samples]:
         record = prepared.held_out[index]
         prompt = f"{record.instruction}\n\n{record.context}" if record.context else record.instruction
-        listener(Sample(stage, prompt, record.response, quality.answers[index]))
+        answer = prepared.frame.answer(quality.answers[index])
+        listener(Sample(stage, prompt, record.response, answer))
 
 
 def rouge_of(answers: Sequence[str], prepared: Prepared) -> float:

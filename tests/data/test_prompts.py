@@ -271,9 +271,55 @@ def test_an_opening_in_the_prompt_is_not_asked_for_again(byte_tokenizer) -> None
         made = turn(ChatTemplate(), tokenizer, Record("7 + 7?", "", response, ""))
         assert made.prompt.endswith("<|im_start|>assistant\n<think>\n")
         assert made.response == "seven</think>14<|im_end|>"
-    assert frame(tokenizer).answer("seven</think>14") == "<think>\nseven</think>14"
+        assert frame(tokenizer).answer("seven</think>14", made.opening) == response
     with pytest.raises(ConfigError, match=r"record 'Name a bird.'.*begins every answer with '<think>'"):
         turn(ChatTemplate(), tokenizer)
+
+
+# Plain answers get an empty thought, reasoned ones their own in canonical form; the prompt opens one.
+HYBRID = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}{% if '</think>' in m.content %}"
+    "{% set thought = m.content.split('</think>')[0].split('<think>')[-1].strip() %}"
+    "{{ '<think>\n' + thought + '\n</think>\n\n' + m.content.split('</think>')[-1].strip() }}"
+    "{% else %}{{ '<think>\n\n</think>\n\n' + m.content }}{% endif %}{% else %}{{ m.content }}{% endif %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("response", "trained", "framed"),
+    [
+        ("A wren.", "\n</think>\n\nA wren.", False),
+        ("<think>\nseven\n</think>\n\n14", "seven\n</think>\n\n14", False),
+        ("<think>seven</think>14", "seven</think>14", True),
+    ],
+)
+def test_a_template_of_a_model_that_may_reason(
+    byte_tokenizer, response: str, trained: str, framed: bool
+) -> None:
+    tokenizer = byte_tokenizer(chat_template=HYBRID, **TURNS)
+    made = turn(ChatTemplate(), tokenizer, Record("7 + 7?", "", response, ""))
+    assert made.prompt.endswith("<|im_start|>assistant\n<think>\n")
+    assert (made.response, made.framed) == (trained + "<|im_end|>", framed)
+    assert frame(tokenizer).answer(trained, made.opening) == response
+
+
+@pytest.mark.parametrize("block", ["<|channel>thought\n<channel|>", "[THINK][/THINK]", "Answer: "])
+def test_a_closed_block_in_the_prompt_only_is_followed_by_the_answer(byte_tokenizer, block: str) -> None:
+    template = CHATML.replace("assistant\n{% endif %}", f"assistant\n{block}{{% endif %}}")
+    tokenizer = byte_tokenizer(chat_template=template, **TURNS)
+    made = turn(ChatTemplate(), tokenizer)
+    assert made.prompt.endswith(f"<|im_start|>assistant\n{block}")
+    assert (made.response, made.opening) == ("A wren.<|im_end|>", "")
+    assert frame(tokenizer).answer("A wren.") == "A wren."
+
+
+def test_a_header_in_other_white_space_is_not_said_twice(byte_tokenizer) -> None:
+    template = "{% for m in messages %}{{ '\n' + m.role | upper + ': ' + m.content + eos_token }}{% endfor %}"
+    template += "{% if add_generation_prompt %}{{ '\n\nASSISTANT:\n' }}{% endif %}"
+    tokenizer = byte_tokenizer(chat_template=template, eos_token="</s>")
+    assert pair(ChatTemplate(), tokenizer) == ("\nUSER: Name a bird.</s>\n\nASSISTANT:\n", "A wren.</s>")
+    assert frame(tokenizer).answer("A wren.") == "A wren."
 
 
 def test_a_template_whose_turn_does_not_start_with_its_prompt_is_refused(byte_tokenizer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ CHUNK = 256
 """Records that go to the rendering process at a time."""
 _ASKED, _SAID = "\ue000\ue001\ue002", "\ue003\ue004\ue005"
 """What no template and no record says, to see where a template puts a question and an answer."""
+_TAG = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
+_LAST_TAG = re.compile(rf"({_TAG.pattern})(\s*)\Z")
+"""A tag such as `<think>`, and the white space behind it, at the end of a prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,8 @@ class ChatTemplate:
     template that marks no end gets the end-of-sequence token. Contents are given as text, or as parts
     (`[{"type": "text", "text": ...}]`) where the template reads only those. Every record must stand in its text as it
     is, outer white space aside. A response that the template rewrites (most drop reasoning from earlier turns) stands
-    as it is between what the template puts before and after an answer.
+    as it is between what the template puts before and after an answer. Where the prompt begins the answer (`<think>`),
+    the response goes on from there.
 
     Raises:
         ConfigError: the tokenizer has no chat template; it fails, does not end, or needs too much memory; the text of
@@ -77,8 +82,8 @@ class _Shape:
     Args:
         parts: whether the contents of the user and of the assistant are given as parts.
         prompt: the prompt with the question in it.
-        tail: what follows the prompt, with the answer in it.
-        opening: end of the prompt that a finished turn does not have.
+        tail: what follows, in a finished turn, what the turn shares with the prompt; the answer is in it.
+        opening: the end of the prompt that a finished turn does not have, mostly nothing.
         asks: whether the template has a generation prompt.
     """
 
@@ -92,6 +97,36 @@ class _Shape:
     def lead(self) -> str:
         return self.tail.partition(_SAID)[0]
 
+    @property
+    def follows(self) -> bool:
+        """Whether an answer follows the prompt as it stands, though a finished turn does not start with the prompt.
+
+        The prompt ends with the turn's own header in other white space, with a block that is closed again (an empty
+        thought), or with words; not with one opened tag, which an answer would have to close.
+        """
+        return self.opening.strip() == self.lead.strip() or (
+            not self.lead.strip() and len(_TAG.findall(self.opening)) != 1
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What stands behind a prompt.
+
+    Args:
+        text: of the response, as the record has it.
+        end: what the template puts behind it, up to the end of the turn.
+        lead: what the template puts before it.
+        opening: beginning of the response that the prompt says.
+        framed: the template would have written another text.
+    """
+
+    text: str
+    end: str
+    lead: str = ""
+    opening: str = ""
+    framed: bool = False
+
 
 class _Chat:
     def __init__(self, templates: Templates, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -103,7 +138,9 @@ class _Chat:
         self._shape = shape = self._find_shape()
         self._trail, end, stop = self._ended(shape.tail.partition(_SAID)[2])
         ends = tuple(dict.fromkeys(text for text in (end, self._eos) if text))
-        self.frame = Frame(shape.opening, _spoken(shape.lead, tokenizer), stop, ends)
+        # Where the prompt ends with the header itself, in other white space, the model has no lead to say.
+        lead = "" if shape.opening.strip() else _spoken(shape.lead, tokenizer)
+        self.frame = Frame(lead, stop, ends)
         self._controls = Controls(tokenizer, ends)
 
     def turns(self, records: Sequence[Record]) -> list[Turn]:
@@ -155,33 +192,41 @@ class _Chat:
         if place is None:
             what = "the chat template changes the instruction or the context, or leaves it out"
             raise ConfigError(what, where=_name(record), hint=HINT)
-        tail, said = self._tail(record, prompt, full)
-        at = _place(tail, said, self._shape.tail, _SAID)
-        framed = at is None
-        if at is None:
-            # A lead of words is left to templates without a generation prompt: there the model must say it itself.
-            lead = self._shape.lead if self._shape.lead.isspace() or not self._shape.asks else ""
-            tail, at = lead + said + self._trail, len(lead)
-        response = tail[: at + len(said)] + self._ended(tail[at + len(said) :])[0]
-        start = len(prompt) + at
-        fields = ((place, place + len(asked)), (start, start + len(said)))
-        return Turn(prompt, response, self._controls.quoted(prompt + response, fields), framed)
+        said = self._said(record, prompt, full)
+        start = len(prompt) + len(said.lead)
+        fields = ((place, place + len(asked)), (start, start + len(said.text)))
+        response = said.lead + said.text + said.end
+        quoted = self._controls.quoted(prompt + response, fields)
+        return Turn(prompt, response, quoted, said.framed, said.opening)
 
-    def _tail(self, record: Record, prompt: str, full: str) -> tuple[str, str]:
-        """Return what the template puts behind the prompt, and what of the response belongs there."""
-        opening, said = self._shape.opening, record.response.strip()
-        begun = prompt[: len(prompt) - len(opening)]
-        if not (prompt.endswith(opening) and full.startswith(begun)):
+    def _said(self, record: Record, prompt: str, full: str) -> _Said:
+        shape, said = self._shape, record.response.strip()
+        if full.startswith(prompt):
+            tail = full[len(prompt) :]
+            at = _place(tail, said, shape.tail, _SAID)
+            if at is not None:
+                return _Said(said, self._ended(tail[at + len(said) :])[0], lead=tail[:at])
+            begun, rest = _continued(prompt, said)
+            if begun and tail.startswith(rest):
+                return _Said(rest, self._ended(tail[len(rest) :])[0], opening=begun)
+            # A lead of words is left to templates without a generation prompt: there the model must say it itself.
+            lead = (
+                shape.lead
+                if not (begun or shape.opening) and (shape.lead.isspace() or not shape.asks)
+                else ""
+            )
+            return _Said(rest, self._trail, lead=lead, opening=begun, framed=True)
+        if not (
+            shape.opening
+            and prompt.endswith(shape.opening)
+            and full.startswith(prompt[: -len(shape.opening)])
+        ):
             raise _not_a_continuation(record)
-        if opening:
-            if not said.startswith(opening.strip()):
-                raise ConfigError(
-                    f"the chat template begins every answer with {opening.strip()!r}, this response does not",
-                    where=_name(record),
-                    hint=HINT,
-                )
-            said = said[len(opening.strip()) :].strip()
-        return full[len(begun) :], said
+        begun, rest = _continued(prompt, said)
+        if not (begun or shape.follows):
+            what = f"the chat template begins every answer with {shape.opening.strip()!r}, this response does not"
+            raise ConfigError(what, where=_name(record), hint=HINT)
+        return _Said(rest, self._trail, opening=begun, framed=said not in full)
 
     def _ended(self, rest: str) -> tuple[str, str, str]:
         """Cut what follows a response after its first special token; return it, the token, and plain text before it."""
@@ -216,6 +261,16 @@ def _place(text: str, wanted: str, shape: str, probe: str) -> int | None:
     if text.startswith(before + wanted):
         return len(before)
     return text.find(wanted) if text.count(wanted) > shape.count(wanted) else None
+
+
+def _continued(prompt: str, said: str) -> tuple[str, str]:
+    """Divide a response that begins with the tag that the prompt ends with, into what the prompt says and the rest."""
+    tag = _LAST_TAG.search(prompt)
+    if tag is None or not said.startswith(tag[1]):
+        return "", said
+    rest = said[len(tag[1]) :]
+    rest = rest.lstrip() if tag[2] else rest
+    return said[: len(said) - len(rest)], rest
 
 
 def _asked(record: Record) -> str:

@@ -23,12 +23,14 @@ class Turn:
         quoted: places [start, end) in prompt + response where the record itself holds the text of a control token;
             there the text is meant, not the token.
         framed: the template would have rewritten the response, which therefore stands in its frame as it is.
+        opening: beginning of the record's response that the prompt already says, for example `<think>`.
     """
 
     prompt: str
     response: str
     quoted: tuple[tuple[int, int], ...] = ()
     framed: bool = False
+    opening: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,25 +38,28 @@ class Frame:
     """What stands around an answer beside the answer.
 
     Args:
-        opening: how the prompt already begins the answer, for example `<think>`.
         lead: what the model says before the answer.
         stop: plain text after the answer, where no token ends it.
         ends: texts of the tokens that end an answer, the one that is trained on first.
     """
 
-    opening: str = ""
     lead: str = ""
     stop: str = ""
     ends: tuple[str, ...] = ()
 
-    def answer(self, generated: str) -> str:
-        """Return the answer in what a model said: what is compared with the response of a record."""
+    def answer(self, generated: str, opening: str = "") -> str:
+        """Return the answer in what a model said: what is compared with the response of a record.
+
+        Args:
+            generated: what followed the prompt.
+            opening: of the record's turn.
+        """
         text, lead, stop = generated.strip(), self.lead.strip(), self.stop.strip()
-        if lead and text.startswith(lead):
+        if lead and not opening and text.startswith(lead):
             text = text[len(lead) :].strip()
         if stop:
             text = text.split(stop, 1)[0].strip()
-        return (self.opening + text).strip()
+        return opening + text
 
     def without_own_end(self, record: Record) -> Record:
         """Return a record without end tokens at the end of its response: the turn gets exactly one, from its prompt."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from edgetune.core.events import DataPrepared
 from edgetune.data.controls import unknown_characters
-from edgetune.data.encode import Example, encode_whole, shorten
+from edgetune.data.encode import Encoded, Example, encode_whole, shorten
 from edgetune.data.records import Record
 from edgetune.data.turns import Prompt, Renderer
 from edgetune.measure.evaluate import end_tokens
@@ -30,6 +31,14 @@ class Encoder:
         Raises:
             ConfigError, DataError: as `data.encode.encode_whole`.
         """
+        return [one.example for one in self.with_turns(records)]
+
+    def with_turns(self, records: Sequence[Record]) -> list[Encoded]:
+        """Return the examples, shortened, with their text.
+
+        Raises:
+            ConfigError, DataError: as `data.encode.encode_whole`.
+        """
         frame, tokenizer = self._renderer.frame, self._backbone.tokenizer
         encoded = encode_whole(records, tokenizer, self._prompt, self._renderer)
         for record, one in zip(records, encoded, strict=True):
@@ -38,7 +47,7 @@ class Encoder:
             self._tally["framed"] += one.turn.framed
             self._tally["own_ends"] += frame.without_own_end(record) is not record
             self._characters.append(frozenset(record.instruction + record.context + record.response))
-        return [shorten(one.example, self._longest) for one in encoded]
+        return [replace(one, example=shorten(one.example, self._longest)) for one in encoded]
 
     def ends(self) -> tuple[int, ...]:
         """Return every id that ends an answer: first those that responses really end with, the commonest first."""

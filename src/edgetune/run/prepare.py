@@ -60,6 +60,7 @@ class Prepared:
         records: all that the manifest's positions count.
         devices: encoded private data by device; empty where nothing is going to be trained.
         held_out: evaluation records, and their encoding.
+        openings: what the prompt of each already says of its response.
         calibration: the server's own sample, and its encoding; no device sees it.
         base_style: encoded records of what the base was pretrained on, to see forgetting; empty if unknown.
         found: what became of the records, an event for the log.
@@ -77,10 +78,16 @@ class Prepared:
     devices: dict[int, list[Example]]
     held_out: list[Record]
     held_out_examples: list[Example]
+    openings: list[str]
     calibration: list[Record]
     calibration_examples: list[Example]
     base_style: list[Example]
     found: DataPrepared
+
+    def answers(self, generated: Sequence[str]) -> list[str]:
+        """Return the answers in what a model said to the held-out prompts, without what the template adds to them."""
+        pairs = zip(generated, self.openings, strict=True)
+        return [self.frame.answer(text, opening) for text, opening in pairs]
 
     def texts(self, records: Sequence[Record]) -> list[Encoded]:
         """Return records as the text that is trained on, with all its ids, before anything is cut off.
@@ -113,59 +120,77 @@ def prepare(recipe: Recipe, *, split: bool = True) -> Prepared:
         torch.set_num_threads(recipe.threads)
     method = recipe_method(recipe)
     check_streams(method, RESIDENCIES[recipe.model.residency])
-    loaded = _source(recipe.data, recipe.seed)
-    if split:
-        records, calibration = _records(recipe.data, recipe.seed, loaded)
-        devices = recipe.federation.devices
-        manifest = split_records(records, recipe.data, recipe.split, devices, recipe.seed)
-    else:
-        records, calibration, manifest = _undivided(recipe.data, recipe.seed, loaded)
+    data = _divided(recipe, split)
     backbone = load_backbone(recipe.model.source, dtype=DTYPES[recipe.model.dtype])
     named = recipe.data.prompt
     prompt = default_prompt(backbone.tokenizer) if named == "auto" else PROMPTS[named]
-    style = (
-        base_records(recipe.data.held_out, recipe.seed) if recipe.data.source == EMBEDDED and split else []
-    )
-    held_out = [records[index] for index in manifest.held_out]
+    own = recipe.data.source == EMBEDDED and split
     with prompt.renderer(backbone.tokenizer) as renderer:
         encode = Encoder(backbone, prompt, renderer, _longest(recipe, method, backbone))
-        encoded = {
-            device: encode([records[index] for index in share])
-            for device, share in enumerate(manifest.devices)
-        }
-        held_out_examples, calibration_examples, base_style = map(encode, (held_out, calibration, style))
-    frame, ends = renderer.frame, encode.ends()
+        devices = {device: encode(share) for device, share in enumerate(data.shares)}
+        held = encode.with_turns(data.held_out)
+        calibration_examples = encode(data.calibration)
+        base_style = encode(base_records(recipe.data.held_out, recipe.seed) if own else [])
+    ends = encode.ends()
     if ends and backbone.model.generation_config is not None:
         backbone.model.generation_config.eos_token_id = list(ends)
-    held_out = [frame.without_own_end(record) for record in held_out]
-    sample = {text_of(record) for record in calibration}
-    copies = len(manifest.copies) + sum(text_of(record) in sample for record in loaded) - len(calibration)
+    held_out = [renderer.frame.without_own_end(record) for record in data.held_out]
     return Prepared(
         recipe=recipe,
         method=method,
         backbone=backbone,
         prompt=prompt,
-        frame=frame,
+        frame=renderer.frame,
         pad_id=padding_id(backbone.tokenizer),
         ends=ends,
-        manifest=manifest,
-        records=records,
-        devices=encoded,
+        manifest=data.manifest,
+        records=data.records,
+        devices=devices,
         held_out=held_out,
-        held_out_examples=held_out_examples,
-        calibration=calibration,
+        held_out_examples=[one.example for one in held],
+        openings=[one.turn.opening for one in held],
+        calibration=data.calibration,
         calibration_examples=calibration_examples,
         base_style=base_style,
         found=encode.found(
             prompt=prompt.name,
-            trained=sum(map(len, encoded.values())),
+            trained=sum(map(len, devices.values())),
             held_out=len(held_out),
-            calibration=len(calibration),
-            copies=copies if split else 0,
+            calibration=len(data.calibration),
+            copies=data.copies,
             ends=list(ends),
             words=words_of([record.response for record in held_out]),
         ),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Divided:
+    """Records, where they went, and how many are nowhere because they are copies."""
+
+    records: list[Record]
+    calibration: list[Record]
+    manifest: Manifest
+    copies: int
+
+    @property
+    def held_out(self) -> list[Record]:
+        return [self.records[index] for index in self.manifest.held_out]
+
+    @property
+    def shares(self) -> list[list[Record]]:
+        return [[self.records[index] for index in share] for share in self.manifest.devices]
+
+
+def _divided(recipe: Recipe, split: bool) -> _Divided:
+    loaded = _source(recipe.data, recipe.seed)
+    if not split:
+        return _Divided(*_undivided(recipe.data, recipe.seed, loaded), copies=0)
+    records, calibration = _records(recipe.data, recipe.seed, loaded)
+    manifest = split_records(records, recipe.data, recipe.split, recipe.federation.devices, recipe.seed)
+    sample = {text_of(record) for record in calibration}
+    others = sum(text_of(record) in sample for record in loaded) - len(calibration)
+    return _Divided(records, calibration, manifest, len(manifest.copies) + others)
 
 
 def recipe_method(recipe: Recipe) -> TuningMethod:

@@ -75,17 +75,16 @@ def show_samples(stage: str, quality: Quality, prepared: Prepared, listener: Lis
     order = list(seen.values()) + [
         index for index in range(len(prepared.held_out)) if index not in seen.values()
     ]
+    answers = prepared.answers(quality.answers)
     for index in order[: prepared.recipe.evaluation.samples]:
         record = prepared.held_out[index]
         prompt = f"{record.instruction}\n\n{record.context}" if record.context else record.instruction
-        answer = prepared.frame.answer(quality.answers[index])
-        listener(Sample(stage, prompt, record.response, answer))
+        listener(Sample(stage, prompt, record.response, answers[index]))
 
 
 def rouge_of(answers: Sequence[str], prepared: Prepared) -> float:
     """Return the mean Rouge-L F1 of answers to the held-out records, 0 to 100, without what the template says."""
-    said = [prepared.frame.answer(answer) for answer in answers]
-    return rouge_l(said, [record.response for record in prepared.held_out])
+    return rouge_l(prepared.answers(answers), [record.response for record in prepared.held_out])
 
 
 def perplexity_of(loss: float) -> float:

@@ -71,6 +71,20 @@ def test_a_manifest_says_how_to_repeat_the_split() -> None:
     assert make_manifest(RECORDS, Iid(), source="toy", devices=2, seed=0, count=1).parameters == {}
 
 
+def test_the_identity_is_of_records_and_of_who_holds_which() -> None:
+    manifest = made()
+    assert manifest.identity == made().identity
+    swapped = manifest.devices[::-1]
+    for other in (
+        replace(manifest, devices=swapped),
+        replace(manifest, held_out=manifest.held_out[1:]),
+        replace(manifest, copies=(0,)),
+        replace(manifest, digest="0"),
+    ):
+        assert other.identity != manifest.identity
+    assert replace(manifest, source="elsewhere").identity == manifest.identity
+
+
 def test_changed_data_is_noticed(tmp_path: Path) -> None:
     made().write(tmp_path / "m.json")
     for changed in (RECORDS[:-1], RECORDS[::-1], [*RECORDS[:-1], replace(RECORDS[-1], response="other")]):

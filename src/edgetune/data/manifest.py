@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from itertools import chain
 from pathlib import Path
 
@@ -44,6 +45,12 @@ class Manifest:
     held_out: tuple[int, ...]
     categories: tuple[dict[str, int], ...]
     copies: tuple[int, ...] = ()
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 over the records and who holds which: another version or library may draw another split."""
+        held = repr((self.digest, self.devices, self.held_out, self.copies))
+        return sha256(held.encode("ascii")).hexdigest()
 
     def write(self, path: Path) -> None:
         """Write the manifest as JSON, atomically.

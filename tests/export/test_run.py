@@ -2,11 +2,9 @@ from __future__ import annotations
 
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import openai
 import pytest
 import torch
 from toys import byte_level, tiny_llama
@@ -14,9 +12,9 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from edgetune.core.errors import MissingExtraError, ModelError
 from edgetune.export.chat import chat
-from edgetune.export.gguf_file import read_metadata, write_gguf
+from edgetune.export.gguf_file import write_gguf
+from edgetune.export.gguf_read import read_metadata
 from edgetune.export.llama_cpp import ContextFullError, LlamaCpp
-from edgetune.export.serve import running_server, serve
 
 
 @pytest.fixture(scope="module")
@@ -171,48 +169,3 @@ def test_an_interrupted_answer_ends_alone_and_old_exchanges_are_forgotten(path: 
     messages = chat(path, read=lambda prompt: next(lines), write=write, max_new_tokens=5)
     assert "forgotten" in "".join(written)
     assert len(messages) < 6
-
-
-def test_the_openai_client_talks_to_the_server(path: Path, llama: LlamaCpp) -> None:
-    messages = [{"role": "user", "content": "hi"}]
-    with running_server(path) as address:
-        assert address.startswith("http://127.0.0.1:")
-        with openai.OpenAI(base_url=address, api_key="none", max_retries=0) as client:
-            whole = client.chat.completions.create(
-                model="m",
-                messages=messages,
-                max_tokens=6,
-                temperature=0,  # type: ignore[arg-type]
-            )
-            assert whole.choices[0].message.content == llama.chat(messages, max_new_tokens=6)
-            with client.chat.completions.create(
-                model="m",
-                messages=messages,
-                max_tokens=6,
-                temperature=0,
-                stream=True,  # type: ignore[arg-type]
-            ) as stream:
-                pieces = [chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices]
-            assert "".join(pieces) == whole.choices[0].message.content
-            assert len([piece for piece in pieces if piece]) > 1
-    with (
-        openai.OpenAI(base_url=address, api_key="none", max_retries=0) as client,
-        pytest.raises(openai.APIConnectionError),
-    ):
-        client.models.list()
-
-
-def test_serving_ends_when_asked(path: Path) -> None:
-    done, addresses = threading.Event(), list[str]()
-
-    def announce(address: str) -> None:
-        addresses.append(address)
-        done.set()
-
-    serve(path, port=0, announce=announce, until=done)
-    assert addresses[0].endswith("/v1")
-
-
-def test_a_taken_port_is_a_typed_error(path: Path, llama: LlamaCpp) -> None:
-    with pytest.raises(ModelError, match="port"):
-        LlamaCpp(path, port=int(llama.address.rpartition(":")[2]))

@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerFast, T5Config
 from edgetune.core.errors import ModelError
 from edgetune.core.quantised import GRIDS, Q4_0, Q8_0, QuantisedMatrix
 from edgetune.export.architectures import ARCHITECTURES, architecture_of
-from edgetune.export.gguf_file import read_metadata, read_tensors, write_gguf
+from edgetune.export.gguf_file import write_gguf
+from edgetune.export.gguf_read import read_metadata, read_tensors
 from edgetune.export.layout import interleaved_rows
 from edgetune.export.tensors import pack
 

@@ -129,12 +129,27 @@ def serve(
     file: Gguf,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 picks a free one.")] = 8080,
+    api_key: Annotated[
+        str | None,
+        typer.Option(envvar="EDGETUNE_API_KEY", help="The key clients must send; a random one without it."),
+    ] = None,
+    no_api_key: Annotated[bool, typer.Option("--no-api-key", help="Ask for no key; loopback only.")] = False,
     threads: Threads = None,
 ) -> None:
-    """Serve a GGUF file as an OpenAI-compatible HTTP server, llama.cpp's own, until Ctrl-C."""
+    """Serve a GGUF file as an OpenAI-compatible HTTP server, through llama.cpp, until Ctrl-C."""
+    from edgetune.export.serve import Address, new_key
     from edgetune.export.serve import serve as listen
 
-    listen(file, host=host, port=port, threads=_threads(threads))
+    if api_key is not None and no_api_key:
+        raise ConfigError("a key and no key", where="--no-api-key", hint="leave one of them out")
+
+    def announce(address: Address) -> None:
+        typer.echo(address.url)
+        if address.key is not None and address.key != api_key:
+            typer.echo(f"API key: {address.key}")
+
+    key = None if no_api_key else new_key() if api_key is None else api_key
+    listen(file, host=host, port=port, key=key, threads=_threads(threads), announce=announce)
 
 
 def report(folder: Annotated[Path, typer.Argument(help="The folder of a run.")]) -> None:
@@ -178,7 +193,7 @@ def _open(
 
 
 def _refuse_other_base(file: Path, prepared: Prepared) -> None:
-    from edgetune.export.gguf_file import read_metadata
+    from edgetune.export.gguf_read import read_metadata
 
     named = str(read_metadata(file).get("edgetune.base_digest", prepared.backbone.digest))
     if named != prepared.backbone.digest:

@@ -1,20 +1,19 @@
-"""Write a model, its tokenizer and its provenance as one GGUF file, and read such files back."""
+"""Write a model, its tokenizer and its provenance as one GGUF file."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from edgetune.core.errors import MissingExtraError, ModelError
 from edgetune.core.files import write_atomic
 from edgetune.core.quantised import QuantisedMatrix
 from edgetune.export.architectures import architecture_of
+from edgetune.export.gguf_read import gguf_library
 from edgetune.export.layout import Value
 from edgetune.export.tensors import FloatType, Stored, plan
 from edgetune.export.tokenizer import Vocabulary, vocabulary
@@ -23,19 +22,6 @@ FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7}
 """ggml type of most matrices to `general.file_type`."""
 
 PREFIX = "edgetune."
-
-
-def _gguf() -> Any:
-    """Return the optional library.
-
-    Raises:
-        MissingExtraError: if it is not installed.
-    """
-    try:
-        import gguf
-    except ImportError as error:
-        raise MissingExtraError("gguf", "deploy", "Writing or reading a GGUF file") from error
-    return gguf
 
 
 def write_gguf(
@@ -68,7 +54,7 @@ def write_gguf(
         MissingExtraError: if `gguf` is not installed.
     Cost: one tensor in memory at a time beyond the model.
     """
-    gguf = _gguf()
+    gguf = gguf_library()
     stored = list(plan(model, quantised, float_type))
     words = vocabulary(
         tokenizer,
@@ -88,38 +74,6 @@ def write_gguf(
 
     write_atomic(path, write)
     return path
-
-
-def read_metadata(path: Path) -> dict[str, str | int | float | bool]:
-    """Return the scalar metadata of a GGUF file by key; arrays such as the token list are left out.
-
-    Raises:
-        ModelError: if it is not a readable GGUF file.
-        MissingExtraError: if `gguf` is not installed.
-    """
-    fields = _reader(path).fields
-    found = {key: value.contents() for key, value in fields.items() if not key.startswith("GGUF.")}
-    return {key: value for key, value in found.items() if isinstance(value, (str, int, float, bool))}
-
-
-def read_tensors(path: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Yield every tensor of a GGUF file, dequantised to float32, in the file's order.
-
-    Raises:
-        ModelError: if it is not a readable GGUF file.
-        MissingExtraError: if `gguf` is not installed.
-    """
-    gguf = _gguf()
-    for tensor in _reader(path).tensors:
-        yield tensor.name, gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
-
-
-def _reader(path: Path) -> Any:
-    gguf = _gguf()
-    try:
-        return gguf.GGUFReader(path)
-    except (OSError, ValueError, IndexError) as error:
-        raise ModelError("this is not a readable GGUF file", where=path, hint="export it again") from error
 
 
 def _stop_ids(model: PreTrainedModel) -> list[int]:

@@ -1,43 +1,21 @@
-"""llama.cpp in this process: tokenise, complete, chat and exact log-probabilities of one GGUF file."""
+"""llama.cpp: tokenise, complete, chat and exact log-probabilities of one GGUF file."""
 
 from __future__ import annotations
 
-import json
-import signal
-import threading
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from edgetune.core.errors import MissingExtraError, ModelError
-from edgetune.export.gguf_file import read_metadata
+from edgetune.core.errors import ModelError
+from edgetune.export.gguf_read import Scalar, read_gguf
+from edgetune.export.process import Process, RefusedError
 
 MAX_CONTEXT = 4096
 """Tokens of context where none are asked for; a model's own limit may need gigabytes."""
 
-FORCED = 1e6
-"""A logit bias no other token can overcome."""
-
-EVERY_TOKEN = 1_000_000
-"""More tokens than any vocabulary has."""
-
-LOOPBACK = "127.0.0.1"
-
-
-def _xllamacpp() -> Any:
-    """Return the optional library.
-
-    Raises:
-        MissingExtraError: if it is not installed.
-    """
-    try:
-        import xllamacpp
-    except ImportError as error:
-        raise MissingExtraError("xllamacpp", "deploy", "Running a GGUF file") from error
-    return xllamacpp
+TEXTS_A_REQUEST = 256
+"""Texts tokenised at once."""
 
 
 class ContextFullError(ModelError):
@@ -45,52 +23,41 @@ class ContextFullError(ModelError):
 
 
 class LlamaCpp:
-    """A GGUF file loaded in llama.cpp, with its own tokenizer, template and HTTP server.
+    """A GGUF file loaded in llama.cpp, with its own tokenizer and template, in a process of its own.
 
-    Everything is greedy, so two runs with equal threads give equal answers. The log is silent. An
-    OpenAI-compatible server listens on `address` as long as the object lives.
+    Everything is greedy, so two runs with equal threads give equal answers. The log is silent. Whatever the file
+    makes llama.cpp do, this process goes on; text goes through pipes, never through a proxy.
 
     Args:
         path: the file.
         threads: CPU threads.
         context: tokens a prompt and its answer may have; 0 for the model's own, at most 4096.
-        host: interface the server listens on; loopback unless someone asks for more.
-        port: its port, 0 for any free one.
+        exact: keep keys, values and their sums in fp32 instead of llama.cpp's usual fp16.
 
     Raises:
-        ModelError: if llama.cpp refuses the file or the port is taken.
+        ModelError: if the file is damaged, or llama.cpp refuses it or dies of it.
         MissingExtraError: if `xllamacpp` or `gguf` is not installed.
     """
 
-    def __init__(
-        self, path: Path, *, threads: int = 1, context: int = 0, host: str = LOOPBACK, port: int = 0
-    ) -> None:
-        library = _xllamacpp()
-        self.path, self.metadata = path, read_metadata(path)
-        own = int(self.metadata.get(f"{self.metadata['general.architecture']}.context_length", MAX_CONTEXT))
+    def __init__(self, path: Path, *, threads: int = 1, context: int = 0, exact: bool = False) -> None:
+        file = read_gguf(path)
+        self.path, self.metadata = path, file.metadata
+        architecture = self.metadata.get("general.architecture")
+        if not isinstance(architecture, str):
+            raise ModelError("the file names no architecture", where=path, hint="export it again")
+        own = _number(self.metadata.get(f"{architecture}.context_length", MAX_CONTEXT), path)
         self.context = context or min(own, MAX_CONTEXT)
-        self._end = int(self.metadata.get("tokenizer.ggml.eos_token_id", 0))
-        parameters = library.CommonParams()
-        parameters.model.path = str(path)
-        parameters.n_ctx, parameters.n_parallel = self.context, 1
-        parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
-        parameters.verbosity, parameters.warmup, parameters.fit_params = 0, False, False
-        # Prompts of former requests are not kept beside the one in the context.
-        parameters.cache_ram_mib, parameters.port = 0, port
-        if host != LOOPBACK:
-            parameters.hostnames = [host]
-        try:
-            self._server: Any = library.Server(parameters)
-        except RuntimeError as error:
-            raise ModelError(
-                "llama.cpp cannot load this file, or cannot listen on the port asked for",
-                where=path,
-                hint="export it again, or choose another port",
-            ) from error
-        _restore_signals()
-        self.address: str = self._server.listening_address
-        # A server that ends before its loop has started waits for it for ever; an answer proves that it has.
-        self._complete({"prompt": [self._end], "n_predict": 1})
+        tokens = file.arrays.get("tokenizer.ggml.tokens")
+        self._process = Process(
+            path,
+            {
+                "threads": threads,
+                "context": self.context,
+                "end": _number(self.metadata.get("tokenizer.ggml.eos_token_id", 0), path),
+                "vocabulary": tokens.count if tokens else 0,
+                "exact": exact,
+            },
+        )
 
     def __enter__(self) -> LlamaCpp:
         return self
@@ -100,9 +67,19 @@ class LlamaCpp:
     ) -> None:
         self.close()
 
+    @property
+    def process(self) -> Process:
+        """The process that holds the model."""
+        return self._process
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        """Greatest resident memory of the process that holds the model, so far."""
+        return int(self._ask("peak_memory"))
+
     def close(self) -> None:
-        """Stop the server and free the model; safe to call twice."""
-        self._server = None
+        """End the process and free the model; safe to call twice."""
+        self._process.close()
 
     def tokenise(self, text: str, *, special: bool = True) -> list[int]:
         """Return the ids llama.cpp makes of a text.
@@ -111,7 +88,15 @@ class LlamaCpp:
             text: any text; names of special tokens in it become those tokens.
             special: add the start and end tokens the file asks for.
         """
-        return list(self._post("/tokenize", {"content": text, "add_special": special})["tokens"])
+        return self.tokenise_all([text], special=special)[0]
+
+    def tokenise_all(self, texts: Sequence[str], *, special: bool = True) -> list[list[int]]:
+        """Return the ids of many texts, as `tokenise` does; without special tokens some hundreds go in one request."""
+        found: list[list[int]] = []
+        for start in range(0, len(texts), TEXTS_A_REQUEST):
+            part = list(texts[start : start + TEXTS_A_REQUEST])
+            found += self._ask("tokenise", texts=part, special=special)
+        return found
 
     def render(self, messages: Sequence[Mapping[str, str]]) -> str:
         """Return the prompt the file's chat template makes of messages, without a start token it adds itself.
@@ -120,7 +105,7 @@ class LlamaCpp:
             ModelError: if the file has no template, or the template refuses the messages.
         """
         self._need_template()
-        return str(self._post("/apply-template", {"messages": list(messages)})["prompt"])
+        return str(self._ask("render", messages=list(messages)))
 
     def generate(self, prompt: str | Sequence[int], max_new_tokens: int) -> str:
         """Return the most likely continuation, up to an end token or `max_new_tokens`.
@@ -130,7 +115,12 @@ class LlamaCpp:
             max_new_tokens: at least 1.
         """
         given = prompt if isinstance(prompt, str) else list(prompt)
-        return str(self._complete({"prompt": given, "n_predict": max_new_tokens})["text"])
+        tokens = self.context + max_new_tokens
+        return str(self._ask("generate", tokens=tokens, prompt=given, most=max_new_tokens)["text"])
+
+    def ends_at(self, token: int) -> bool:
+        """Return whether an answer ends where the model chooses this token."""
+        return bool(self._ask("ends", token=token))
 
     def log_probabilities(self, ids: Sequence[int], start: int) -> list[float]:
         """Return the log-probability of each token given all before it.
@@ -138,8 +128,7 @@ class LlamaCpp:
             result[t - start] = log softmax(logits(ids[:t]))[ids[t]],   t = start ... len(ids) - 1
 
         llama.cpp reports the probability of the token it chose, taken before any bias; so each token is
-        forced by a bias, one request a position, the prefix coming from the cache. Only a token that ends
-        inside a UTF-8 character needs the whole vocabulary to be sent.
+        forced by a bias, one request a position, the prefix coming from the cache.
 
         Args:
             ids: token ids, no longer than the context.
@@ -150,14 +139,15 @@ class LlamaCpp:
 
         Raises:
             ModelError: if the ids do not fit the context, or `start` is 0.
-        Cost: one token's forward pass and about 1 ms a position.
+        Cost: one token's forward pass and about half a millisecond a position; a token that ends inside a UTF-8
+            character needs a list of likely tokens, in the worst case the whole vocabulary.
         """
         if not start >= 1 or len(ids) > self.context:
             raise ModelError(
                 f"{len(ids)} tokens from position {start} cannot be scored in {self.context} of context",
                 where=self.path,
             )
-        return [self._log_probability(list(ids[:t]), int(ids[t])) for t in range(start, len(ids))]
+        return list(self._ask("score", tokens=len(ids), ids=list(map(int, ids)), start=start))
 
     def chat(
         self,
@@ -179,31 +169,9 @@ class LlamaCpp:
             Whatever `on_text` raises.
         """
         self._need_template()
-        stream = _Stream(on_text)
-        request = {"messages": list(messages), "max_tokens": max_new_tokens, "temperature": 0, "stream": True}
-        self._alive().handle_chat_completions(request, stream)
-        if stream.raised is not None:
-            raise stream.raised
-        if stream.refusal is not None:
-            raise self._failure(stream.refusal)
-        return "".join(stream.pieces)
-
-    def _log_probability(self, prefix: list[int], token: int) -> float:
-        scored = self._scored(prefix, forced=token, count=1)
-        if not scored:
-            # A token that ends inside a UTF-8 character is withheld from the answer, so its probability is
-            # read from the list of all of them, under a token that is whole: the end token.
-            whole = self._scored(prefix, forced=self._end, count=EVERY_TOKEN)
-            scored = whole[0]["top_logprobs"] if whole else []
-        for entry in scored:
-            if entry["id"] == token:
-                return float(entry["logprob"])
-        raise ModelError(f"llama.cpp did not score token {token}", where=self.path)
-
-    def _scored(self, prefix: list[int], *, forced: int, count: int) -> list[dict[str, Any]]:
-        """Return what llama.cpp says of a forced token, with the `count` most likely ones beside it."""
-        request = {"prompt": prefix, "n_predict": 1, "n_probs": count, "logit_bias": [[forced, FORCED]]}
-        return list((self._complete(request)["logprobs"] or {}).get("content", []))
+        request = {"messages": list(messages), "max_tokens": max_new_tokens, "temperature": 0}
+        tokens = self.context + max_new_tokens
+        return str(self._ask("chat", tokens=tokens, on_piece=on_text, request=request))
 
     def _need_template(self) -> None:
         if "tokenizer.chat_template" not in self.metadata:
@@ -213,67 +181,24 @@ class LlamaCpp:
                 hint="export the model with a tokenizer that has a chat template",
             )
 
-    def _complete(self, request: dict[str, Any]) -> dict[str, Any]:
-        answer = self._alive().handle_completions(request | {"temperature": 0, "cache_prompt": True})
-        if "choices" not in answer:
-            raise self._failure(answer)
-        found: dict[str, Any] = answer["choices"][0]
-        return found
-
-    def _alive(self) -> Any:
-        if self._server is None:
-            raise ModelError("the model was closed", where=self.path)
-        return self._server
-
-    def _post(self, route: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        self._alive()
-        request = urllib.request.Request(
-            self.address + route, json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
+    def _ask(
+        self,
+        operation: str,
+        *,
+        tokens: int = 0,
+        on_piece: Callable[[str], bool] | None = None,
+        **request: Any,
+    ) -> Any:
         try:
-            with urllib.request.urlopen(request) as answer:
-                found: dict[str, Any] = json.load(answer)
-        except urllib.error.HTTPError as error:
-            with error:
-                raise self._failure(json.load(error)) from error
-        return found
-
-    def _failure(self, answer: Any) -> ModelError:
-        error = answer.get("error", answer)
-        full = error.get("type") == "exceed_context_size_error"
-        return (ContextFullError if full else ModelError)(
-            f"llama.cpp refused: {error.get('message', error)}", where=self.path
-        )
+            return self._process.ask(operation, tokens=tokens, on_piece=on_piece, **request)
+        except RefusedError as refused:
+            full = refused.error.get("type") == "exceed_context_size_error"
+            raise (ContextFullError if full else ModelError)(
+                f"llama.cpp refused: {refused}", where=self.path
+            ) from refused
 
 
-class _Stream:
-    """Collect a streamed answer; no exception may pass through llama.cpp, so one is kept and the answer stopped."""
-
-    def __init__(self, on_text: Callable[[str], bool] | None) -> None:
-        self.on_text, self.pieces = on_text, list[str]()
-        self.refusal: Any = None
-        self.raised: BaseException | None = None
-
-    def __call__(self, chunk: Any) -> bool:
-        try:
-            return self._receive(chunk)
-        except BaseException as error:  # raised again by `chat`
-            self.raised = error
-            return True
-
-    def _receive(self, chunk: Any) -> bool:
-        if "choices" not in chunk:
-            self.refusal = chunk
-            return True
-        piece = chunk["choices"][0]["delta"].get("content") if chunk["choices"] else None
-        if not piece:
-            return False
-        self.pieces.append(piece)
-        return self.on_text is not None and self.on_text(piece)
-
-
-def _restore_signals() -> None:
-    """Give Ctrl-C and termination back to Python: xllamacpp's server takes both when it starts."""
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.getsignal(number))
+def _number(value: Scalar, path: Path) -> int:
+    if not isinstance(value, int) or not 0 <= value < 2**31:
+        raise ModelError(f"the file counts {value!r} tokens", where=path, hint="export it again")
+    return value

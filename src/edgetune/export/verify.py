@@ -12,7 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from edgetune.core.errors import ModelError, VerifyError
 from edgetune.core.events import Verified
-from edgetune.export.gguf_file import FILE_TYPES, read_metadata, read_tensors
+from edgetune.export.gguf_file import FILE_TYPES
+from edgetune.export.gguf_read import read_metadata, read_tensors
 from edgetune.export.llama_cpp import LlamaCpp
 from edgetune.export.tensors import plan
 from edgetune.export.tolerance import FLOAT, Example, Tolerance, log_probabilities, quantised_tolerance

@@ -248,11 +248,11 @@ class _Run:
 
     def _deploy(self, path: Path) -> None:
         start = time.perf_counter()
-        with PeakMemory() as memory:
-            self.tell(verify_file(path, self.model, self.prepared))
-            with LlamaCpp(path, threads=torch.get_num_threads()) as engine:
-                quality = file_quality(engine, self.prepared, self.progress)
-        self._row("llama.cpp", quality, path.stat().st_size, memory.peak_bytes, time.perf_counter() - start)
+        self.tell(verify_file(path, self.model, self.prepared))
+        with LlamaCpp(path, threads=torch.get_num_threads()) as engine:
+            quality = file_quality(engine, self.prepared, self.progress)
+            peak = engine.peak_memory_bytes
+        self._row("llama.cpp", quality, path.stat().st_size, peak, time.perf_counter() - start)
 
     def _stage(
         self, name: str, size: Callable[[], int], work: Callable[[], object], earlier: float = 0.0

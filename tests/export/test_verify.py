@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from toys import TEXTS, byte_level, quantise, tiny_llama
+from toys import TEMPLATE, TEXTS, byte_level, check, plain_texts, plan_of, quantise, tiny_llama
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -27,9 +27,14 @@ from transformers import (
 from edgetune.core.errors import VerifyError
 from edgetune.core.quantised import GRIDS
 from edgetune.export import architectures
-from edgetune.export.gguf_file import write_gguf
-from edgetune.export.llama import LLAMA, llama_parameters
-from edgetune.export.verify import verify
+from edgetune.export.gguf_file import write_gguf, write_planned
+from edgetune.export.layout import interleaved_rows
+from edgetune.export.llama import INTERLEAVED, LLAMA, NAMES, llama_parameters
+from edgetune.export.llama_cpp import LlamaCpp
+from edgetune.export.parity import compare_templates, compare_texts
+from edgetune.export.tensors import hold_as_stored
+from edgetune.export.tolerance import LEAST, measure
+from edgetune.export.verify import compare_header
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -93,7 +98,7 @@ def test_every_family_computes_the_same_in_llama_cpp(
     torch.manual_seed(0)
     model = stir(FAMILIES[family]())
     path = write_gguf(tmp_path / "m.gguf", model, tokenizer, quantised={}, float_type="F32")
-    found = verify(path, model, tokenizer, [(ids, 1)], TEXTS)
+    found = check(path, model, tokenizer, [(ids, 1)], TEXTS, float_type="F32")
     assert found.mean_log_probability_difference < 0.005
     assert found.tokenizer_texts == len(TEXTS)
 
@@ -104,8 +109,9 @@ def test_quantised_files_stay_within_the_bounds(
     grid: str, family: str, tmp_path: Path, tokenizer: PreTrainedTokenizerFast, ids: list[int]
 ) -> None:
     model = FAMILIES[family]()
-    path = write_gguf(tmp_path / "m.gguf", model, tokenizer, quantised=quantise(model, GRIDS[grid]))
-    found = verify(path, model, tokenizer, [(ids, 1), (ids[::-1], 20)], TEXTS)
+    quantised = quantise(model, GRIDS[grid])
+    path = write_gguf(tmp_path / "m.gguf", model, tokenizer, quantised=quantised)
+    found = check(path, model, tokenizer, [(ids, 1), (ids[::-1], 20)], TEXTS, quantised)
     assert 0 < found.max_log_probability_difference < 1.0
 
 
@@ -122,8 +128,13 @@ def test_pretrained_models_agree(name: str, kind: Any, pretrained: Any, tmp_path
         float_type="F32" if kind == "F32" else "F16",
     )
     text = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park."
-    found = verify(
-        path, model, tokenizer, [(tokenizer(text).input_ids, 1)], [text, "Ünïcode 🙂\n\n two  spaces"]
+    found = check(
+        path,
+        model,
+        tokenizer,
+        [(tokenizer(text).input_ids, 1)],
+        [text, "Ünïcode 🙂\n\n two  spaces"],
+        quantised,
     )
     assert found.mean_log_probability_difference <= (0.03 if quantised else 0.002)
     assert found.perplexity_llama_cpp == pytest.approx(found.perplexity_torch, rel=0.01)
@@ -133,74 +144,166 @@ def llama_with(**changed: Any) -> Any:
     return replace(LLAMA, parameters=lambda config: llama_parameters(config) | changed)
 
 
-@pytest.mark.parametrize("kind", ["F16", "Q8_0", "Q4_0"])
-@pytest.mark.parametrize(
-    "fault",
-    [replace(LLAMA, rotary={}), llama_with(**{"rope.freq_base": 2e4})],
-    ids=["row order", "rope base"],
+def two_heads_swapped(config: Any, rows: int) -> torch.Tensor:
+    order, width = interleaved_rows(rows, config.num_attention_heads), rows // config.num_attention_heads
+    return torch.cat([order[width : 2 * width], order[:width], order[2 * width :]])
+
+
+FAULTS = {
+    "no row order": replace(LLAMA, rows={}),
+    "another rope base": llama_with(**{"rope.freq_base": 2e4}),
+    "two heads of q swapped": replace(LLAMA, rows=INTERLEAVED | {"self_attn.q_proj": two_heads_swapped}),
+    "norms swapped": replace(
+        LLAMA, names=NAMES | {"input_layernorm": "ffn_norm", "post_attention_layernorm": "attn_norm"}
+    ),
+}
+STORY = (
+    "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. One day,"
+    " Tom saw a big dog and it was happy."
 )
+ABSURD = "The SUM function of a spreadsheet totals the cells of A1:A99; f(x) = 7 % mod 3?"
+
+
+@pytest.mark.parametrize("fault", sorted(FAULTS))
+@pytest.mark.parametrize("text", [STORY, ABSURD], ids=["expected", "absurd"])
+@pytest.mark.parametrize("kind", ["F16", "Q8_0", "Q4_0"])
 def test_a_wrong_computation_with_the_right_weights_is_caught(
-    kind: str, fault: Any, pretrained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, text: str, fault: str, pretrained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, tokenizer = pretrained("stories260K")
     quantised = quantise(model, GRIDS[kind]) if kind in GRIDS else {}
-    text = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. One day,"
-    examples = [(tokenizer(text + " Tom saw a big dog and it was happy.").input_ids, 1)]
-    right = write_gguf(tmp_path / "right.gguf", model, tokenizer, quantised=quantised)
-    assert verify(right, model, tokenizer, examples, [text]).tokenizer_texts == 1
-    monkeypatch.setitem(architectures.ARCHITECTURES, "llama", fault)
-    wrong = write_gguf(tmp_path / "wrong.gguf", model, tokenizer, quantised=quantised)
-    monkeypatch.setitem(architectures.ARCHITECTURES, "llama", replace(LLAMA, rotary=fault.rotary))
+    hold_as_stored(model, plan_of(model, tokenizer, quantised).tensors)
+    examples = [(tokenizer(text).input_ids, 1)]
+    path = write_gguf(tmp_path / "m.gguf", model, tokenizer, quantised=quantised)
+    assert check(path, model, tokenizer, examples, [text], quantised).tokenizer_texts == 1
+    # The same fault in what is compared with hides it from the comparison of weights.
+    monkeypatch.setitem(architectures.ARCHITECTURES, "llama", FAULTS[fault])
+    write_gguf(path, model, tokenizer, quantised=quantised)
     with pytest.raises(VerifyError, match="does not compute what PyTorch computes"):
-        verify(wrong, model, tokenizer, examples, [text])
+        check(path, model, tokenizer, examples, [text], quantised)
+
+
+@pytest.mark.parametrize("name", ["another rope base by a tenth", "another norm epsilon"])
+def test_small_faults_are_caught_where_nothing_is_rounded_much(
+    name: str, pretrained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = {"another rope base by a tenth": {"rope.freq_base": 1.1e4}}.get(
+        name, {"attention.layer_norm_rms_epsilon": 1e-3}
+    )
+    model, tokenizer = pretrained("stories260K")
+    hold_as_stored(model, plan_of(model, tokenizer).tensors)
+    monkeypatch.setitem(architectures.ARCHITECTURES, "llama", llama_with(**changed))
+    wrong = write_gguf(tmp_path / "wrong.gguf", model, tokenizer, quantised={})
+    with pytest.raises(VerifyError, match="with fp32 attention"):
+        check(wrong, model, tokenizer, [(tokenizer(STORY).input_ids, 1)], [STORY])
+
+
+def test_the_allowance_is_what_llama_cpp_really_rounds(pretrained: Any, tmp_path: Path) -> None:
+    """On text the model finds absurd, llama.cpp's own rounding is large: the measured noise is as large, not larger."""
+    model, tokenizer = pretrained("stories260K")
+    hold_as_stored(model, plan_of(model, tokenizer).tensors)
+    path = write_gguf(tmp_path / "m.gguf", model, tokenizer, quantised={})
+    plan = plan_of(model, tokenizer)
+    examples = [
+        (tokenizer(text).input_ids, 1) for text in (ABSURD, ABSURD[::-1], ABSURD.upper(), STORY[::-1])
+    ]
+    measured = measure(model, plan, examples)
+    found = check(path, model, tokenizer, examples, [])
+    usual = found.usual_mean_difference
+    assert usual is not None
+    assert usual > 0.002, "this text is absurd enough to tell"
+    assert 0.5 < 3 * found.mean_log_probability_difference / (measured.exact.mean - LEAST) < 2
+    assert 0.5 < 3 * usual / (measured.usual.mean - LEAST) < 2
+
+
+def test_in_fp32_llama_cpp_and_torch_are_equal(pretrained: Any, tmp_path: Path) -> None:
+    model, tokenizer = pretrained("stories260K")
+    path = write_gguf(tmp_path / "m.gguf", model, tokenizer, quantised={}, float_type="F32")
+    examples = [(tokenizer(text).input_ids, 1) for text in (ABSURD, STORY)]
+    found = check(path, model, tokenizer, examples, [], float_type="F32")
+    assert found.max_log_probability_difference < 1e-4
+    assert found.usual_max_difference is not None
+    assert found.usual_max_difference > 1e-3
+
+
+def test_scoring_is_bounded(pretrained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokenizer = pretrained("stories260K")
+    path = write_gguf(tmp_path / "m.gguf", model, tokenizer, quantised={}, float_type="F32")
+    ids = tokenizer(STORY).input_ids
+    scored: list[tuple[int, int]] = []
+    real = LlamaCpp.log_probabilities
+
+    def count(self: LlamaCpp, ids: Any, start: int) -> list[float]:
+        scored.append((len(ids), start))
+        return real(self, ids, start)
+
+    monkeypatch.setattr(LlamaCpp, "log_probabilities", count)
+    monkeypatch.setattr("edgetune.export.verify.POSITIONS", len(ids) + 4)
+    check(path, model, tokenizer, [(ids, 1), (ids, 10), (ids, 2)], [], float_type="F32")
+    assert scored == [(len(ids), 1), (10 + 5, 10)] * 2
 
 
 def test_a_missing_row_order_is_caught(
     tmp_path: Path, tokenizer: PreTrainedTokenizerFast, ids: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(architectures.ARCHITECTURES, "llama", replace(LLAMA, rotary={}))
+    monkeypatch.setitem(architectures.ARCHITECTURES, "llama", replace(LLAMA, rows={}))
     model = tiny_llama()
     path = write_gguf(tmp_path / "m.gguf", model, tokenizer, quantised={})
     with pytest.raises(VerifyError, match="does not compute what PyTorch computes"):
-        verify(path, model, tokenizer, [(ids, 1)], TEXTS)
+        check(path, model, tokenizer, [(ids, 1)], TEXTS)
 
 
 def test_the_row_order_of_quantised_rows_is_checked_too(
     tmp_path: Path, tokenizer: PreTrainedTokenizerFast, ids: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(architectures.ARCHITECTURES, "llama", replace(LLAMA, rotary={}))
+    monkeypatch.setitem(architectures.ARCHITECTURES, "llama", replace(LLAMA, rows={}))
     model = tiny_llama()
-    path = write_gguf(tmp_path / "m.gguf", model, tokenizer, quantised=quantise(model))
+    quantised = quantise(model)
+    path = write_gguf(tmp_path / "m.gguf", model, tokenizer, quantised=quantised)
     with pytest.raises(VerifyError, match="does not compute what PyTorch computes"):
-        verify(path, model, tokenizer, [(ids, 1)], TEXTS)
+        check(path, model, tokenizer, [(ids, 1)], TEXTS, quantised)
 
 
 def test_a_missing_template_is_caught(tmp_path: Path, ids: list[int]) -> None:
-    bare = byte_level()
+    bare, model = byte_level(), tiny_llama()
     bare.chat_template = None
-    model = tiny_llama()
     path = write_gguf(tmp_path / "m.gguf", model, bare, quantised={})
-    with pytest.raises(VerifyError, match="chat template is missing"):
-        verify(path, model, byte_level(), [(ids, 1)], TEXTS)
+    with pytest.raises(VerifyError, match="chat_template is another than planned"):
+        check(path, model, byte_level(), [(ids, 1)], TEXTS)
+    with LlamaCpp(path) as llama, pytest.raises(VerifyError, match="chat template is missing"):
+        compare_templates(llama, bare, TEMPLATE)
+
+
+def test_a_template_that_llama_cpp_renders_otherwise_is_caught(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    path = write_gguf(tmp_path / "m.gguf", tiny_llama(), tokenizer, quantised={})
+    with LlamaCpp(path) as llama:
+        compare_templates(llama, tokenizer, TEMPLATE)
+        other = byte_level()
+        other.add_tokens(["What is"])
+        with pytest.raises(VerifyError, match="other tokens of a text"):
+            compare_templates(llama, other, TEMPLATE)
 
 
 def test_one_damaged_weight_is_caught(
     tmp_path: Path, tokenizer: PreTrainedTokenizerFast, ids: list[int]
 ) -> None:
     model = tiny_llama()
-    path = write_gguf(tmp_path / "m.gguf", model, tokenizer, quantised=quantise(model))
+    quantised = quantise(model)
+    path = write_gguf(tmp_path / "m.gguf", model, tokenizer, quantised=quantised)
     model.model.layers[1].mlp.down_proj.weight.data[3, 5] += 0.01
     with pytest.raises(VerifyError, match=r"blk\.1\.ffn_down\.weight: 1 of 6144 weights differ"):
-        verify(path, model, tokenizer, [(ids, 1)], TEXTS)
+        check(path, model, tokenizer, [(ids, 1)], TEXTS, quantised)
 
 
 def test_another_tokenizer_is_caught_with_its_first_difference(
-    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, ids: list[int]
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    model = tiny_llama()
-    path = write_gguf(tmp_path / "m.gguf", model, tokenizer, quantised={}, pre_tokenizer="smollm")
-    with pytest.raises(VerifyError, match="tokenizers differ at token"):
-        verify(path, model, tokenizer, [(ids, 1)], ["x 12345", *TEXTS, *(str(n) for n in range(3000))])
+    path = write_gguf(tmp_path / "m.gguf", tiny_llama(), tokenizer, quantised={}, pre_tokenizer="smollm")
+    texts = plain_texts(tokenizer, ["x 12345", *TEXTS, *(str(n) for n in range(3000))])
+    with LlamaCpp(path) as llama, pytest.raises(VerifyError, match="other tokens of a text, from token"):
+        compare_texts(llama, tokenizer, texts, composes=False)
 
 
 def test_half_precision_models_are_judged_in_float32(
@@ -208,5 +311,35 @@ def test_half_precision_models_are_judged_in_float32(
 ) -> None:
     model = tiny_llama().half()
     path = write_gguf(tmp_path / "m.gguf", model, tokenizer, quantised={})
-    assert verify(path, model, tokenizer, [(ids, 1)], []).mean_log_probability_difference < 0.005
+    assert check(path, model, tokenizer, [(ids, 1)], []).mean_log_probability_difference < 0.005
     assert model.dtype == torch.float16
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"parameters": {"rope.freq_base": 10001.0}},
+        {"parameters": {"context_length": 255}},
+        {"flags": {"add_bos_token": True}},
+        {"ids": {"eos": 2}},
+        {"tokens": ("another", *byte_level().convert_ids_to_tokens(range(1, 384)))},
+        {"types": (1,) * 384},
+        {"merges": ("a b",)},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_header_that_was_not_planned_is_caught(
+    change: dict[str, Any], tmp_path: Path, tokenizer: PreTrainedTokenizerFast, ids: list[int]
+) -> None:
+    model = tiny_llama()
+    plan = plan_of(model, tokenizer)
+    path = write_planned(tmp_path / "m.gguf", plan, model, quantised={})
+    compare_header(path, plan)
+    if "parameters" in change:
+        other = replace(plan, parameters={**plan.parameters, **change["parameters"]})
+    else:
+        kept = {key: {**getattr(plan.vocabulary, key), **value} if isinstance(value, dict) else value
+                for key, value in change.items()}  # fmt: skip
+        other = replace(plan, vocabulary=replace(plan.vocabulary, **kept))
+    with pytest.raises(VerifyError, match="another than planned"):
+        compare_header(path, other)

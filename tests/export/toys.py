@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from edgetune.core.events import Verified
 from edgetune.core.quantised import Q4_0, BlockGrid, QuantisedMatrix
+from edgetune.export.parity import Text
+from edgetune.export.plan import ExportPlan, plan_export
+from edgetune.export.tensors import FloatType
+from edgetune.export.tokenizer import speech_of
+from edgetune.export.verify import verify
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
@@ -88,3 +97,43 @@ def quantise(model: PreTrainedModel, grid: BlockGrid = Q4_0) -> dict[str, Quanti
             found[name] = round_to(parameter.data, grid)
             parameter.data.copy_(found[name].dequantise())
     return found
+
+
+def plain_texts(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[Text]:
+    """Texts with the ids the tokenizer makes of them by itself."""
+    return [Text(text, tuple(tokenizer(text, add_special_tokens=False).input_ids)) for text in texts]
+
+
+def plan_of(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    quantised: Mapping[str, QuantisedMatrix] | None = None,
+    float_type: FloatType = "F16",
+    pre_tokenizer: str | None = None,
+) -> ExportPlan:
+    """The plan of a file of a model that its own template speaks to."""
+    named = model.generation_config.eos_token_id  # type: ignore[union-attr]
+    ends = [named] if isinstance(named, int) else list(named or [])
+    grids = {name: matrix.grid for name, matrix in (quantised or {}).items()}
+    return plan_export(
+        model,
+        tokenizer,
+        speech_of(tokenizer, ends),
+        grids=grids,
+        float_type=float_type,
+        pre_tokenizer=pre_tokenizer,
+    )
+
+
+def check(
+    path: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    examples: Sequence[tuple[Sequence[int], int]],
+    texts: Sequence[str],
+    quantised: Mapping[str, QuantisedMatrix] | None = None,
+    float_type: FloatType = "F16",
+) -> Verified:
+    """Verify a file against its model."""
+    plan = plan_of(model, tokenizer, quantised, float_type)
+    return verify(path, model, tokenizer, plan, examples, plain_texts(tokenizer, texts))

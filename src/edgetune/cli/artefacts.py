@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,8 @@ from edgetune.core.files import writable_folder
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from edgetune.core.events import ExportPlanned, Verified
+    from edgetune.core.ledger import Ledger
     from edgetune.run.prepare import Prepared
 
 Base = Annotated[str, typer.Argument(help="Model folder, Hub id, or 'embedded'.")]
@@ -42,45 +45,65 @@ def register(app: typer.Typer) -> None:
 def compress(
     model: Base,
     ledger: LedgerFile = None,
-    method: Annotated[str, typer.Option(help="optq or rtn, see `edgetune methods`.")] = "optq",
-    grid: Annotated[str, typer.Option(help="Q4_0 or Q8_0.")] = "Q4_0",
+    method: Annotated[str | None, typer.Option(help="optq or rtn, see `edgetune methods`.")] = None,
+    grid: Annotated[str | None, typer.Option(help="Q4_0 or Q8_0.")] = None,
     data: Data = None,
     out: File = Path("model.gguf"),
+    threads: Threads = None,
     set: Set = [],  # noqa: B006 - typer wants a list
 ) -> None:
     """Compress a (tuned) model in one shot, write it as GGUF and verify it in llama.cpp."""
-    from dataclasses import replace
+    from edgetune.run.deploy import compress_to_file, deploy, verify_file
+    from edgetune.run.preflight import compression_of, preflight
 
-    from edgetune.core.quantised import GRIDS
-    from edgetune.methods.catalogue import compression_method
-    from edgetune.run.deploy import compress_to_file, verify_file
-
-    if grid not in GRIDS:
-        raise ConfigError(f"no grid {grid!r}", hint=f"one of {', '.join(GRIDS)}")
-    chosen = replace(compression_method(method), grid=GRIDS[grid])
-    _refuse_target(out)
-    prepared, tuned, digest = _open(model, ledger, data, set)
-    compress_to_file(tuned, chosen, out, prepared, ledger_digest=digest)
-    checked = verify_file(out, tuned, prepared)
-    Console().print(
-        f"{out}: {out.stat().st_size:,} bytes, perplexity {checked.perplexity_llama_cpp:.4f} in llama.cpp"
+    opened = _open(
+        model,
+        ledger,
+        data,
+        set,
+        target=out,
+        threads=threads,
+        compression__name=method,
+        compression__grid=grid,
     )
+    prepared, chosen = opened.prepared, compression_of(opened.prepared.recipe)
+    plan, planned = preflight(prepared, out, chosen)
+    _say_planned(planned)
+    tuned, digest = opened.model()
+
+    def write(file: Path) -> None:
+        compress_to_file(tuned, chosen, file, prepared, plan, ledger_digest=digest)
+
+    _say_checked(deploy(out, write, lambda file: verify_file(file, tuned, prepared, plan)))
 
 
-def export(model: Base, ledger: LedgerFile = None, data: Data = None, out: File = Path("model.gguf")) -> None:
+def export(
+    model: Base,
+    ledger: LedgerFile = None,
+    data: Data = None,
+    out: File = Path("model.gguf"),
+    threads: Threads = None,
+    set: Set = [],  # noqa: B006 - typer wants a list
+) -> None:
     """Write a (tuned) model as GGUF in fp16, without compression, and verify it in llama.cpp."""
-    from edgetune.export.gguf_file import write_gguf
-    from edgetune.run.deploy import refuse_prefix, verify_file
+    from edgetune.export.gguf_file import write_planned
+    from edgetune.export.tensors import hold_as_stored
+    from edgetune.run.deploy import deploy, refuse_prefix, verify_file
+    from edgetune.run.preflight import preflight
 
-    _refuse_target(out)
-    prepared, tuned, digest = _open(model, ledger, data, [])
+    opened = _open(model, ledger, data, set, target=out, threads=threads)
+    prepared = opened.prepared
+    plan, planned = preflight(prepared, out, None)
+    _say_planned(planned)
+    tuned, digest = opened.model()
     refuse_prefix(tuned)
     metadata = {"base_digest": prepared.backbone.digest, "ledger_digest": digest}
-    write_gguf(out, tuned, prepared.backbone.tokenizer, quantised={}, metadata=metadata)
-    checked = verify_file(out, tuned, prepared)
-    Console().print(
-        f"{out}: {out.stat().st_size:,} bytes, perplexity {checked.perplexity_llama_cpp:.4f} in llama.cpp"
-    )
+
+    def write(file: Path) -> None:
+        hold_as_stored(tuned, plan.tensors)
+        write_planned(file, plan, tuned, quantised={}, metadata=metadata)
+
+    _say_checked(deploy(out, write, lambda file: verify_file(file, tuned, prepared, plan)))
 
 
 def evaluate(
@@ -98,19 +121,19 @@ def evaluate(
     from edgetune.run.rows import model_quality
 
     console = Console()
-    if threads is not None:
-        set = [*set, f"threads={threads}"]
-    prepared, tuned, _ = _open(model, ledger, data, set, beside=gguf)
+    opened = _open(model, ledger, data, set, beside=gguf, threads=threads)
+    prepared = opened.prepared
     with Display(console) as display:
         if gguf is not None:
             from edgetune.export.llama_cpp import LlamaCpp
             from edgetune.run.deploy import file_quality
+            from edgetune.run.preflight import needed_context
 
             _refuse_other_base(gguf, prepared)
-            with LlamaCpp(gguf, threads=_threads(threads)) as engine:
+            with LlamaCpp(gguf, threads=_threads(threads), context=needed_context(prepared)) as engine:
                 quality = file_quality(engine, prepared, display.progress)
         else:
-            quality = model_quality(tuned, prepared, display.progress, "model")
+            quality = model_quality(opened.model()[0], prepared, display.progress, "model")
     console.print(
         f"{len(prepared.held_out)} held-out records: loss {quality.loss:.4f}, "
         f"perplexity {quality.perplexity:.4f}, Rouge-L F1 {quality.rouge_l:.2f}",
@@ -168,28 +191,69 @@ def _threads(asked: int | None) -> int:
     return asked or os.cpu_count() or 1
 
 
-def _open(
-    model: str, ledger: Path | None, data: str | None, overrides: list[str], beside: Path | None = None
-) -> tuple[Prepared, PreTrainedModel, str]:
-    """Return what a run on this model and data would work on, the (tuned) model, and the ledger's digest.
+@dataclass(frozen=True)
+class _Opened:
+    """What a run on a model and data would work on, and the ledger to apply, if any."""
 
-    A ledger or file that lies in the folder of its run is measured with that run's data, split and seed, so that no
-    record it was trained on counts as held out.
+    prepared: Prepared
+    path: Path | None
+    ledger: Ledger | None
+
+    def model(self) -> tuple[PreTrainedModel, str]:
+        """Return the (tuned) model, and the ledger's digest or nothing."""
+        from edgetune.run.load import materialise
+
+        backbone = self.prepared.backbone
+        if self.ledger is None:
+            return backbone.model, ""
+        return materialise(backbone, self.ledger, where=self.path), self.ledger.digest
+
+
+def _open(
+    model: str,
+    ledger: Path | None,
+    data: str | None,
+    overrides: list[str],
+    *,
+    beside: Path | None = None,
+    target: Path | None = None,
+    threads: int | None = None,
+    **settings: object,
+) -> _Opened:
+    """Prepare a model with data that nothing is trained on.
+
+    A ledger or file that lies in the folder of its run is measured with that run's data and seed, so that no record
+    it was trained on counts as held out.
     """
     from edgetune.core.ledger import read_ledger
-    from edgetune.run.load import materialise
     from edgetune.run.prepare import prepare
     from edgetune.run.recipe import recipe_of_run
 
     artefact = ledger or beside
     recipe = recipe_of_run(
-        artefact.parent if artefact else None, overrides, model__source=model, data__source=data
+        artefact.parent if artefact else None,
+        overrides,
+        model__source=model,
+        data__source=data,
+        threads=threads,
+        **settings,
     )
-    prepared = prepare(recipe)
-    if ledger is None:
-        return prepared, prepared.backbone.model, ""
-    opened = read_ledger(ledger)
-    return prepared, materialise(prepared.backbone, opened, where=ledger), opened.digest
+    if target is not None:
+        _refuse_target(target)
+    opened = None if ledger is None else read_ledger(ledger)
+    return _Opened(prepare(recipe, split=False), ledger, opened)
+
+
+def _say_planned(planned: ExportPlanned) -> None:
+    from edgetune.report.notes import export_notes
+
+    for note in export_notes(planned):
+        typer.echo(note)
+
+
+def _say_checked(checked: Verified) -> None:
+    size = Path(checked.file).stat().st_size
+    typer.echo(f"{checked.file}: {size:,} bytes, perplexity {checked.perplexity_llama_cpp:.4f} in llama.cpp")
 
 
 def _refuse_other_base(file: Path, prepared: Prepared) -> None:

@@ -20,6 +20,8 @@ from rich.progress import (
 from edgetune.core.events import (
     DataPrepared,
     Event,
+    ExportPlanned,
+    ExportRefused,
     Failed,
     Precision,
     RoundFinished,
@@ -28,7 +30,7 @@ from edgetune.core.events import (
     StageFinished,
     Verified,
 )
-from edgetune.report.notes import data_notes
+from edgetune.report.notes import data_notes, export_notes
 
 
 class Display:
@@ -89,6 +91,11 @@ class Display:
                 "install a C compiler and reinstall edgetune (edgetune doctor)",
                 highlight=False,
             )
+        if isinstance(event, ExportRefused):
+            self._console.print(
+                f"[yellow]warning:[/] the ledger cannot become a GGUF file: {escape(event.why)}",
+                highlight=False,
+            )
         if isinstance(event, Precision):
             self._dtype = event.dtype
         if isinstance(event, RoundFinished) and not self._warned:
@@ -118,6 +125,8 @@ class Display:
             return f"base {event.base_digest[:12]}, {event.weights:,} weights, method {event.method}, seed {event.seed}"
         if isinstance(event, DataPrepared):
             return "\n".join(map(escape, data_notes(event))) or None
+        if isinstance(event, ExportPlanned):
+            return "\n".join(map(escape, export_notes(event)))
         if isinstance(event, RunResumed) and event.round:
             return f"resumed after round {event.round}"
         if isinstance(event, RoundFinished):

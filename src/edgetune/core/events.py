@@ -69,6 +69,36 @@ class DataPrepared(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ExportPlanned(Event):
+    """What the file at the end of the run will be, and what was found out about it before the run."""
+
+    kind: ClassVar[str] = "planned"
+    architecture: str
+    """llama.cpp's name of the model family."""
+    file_type: str
+    """ggml type of most matrices."""
+    size_bytes: int
+    """Of all tensors; the file is larger by its header."""
+    context: int
+    """Tokens the file computes exactly."""
+    texts: int
+    """Texts of which llama.cpp's tokenizer made the ids that are trained on."""
+    texts_in_all: int
+    composed: int
+    """Texts whose characters are not composed (NFC); the model reads them composed, llama.cpp must be given them so."""
+    notes: list[str] = field(default_factory=list)
+    """What the file says otherwise than the model's own files."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportRefused(Event):
+    """Tuning goes on, but the tuned model cannot become a GGUF file."""
+
+    kind: ClassVar[str] = "unexportable"
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunResumed(Event):
     """A killed run went on after its last complete round."""
 
@@ -194,6 +224,9 @@ class Verified(Event):
     perplexity_llama_cpp: float
     tokenizer_texts: int
     """Texts on which both tokenizers gave the same ids."""
+    usual_max_difference: float | None = None
+    """The same two differences as llama.cpp runs by default, with fp16 attention; those above are with fp32."""
+    usual_mean_difference: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,7 @@
-"""Write a model, its tokenizer and its provenance as one GGUF file."""
+"""Write a planned file: a model, its tokenizer and its provenance as one GGUF file."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,16 +9,13 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from edgetune.core.files import write_atomic
+from edgetune.core.errors import OutputError
 from edgetune.core.quantised import QuantisedMatrix
-from edgetune.export.architectures import architecture_of
 from edgetune.export.gguf_read import gguf_library
 from edgetune.export.layout import Value
-from edgetune.export.tensors import FloatType, Stored, plan
-from edgetune.export.tokenizer import Vocabulary, vocabulary
-
-FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7}
-"""ggml type of most matrices to `general.file_type`."""
+from edgetune.export.plan import FILE_TYPES, ExportPlan, plan_export
+from edgetune.export.tensors import FloatType, Stored, stored_tensors
+from edgetune.export.tokenizer import Vocabulary, speech_of
 
 PREFIX = "edgetune."
 
@@ -34,82 +30,83 @@ def write_gguf(
     metadata: Mapping[str, str] | None = None,
     pre_tokenizer: str | None = None,
 ) -> Path:
-    """Write one self-contained file that llama.cpp runs.
+    """Plan a file for a model that its tokenizer's own chat template speaks to, and write it at once.
 
     Args:
-        path: the file; replaced atomically.
-        model: a model of a supported family; parameters named in `quantised` are not read from it.
-        tokenizer: its tokenizer, with the chat template if there is one.
+        path: the file; it is neither checked nor renamed afterwards.
+        model: a model of a supported family; answers end where its generation config says.
+        tokenizer, float_type, pre_tokenizer: as in `plan_export`.
+        quantised, metadata: as in `write_planned`.
+
+    Raises:
+        ModelError, OutputError, MissingExtraError: as `plan_export` and `write_planned`.
+    """
+    named = getattr(model.generation_config, "eos_token_id", None)
+    ends = [named] if isinstance(named, int) else list(named or [])
+    grids = {name: matrix.grid for name, matrix in quantised.items()}
+    speech = speech_of(tokenizer, ends)
+    plan = plan_export(
+        model, tokenizer, speech, grids=grids, float_type=float_type, pre_tokenizer=pre_tokenizer
+    )
+    return write_planned(path, plan, model, quantised=quantised, metadata=metadata)
+
+
+def write_planned(
+    path: Path,
+    plan: ExportPlan,
+    model: PreTrainedModel,
+    *,
+    quantised: Mapping[str, QuantisedMatrix],
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
+    """Write one self-contained file that llama.cpp runs, exactly as it was planned.
+
+    Args:
+        path: the file; the caller gives it its final name when it has been checked (`core.files.write_atomic`).
+        plan: what to write.
+        model: the weights; parameters named in `quantised` are not read from it.
         quantised: parameter name to matrix; the codes are packed as they are, nothing is rounded again.
-        float_type: type of the other matrices. Vectors and norms are always F32.
         metadata: provenance, stored as `edgetune.<key>`; `name` is stored as `general.name`.
-        pre_tokenizer: llama.cpp's name of the pre-tokenizer, where it cannot be identified.
 
     Returns:
         `path`.
 
     Raises:
-        ModelError: if the family, tokenizer or a tensor cannot be translated exactly.
+        ModelError: if a tensor is not what was planned, or not finite.
         OutputError: if the file cannot be written.
         MissingExtraError: if `gguf` is not installed.
     Cost: one tensor in memory at a time beyond the model.
     """
-    gguf = gguf_library()
-    stored = list(plan(model, quantised, float_type))
-    words = vocabulary(
-        tokenizer,
-        model.config.vocab_size,
-        pre_tokenizer=pre_tokenizer,
-        stop_ids=_stop_ids(model),
-    )
-
-    def write(temporary: Path) -> None:
-        writer = gguf.GGUFWriter(temporary, architecture_of(model.config).name)
+    library = gguf_library()
+    stored = list(stored_tensors(model, plan.tensors, quantised))
+    given = {"name": model.config.model_type} | dict(metadata or {})
+    try:
+        writer = library.GGUFWriter(path, plan.architecture)
         try:
-            _write_header(writer, gguf, model, stored, metadata or {})
-            _write_vocabulary(writer, words)
-            _write_tensors(writer, gguf, stored)
+            write_header(writer, plan, given)
+            _write_tensors(writer, library, stored)
         finally:
             writer.close()
-
-    write_atomic(path, write)
+    except OSError as error:
+        raise OutputError(f"cannot write: {error.strerror or error}", where=path) from error
     return path
 
 
-def _stop_ids(model: PreTrainedModel) -> list[int]:
-    found = getattr(model.generation_config, "eos_token_id", None)
-    return [found] if isinstance(found, int) else list(found or [])
-
-
-def _write_header(
-    writer: Any, gguf: Any, model: PreTrainedModel, stored: list[Stored], metadata: Mapping[str, str]
-) -> None:
-    architecture = architecture_of(model.config)
-    kinds = Counter(tensor.type for tensor in stored if len(tensor.shape) == 2)
-    # A file is named after its most frequent quantised type, as llama.cpp's own quantiser does.
-    main = max(kinds, key=lambda kind: (kind.startswith("Q"), kinds[kind]))
-    writer.add_name(metadata.get("name", model.config.model_type))
-    writer.add_file_type(FILE_TYPES[main])
-    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    for key, value in architecture.parameters(model.config).items():
-        _write_value(writer, f"{architecture.name}.{key}", value)
+def write_header(writer: Any, plan: ExportPlan, metadata: Mapping[str, str]) -> None:
+    """Give the writer of `gguf` everything of a plan but the tensors."""
+    writer.add_name(metadata.get("name", plan.architecture))
+    writer.add_file_type(FILE_TYPES[plan.file_type])
+    writer.add_quantization_version(gguf_library().GGML_QUANT_VERSION)
+    for key, value in plan.parameters.items():
+        _write_value(writer, f"{plan.architecture}.{key}", value)
     for key, text in metadata.items():
         if key != "name":
             writer.add_string(PREFIX + key, text)
+    write_vocabulary(writer, plan.vocabulary)
 
 
-def _write_value(writer: Any, key: str, value: Value) -> None:
-    writers = {
-        bool: writer.add_bool,
-        int: writer.add_uint32,
-        float: writer.add_float32,
-        str: writer.add_string,
-        list: writer.add_array,
-    }
-    writers[type(value)](key, value)
-
-
-def _write_vocabulary(writer: Any, words: Vocabulary) -> None:
+def write_vocabulary(writer: Any, words: Vocabulary) -> None:
+    """Give the writer of `gguf` a tokenizer and its chat template."""
     writer.add_tokenizer_model(words.model)
     writer.add_tokenizer_pre(words.pre)
     writer.add_token_list(words.tokens)
@@ -126,15 +123,27 @@ def _write_vocabulary(writer: Any, words: Vocabulary) -> None:
         writer.add_chat_template(words.chat_template)
 
 
-def _write_tensors(writer: Any, gguf: Any, stored: list[Stored]) -> None:
+def _write_value(writer: Any, key: str, value: Value) -> None:
+    writers = {
+        bool: writer.add_bool,
+        int: writer.add_uint32,
+        float: writer.add_float32,
+        str: writer.add_string,
+        list: writer.add_array,
+    }
+    writers[type(value)](key, value)
+
+
+def _write_tensors(writer: Any, library: Any, stored: list[Stored]) -> None:
     """Announce every tensor, then write them one by one, so that only one is in memory."""
     for tensor in stored:
-        kind = gguf.GGMLQuantizationType[tensor.type]
-        block, size = gguf.GGML_QUANT_SIZES[kind]
-        count = int(np.prod(tensor.shape, dtype=np.int64)) // block * size
-        rows = gguf.quant_shape_to_byte_shape(tensor.shape, kind) if block > 1 else tensor.shape
-        dtype = {"F32": np.float32, "F16": np.float16}.get(tensor.type, np.uint8)
-        writer.add_tensor_info(tensor.name, rows, np.dtype(dtype), count, raw_dtype=kind)
+        shape, name = tensor.planned.shape, tensor.planned.type
+        kind = library.GGMLQuantizationType[name]
+        block, size = library.GGML_QUANT_SIZES[kind]
+        count = int(np.prod(shape, dtype=np.int64)) // block * size
+        rows = library.quant_shape_to_byte_shape(shape, kind) if block > 1 else shape
+        dtype = {"F32": np.float32, "F16": np.float16}.get(name, np.uint8)
+        writer.add_tensor_info(tensor.planned.name, rows, np.dtype(dtype), count, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()

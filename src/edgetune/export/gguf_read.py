@@ -145,7 +145,8 @@ def read_tensors(path: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
             values = raw.view(plain)
         else:
             try:
-                values = library.quants.dequantize(raw, kind)
+                with np.errstate(all="ignore"):  # the caller looks at what comes out
+                    values = library.quants.dequantize(raw, kind)
             except NotImplementedError as error:
                 raise ModelError(
                     f"tensors of type {kind.name} cannot be read", where=f"{path}: {tensor.name!r}"

@@ -43,5 +43,6 @@ GPT2 = Architecture(
         "mlp.c_proj": "ffn_down",
     },
     parameters=gpt2_parameters,
+    exact=frozenset({"transformer.wpe"}),
     transposed=frozenset({"attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"}),
 )

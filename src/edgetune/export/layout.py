@@ -18,9 +18,18 @@ Config = Any
 """A `transformers` configuration; its fields differ from family to family."""
 
 
+RowOrder = Callable[[Config, int], torch.Tensor]
+"""From a configuration and a number of rows to int64 [rows] indices, `new = old[indices]`."""
+
+
 def no_tensors(config: Config) -> dict[str, torch.Tensor]:
     """Return the tensors a family derives from its configuration: none."""
     return {}
+
+
+def no_notes(config: Config) -> tuple[str, ...]:
+    """Return what a family's file limits: nothing."""
+    return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,20 +41,25 @@ class Architecture:
         blocks: the prefix of the layers in the parameter names, up to the layer number.
         names: parameter name (inside a layer: without prefix and number) without `.weight` or `.bias` to GGUF name.
         parameters: configuration to hyper-parameters, keys without the architecture's prefix.
-        rotary: names of the layer matrices whose rows llama.cpp wants interleaved, to the number of their heads.
+        rows: names of the tensors whose rows llama.cpp wants in another order, to (configuration, rows) -> which
+            row stands where.
         norm_offset: added to every norm weight (Gemma stores `w` and multiplies by `1 + w`).
         transposed: names stored [inputs, outputs] (GPT-2's Conv1D).
+        exact: names of matrices that are added or looked up in F32 only (learned positions).
         tensors: tensors computed from the configuration, by GGUF name.
+        notes: what the file limits, for a person.
     """
 
     name: str
     blocks: str
     names: Mapping[str, str]
     parameters: Callable[[Config], dict[str, Value]]
-    rotary: Mapping[str, Callable[[Config], int]] = field(default_factory=dict)
+    rows: Mapping[str, RowOrder] = field(default_factory=dict)
     norm_offset: float = 0.0
     transposed: frozenset[str] = frozenset()
+    exact: frozenset[str] = frozenset()
     tensors: Callable[[Config], dict[str, torch.Tensor]] = no_tensors
+    notes: Callable[[Config], tuple[str, ...]] = no_notes
 
     def local_name(self, parameter: str) -> tuple[str, str, str]:
         """Split a parameter name into (GGUF prefix such as `blk.3.`, name in the table, `weight` or `bias`).
@@ -60,6 +74,10 @@ class Architecture:
             )
         inside = re.fullmatch(re.escape(self.blocks) + r"\.(\d+)\.(.+)", stem)
         return (f"blk.{inside[1]}.", inside[2], kind) if inside else ("", stem, kind)
+
+    def is_exact(self, parameter: str) -> bool:
+        """Say whether llama.cpp reads a matrix as F32 only."""
+        return self.local_name(parameter)[1] in self.exact
 
     def gguf_name(self, parameter: str) -> str:
         """Return the GGUF name of a parameter, for example `blk.3.attn_q.weight`.
@@ -91,6 +109,11 @@ def interleaved_rows(rows: int, heads: int) -> torch.Tensor:
     Source: llama.cpp `convert_hf_to_gguf.py`, `LlamaModel.permute`.
     """
     return torch.arange(rows).reshape(heads, 2, rows // heads // 2).transpose(1, 2).reshape(rows)
+
+
+def interleaved(heads: Callable[[Config], int]) -> RowOrder:
+    """Return the row order of a matrix with half-split rotary pairs in so many heads."""
+    return lambda config, rows: interleaved_rows(rows, heads(config))
 
 
 def require(condition: bool, what: str) -> None:

@@ -7,7 +7,16 @@ from dataclasses import replace
 
 import torch
 
-from edgetune.export.layout import Architecture, Config, Value, head_dim, require, transformer_parameters
+from edgetune.export.layout import (
+    Architecture,
+    Config,
+    RowOrder,
+    Value,
+    head_dim,
+    interleaved,
+    require,
+    transformer_parameters,
+)
 
 NAMES = {
     "model.embed_tokens": "token_embd",
@@ -84,15 +93,18 @@ def qwen_parameters(config: Config) -> dict[str, Value]:
     return transformer_parameters(config) | rope(config)
 
 
+INTERLEAVED: dict[str, RowOrder] = {
+    "self_attn.q_proj": interleaved(lambda config: int(config.num_attention_heads)),
+    "self_attn.k_proj": interleaved(lambda config: int(config.num_key_value_heads)),
+}
+"""Families whose rotary pairs stand side by side in llama.cpp."""
+
 LLAMA = Architecture(
     name="llama",
     blocks="model.layers",
     names=NAMES,
     parameters=llama_parameters,
-    rotary={
-        "self_attn.q_proj": lambda config: int(config.num_attention_heads),
-        "self_attn.k_proj": lambda config: int(config.num_key_value_heads),
-    },
+    rows=INTERLEAVED,
     tensors=llama3_factors,
 )
 QWEN2 = Architecture(name="qwen2", blocks="model.layers", names=NAMES, parameters=qwen_parameters)

@@ -19,6 +19,11 @@ _GPT4O = (
 )
 _DIGITS, _GPT2, _BYTES = "digits", "gpt-2 words", "bytes"
 
+
+class UnknownPreTokenizerError(ModelError):
+    """A pre-tokenizer whose name in llama.cpp is not known, though it may have one."""
+
+
 Signature = tuple[tuple[str, ...], bool]
 
 PRE_TOKENIZERS: dict[Signature, str] = {
@@ -49,15 +54,14 @@ def identify(description: dict[str, Any]) -> str:
         description: the content of a `tokenizer.json`.
 
     Raises:
-        ModelError: if no row of the table fits; names the override.
+        UnknownPreTokenizerError: if no row of the table fits.
     """
     found = description["pre_tokenizer"] or {"type": "none", "pretokenizers": []}
     steps = found["pretokenizers"] if found["type"] == "Sequence" else [found]
     signature = (tuple(map(_step, steps)), bool(description["model"].get("ignore_merges")))
     if signature not in PRE_TOKENIZERS:
-        raise ModelError(
+        raise UnknownPreTokenizerError(
             f"the pre-tokenizer is none of those known here: {' then '.join(signature[0])}",
             where="tokenizer.json",
-            hint=f"name it with pre_tokenizer=..., one of {', '.join(PRE_TOKENIZERS.values())}",
         )
     return PRE_TOKENIZERS[signature]

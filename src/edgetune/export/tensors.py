@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from edgetune.core.errors import ModelError
-from edgetune.core.quantised import BLOCK, QuantisedMatrix
+from edgetune.core.quantised import BLOCK, BlockGrid, QuantisedMatrix
 from edgetune.export.architectures import architecture_of
-from edgetune.export.layout import Architecture, interleaved_rows
+from edgetune.export.layout import Architecture
 
 FloatType = Literal["F16", "F32"]
 """Storage type of the matrices that are not quantised."""
@@ -67,75 +67,151 @@ def pack(matrix: QuantisedMatrix) -> NDArray[np.uint8]:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """One tensor of the file.
+class PlannedTensor:
+    """One tensor of the file, as it is announced.
 
     Args:
         name: its GGUF name.
         parameter: the parameter it comes from, or None if it is derived from the configuration.
         type: ggml type name.
         shape: rows and columns, before packing.
-        load: produces the bytes as stored: float32, float16, or uint8 rows of blocks.
-        weights: produces the float32 values llama.cpp will read, in its row order.
     """
 
     name: str
     parameter: str | None
     type: str
     shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One tensor of the file and where its values come from.
+
+    Args:
+        planned: what it is.
+        load: produces the bytes as stored: float32, float16, or uint8 rows of blocks.
+        weights: produces the float32 values llama.cpp will read, in its row order.
+    """
+
+    planned: PlannedTensor
     load: Callable[[], NDArray[np.generic]]
     weights: Callable[[], torch.Tensor]
 
 
-def plan(
-    model: PreTrainedModel, quantised: Mapping[str, QuantisedMatrix], float_type: FloatType
-) -> Iterator[Stored]:
-    """Yield the tensors of the file of a model; nothing is copied before `load` is called.
+def planned_tensors(
+    model: PreTrainedModel, grids: Mapping[str, BlockGrid], float_type: FloatType
+) -> tuple[PlannedTensor, ...]:
+    """Return the tensors the file of a model will have, in the file's order; only shapes are read.
 
-    A head tied to the embeddings is stored once, unless `quantised` holds a matrix of its own for it.
+    A head tied to the embeddings is stored once, unless `grids` holds one of its own for it.
 
     Args:
         model: the model in `transformers` form.
-        quantised: parameter name to its matrix, [outputs, inputs] even where the model stores the transpose.
+        grids: parameter name to its grid, for the matrices that are going to be quantised.
         float_type: type of the other matrices; vectors are always F32.
 
     Raises:
         ModelError: if a name, shape or family does not fit.
     """
     architecture = architecture_of(model.config)
+    found = []
+    for parameter, tensor in _parameters(model, grids).items():
+        rows = _turned(architecture, parameter, tensor)
+        kind = grids[parameter].name if parameter in grids else float_type
+        if parameter not in grids and (rows.dim() == 1 or architecture.is_exact(parameter)):
+            kind = "F32"
+        found.append(PlannedTensor(architecture.gguf_name(parameter), parameter, kind, tuple(rows.shape)))
+    for name, tensor in architecture.tensors(model.config).items():
+        found.append(PlannedTensor(name, None, "F32", tuple(tensor.shape)))
+    return tuple(found)
+
+
+def stored_tensors(
+    model: PreTrainedModel, planned: tuple[PlannedTensor, ...], quantised: Mapping[str, QuantisedMatrix]
+) -> Iterator[Stored]:
+    """Yield the planned tensors with their values; nothing is copied before `load` is called.
+
+    Args:
+        model: the model that was planned for; parameters named in `quantised` are not read from it.
+        planned: as `planned_tensors` returned them.
+        quantised: parameter name to its matrix, [outputs, inputs] even where the model stores the transpose.
+
+    Raises:
+        ModelError: if the model or a matrix is not what was planned for.
+    """
+    architecture = architecture_of(model.config)
     parameters = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-    unknown = sorted(set(quantised) - set(parameters))
+    derived = architecture.tensors(model.config)
+    wanted = {one.parameter for one in planned if one.parameter is not None and one.type in PACKERS}
+    if wanted != set(quantised):
+        odd = sorted(wanted ^ set(quantised))[0]
+        raise ModelError("what was compressed is not what was planned", where=odd)
+    for one in planned:
+        if one.parameter is None:
+            tensor = derived[one.name]
+            yield Stored(one, tensor.numpy, tensor.clone)
+        elif one.parameter in quantised:
+            yield _packed(architecture, model, one, one.parameter, quantised[one.parameter])
+        else:
+            yield _floating(architecture, model, one, one.parameter, parameters[one.parameter])
+
+
+def float_tensors(model: PreTrainedModel, planned: tuple[PlannedTensor, ...]) -> Iterator[Stored]:
+    """Yield the planned tensors with the values the model itself has, whatever type they are stored in."""
+    plain = tuple(replace(one, type="F32") for one in planned)
+    return stored_tensors(model, plain, {})
+
+
+def hold_as_stored(model: PreTrainedModel, planned: tuple[PlannedTensor, ...]) -> None:
+    """Give a model the weights its file holds, where the file rounds them to fp16; quantised ones it has already.
+
+    Args:
+        model: its parameters get new storage; what they pointed to is not written to.
+        planned: the tensors of the file.
+    """
+    parameters: dict[str, Any] = dict(model.named_parameters())
+    for one in planned:
+        if one.type == "F16" and one.parameter is not None:
+            weight = parameters[one.parameter]
+            weight.data = weight.data.half().to(weight.dtype)
+
+
+def _parameters(model: PreTrainedModel, grids: Mapping[str, BlockGrid]) -> dict[str, torch.Tensor]:
+    parameters = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    unknown = sorted(set(grids) - set(parameters))
     if unknown:
         raise ModelError("the model has no parameter of this name", where=unknown[0])
-    for parameter, tensor in parameters.items():
-        if parameter == HEAD and model.config.tie_word_embeddings and HEAD not in quantised:
-            continue
-        if parameter in quantised:
-            yield _packed(architecture, model, parameter, tensor, quantised[parameter])
-        else:
-            yield _floating(architecture, model, parameter, tensor, float_type)
-    for name, tensor in architecture.tensors(model.config).items():
-        yield Stored(name, None, "F32", tuple(tensor.shape), tensor.numpy, tensor.clone)
+    if model.config.tie_word_embeddings and HEAD not in grids:
+        parameters.pop(HEAD, None)
+    return parameters
+
+
+def _turned(architecture: Architecture, parameter: str, tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor as [outputs, inputs]."""
+    turned = architecture.local_name(parameter)[1] in architecture.transposed and tensor.dim() == 2
+    return tensor.t() if turned else tensor
 
 
 def _order(
     architecture: Architecture, model: PreTrainedModel, parameter: str, rows: int
 ) -> torch.Tensor | None:
-    heads = architecture.rotary.get(architecture.local_name(parameter)[1])
-    return None if heads is None else interleaved_rows(rows, heads(model.config))
+    rule = architecture.rows.get(architecture.local_name(parameter)[1])
+    return None if rule is None else rule(model.config, rows)
 
 
 def _packed(
     architecture: Architecture,
     model: PreTrainedModel,
+    planned: PlannedTensor,
     parameter: str,
-    tensor: torch.Tensor,
     matrix: QuantisedMatrix,
 ) -> Stored:
-    turned = architecture.local_name(parameter)[1] in architecture.transposed
-    shape = tuple(tensor.shape[::-1] if turned else tensor.shape)
-    if tuple(matrix.codes.shape) != shape:
-        raise ModelError(f"the codes are {tuple(matrix.codes.shape)}, the weights {shape}", where=parameter)
+    shape = tuple(matrix.codes.shape)
+    if (shape, matrix.grid.name) != (planned.shape, planned.type):
+        raise ModelError(
+            f"the codes are {shape} {matrix.grid.name}, {planned.shape} {planned.type} was planned",
+            where=parameter,
+        )
     order = _order(architecture, model, parameter, shape[0])
 
     def load() -> NDArray[np.generic]:
@@ -146,34 +222,33 @@ def _packed(
         values = matrix.dequantise().cpu()
         return values if order is None else values[order]
 
-    return Stored(architecture.gguf_name(parameter), parameter, matrix.grid.name, shape, load, weights)
+    return Stored(planned, load, weights)
 
 
 def _floating(
     architecture: Architecture,
     model: PreTrainedModel,
+    planned: PlannedTensor,
     parameter: str,
     tensor: torch.Tensor,
-    float_type: FloatType,
 ) -> Stored:
-    local = architecture.local_name(parameter)[1]
-    turned = local in architecture.transposed and tensor.dim() == 2
-    shape = tuple(tensor.shape[::-1] if turned else tensor.shape)
-    order = _order(architecture, model, parameter, shape[0])
-    # The position table is added, not multiplied, and llama.cpp reads it as F32 only.
-    exact = tensor.dim() == 1 or local.endswith("wpe")
+    turned = _turned(architecture, parameter, tensor)
+    if tuple(turned.shape) != planned.shape:
+        raise ModelError(
+            f"the weights are {tuple(turned.shape)}, {planned.shape} was planned", where=parameter
+        )
+    order = _order(architecture, model, parameter, planned.shape[0])
     offset = architecture.norm_offset if tensor.dim() == 1 and parameter.endswith("norm.weight") else 0.0
 
     def weights() -> torch.Tensor:
-        values = (tensor.t() if turned else tensor).to("cpu", torch.float32)
+        values = turned.to("cpu", torch.float32)
         return (values if order is None else values[order]) + offset
 
     def load() -> NDArray[np.generic]:
         values = weights()
-        stored = values if exact or float_type == "F32" else values.half()
+        stored = values if planned.type == "F32" else values.half()
         if not bool(torch.isfinite(stored).all()):
-            raise ModelError("a weight is not finite in the file's type", where=parameter, hint="use F32")
+            raise ModelError("a weight is not finite in the file's type", where=parameter)
         return stored.contiguous().numpy()
 
-    kind = "F32" if exact else float_type
-    return Stored(architecture.gguf_name(parameter), parameter, kind, shape, load, weights)
+    return Stored(planned, load, weights)

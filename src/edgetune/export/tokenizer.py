@@ -2,23 +2,50 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import jinja2.meta
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers import PreTrainedTokenizerBase
 
 from edgetune.core.errors import ModelError
+from edgetune.core.template import Templates
 from edgetune.export.pretokenizer import PRE_TOKENIZERS, identify
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 """llama.cpp's token types."""
 
+END_ROLES = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
+"""Keys whose tokens end an answer in llama.cpp, in the order in which ends are given to them.
+
+Source: llama.cpp `llama_vocab::impl::load`, `special_eog_ids`.
+"""
+
 SPACE = "▁"
 BYTE_TOKENS = frozenset(f"<0x{byte:02X}>" for byte in range(256))
 
 Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Speech:
+    """How a model is spoken to: what it is trained on, and what its file must reproduce.
+
+    Args:
+        text: the beginning of a text it is trained on; all of them begin alike.
+        ids: the ids of that text.
+        ends: ids that end an answer, the one trained responses end with first.
+        template: chat template that makes such texts; None if there is none.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    ends: tuple[int, ...]
+    template: str | None = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,49 +55,71 @@ class Vocabulary:
     Args:
         model: `gpt2` (byte-level BPE) or `llama` (SentencePiece-like BPE with byte tokens).
         pre: name of the pre-tokenizer in llama.cpp.
-        tokens: by id, padded to the rows of the embedding matrix.
+        tokens: by id, as many as the embedding matrix has rows; no two are equal.
         types: llama.cpp token type of each.
         merges: `left right` in order of rank, for `gpt2`.
         scores: the higher, the earlier a token is merged, for `llama`.
-        ids: role (`bos`, `eos`, `eot`, `unknown`, `padding`) to id.
+        ids: role (`bos`, `eos`, `eot`, ..., `unknown`, `padding`) to id.
         flags: `add_bos_token`, `add_eos_token` and, for `llama`, `add_space_prefix`.
         chat_template: Jinja source, or None.
+        composes: whether the tokenizer composes characters (NFC) before it looks at them, which llama.cpp does not.
+        notes: what is written otherwise than the tokenizer's own files say, for a person.
     """
 
     model: str
     pre: str
-    tokens: list[str]
-    types: list[int]
-    merges: list[str] | None
-    scores: list[float] | None
+    tokens: tuple[str, ...] = field(repr=False)
+    types: tuple[int, ...] = field(repr=False)
+    merges: tuple[str, ...] | None = field(repr=False)
+    scores: tuple[float, ...] | None = field(repr=False)
     ids: dict[str, int]
     flags: dict[str, bool]
     chat_template: str | None = field(repr=False)
+    composes: bool
+    notes: tuple[str, ...]
+
+
+def speech_of(tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]) -> Speech:
+    """Return how a tokenizer's own chat template speaks to a model, or a plain text where it has none.
+
+    Args:
+        tokenizer: any.
+        ends: ids that end an answer.
+
+    Raises:
+        ConfigError: the template fails.
+    """
+    template: Any = tokenizer.chat_template
+    template = template.get("default") if isinstance(template, Mapping) else template
+    if template is None:
+        return Speech("a", tuple(tokenizer("a").input_ids), tuple(ends), None)
+    with Templates(template, tokenizer.special_tokens_map) as templates:
+        (text,) = templates.render([([{"role": "user", "content": "Say hello."}], True)])
+    if not isinstance(text, str):
+        raise text
+    return Speech(text, tuple(tokenizer(text, add_special_tokens=False).input_ids), tuple(ends), template)
 
 
 def vocabulary(
-    tokenizer: PreTrainedTokenizerBase,
-    size: int,
-    *,
-    pre_tokenizer: str | None = None,
-    stop_ids: Sequence[int] = (),
+    tokenizer: PreTrainedTokenizerBase, size: int, speech: Speech, *, pre_tokenizer: str | None = None
 ) -> Vocabulary:
-    """Translate a tokenizer.
+    """Translate a tokenizer so that llama.cpp makes the ids that the model is trained on.
+
+    A start token is added by itself only if the texts begin with it: a template without one gets a file without one.
+    The end token is never added to a prompt. Tokens beyond the rows of the embedding matrix are left out, since no
+    model can read them; rows without a token get unused ones.
 
     Args:
         tokenizer: a fast tokenizer whose model is BPE, byte-level or with byte fallback.
-        size: rows of the embedding matrix; missing tokens are filled with unused ones.
+        size: rows of the embedding matrix.
+        speech: what the model is trained on.
         pre_tokenizer: llama.cpp's name of the pre-tokenizer, where it cannot be identified.
-        stop_ids: further ids that end an answer (`generation_config.eos_token_id`).
 
     Raises:
-        ModelError: if the tokenizer is slow, of another kind, larger than `size`, has no end-of-sequence
-            token, or normalises text in a way llama.cpp does not.
+        ModelError: if the tokenizer is slow or of another kind, nothing ends an answer, or it normalises text in a
+            way llama.cpp does not.
     """
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        raise ModelError("only fast tokenizers (tokenizer.json) can be exported", where="tokenizer")
-    description: Json = json.loads(backend.to_str())
+    description = describe(tokenizer)
     model = description["model"]
     if model["type"] != "BPE":
         _refuse(
@@ -78,76 +127,145 @@ def vocabulary(
         )
     if any(model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix")):
         _refuse("a BPE with dropout, prefixes or suffixes", "llama.cpp has no such model")
-    tokens, types = _tokens(description, size)
-    ids = _ids(tokenizer, stop_ids)
-    flags = _automatic(tokenizer)
-    template = tokenizer.chat_template
-    if isinstance(template, Mapping):
-        template = template.get("default")
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    notes: list[str] = []
+    tokens, types = _tokens(description, size, notes)
+    ids = _ids(tokenizer, speech, size)
+    flags = _automatic(tokenizer, speech, notes)
+    merges = [_merge(merge) for merge in model["merges"]]
     if model.get("byte_fallback"):
-        flags["add_space_prefix"] = _space_prefix(description)
+        flags["add_space_prefix"] = _space_prefix(description) and not _begins_special(
+            description, speech, notes
+        )
         if pre_tokenizer not in (None, "default"):
             _refuse(f"a pre-tokenizer {pre_tokenizer!r} for a BPE with byte fallback", "leave it out")
         types = [BYTE if token in BYTE_TOKENS else kind for token, kind in zip(tokens, types, strict=True)]
         return Vocabulary(
-            "llama", "default", tokens, types, None, _scores(tokens, merges), ids, flags, template
+            "llama",
+            "default",
+            tuple(tokens),
+            tuple(types),
+            None,
+            tuple(_scores(tokens, merges)),
+            ids,
+            flags,
+            speech.template,
+            composes=False,
+            notes=tuple(notes),
         )
-    _check_normalizer(description)
+    composes = _composes(description)
     if pre_tokenizer is not None and pre_tokenizer not in PRE_TOKENIZERS.values():
-        _refuse(f"the pre-tokenizer {pre_tokenizer!r}", f"choose from {', '.join(PRE_TOKENIZERS.values())}")
+        _refuse(
+            f"the pre-tokenizer {pre_tokenizer!r}",
+            f"choose from {', '.join(sorted(PRE_TOKENIZERS.values()))}",
+        )
     pre = pre_tokenizer or identify(description)
-    return Vocabulary("gpt2", pre, tokens, types, merges, None, ids, flags, template)
+    return Vocabulary(
+        "gpt2",
+        pre,
+        tuple(tokens),
+        tuple(types),
+        tuple(_possible(merges, tokens)),
+        None,
+        ids,
+        flags,
+        speech.template,
+        composes=composes,
+        notes=tuple(notes),
+    )
+
+
+def describe(tokenizer: PreTrainedTokenizerBase) -> Json:
+    """Return the content of a tokenizer's `tokenizer.json`.
+
+    Raises:
+        ModelError: if it is not a fast tokenizer.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ModelError("only fast tokenizers (tokenizer.json) can be exported", where="tokenizer")
+    found: Json = json.loads(backend.to_str())
+    return found
 
 
 def _refuse(what: str, hint: str) -> None:
     raise ModelError(f"{what} cannot be written as GGUF", where="tokenizer.json", hint=hint)
 
 
-def _tokens(description: Json, size: int) -> tuple[list[str], list[int]]:
-    """Return the tokens by id and their types."""
+def _tokens(description: Json, size: int, notes: list[str]) -> tuple[list[str], list[int]]:
+    """Return the tokens by id and their types, one a row."""
     by_id: dict[int, str] = {index: token for token, index in description["model"]["vocab"].items()}
     kinds = dict.fromkeys(by_id, NORMAL)
     for added in description["added_tokens"]:
         by_id[added["id"]] = added["content"]
         kinds[added["id"]] = CONTROL if added["special"] else USER_DEFINED
-    if max(by_id) >= size:
-        _refuse(f"a token with id {max(by_id)} and embeddings for {size}", "resize the embeddings")
+    beyond = sorted(index for index in by_id if index >= size)
+    if beyond:
+        some = ", ".join(repr(by_id[index]) for index in beyond[:3])
+        notes.append(f"tokens without a row in the embeddings are left out: {some}")
     unknown = description["model"].get("unk_token")
     kinds |= {index: UNKNOWN for index, token in by_id.items() if token == unknown}
+    taken = set(by_id.values())
+    fillers = {index: _filler(index, taken) for index in range(size) if index not in by_id}
     return (
-        [by_id.get(index, f"[PAD{index}]") for index in range(size)],
+        [by_id.get(index, fillers.get(index, "")) for index in range(size)],
         [kinds.get(index, UNUSED) for index in range(size)],
     )
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, stop_ids: Sequence[int]) -> dict[str, int]:
+def _filler(index: int, taken: Container[str]) -> str:
+    """Name a row that no text reaches, as no other token is named: llama.cpp refuses two equal ones."""
+    return next(name for name in _names(index) if name not in taken)
+
+
+def _names(index: int) -> Iterator[str]:
+    yield f"[PAD{index}]"
+    for number in itertools.count(1):
+        yield f"[PAD{index}.{number}]"
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, speech: Speech, size: int) -> dict[str, int]:
     """Return the ids of the special roles.
 
-    llama.cpp takes id 11 for a missing end of a byte-level tokenizer, so one must exist; a missing start is
-    given the end's id, and never added to a text because `add_bos_token` is then false.
+    The token that trained responses end with is `eos`, unless the template speaks of the tokenizer's own, which it
+    would then render differently. llama.cpp takes id 11 for a missing end of a byte-level tokenizer, so one must
+    exist; a missing start is given the end's id, and never added because `add_bos_token` is then false.
     """
-    end = tokenizer.eos_token_id
-    if end is None:
+    own = tokenizer.eos_token_id
+    ends = list(dict.fromkeys(index for index in (*speech.ends, own) if index is not None and index < size))
+    if not ends:
         raise ModelError(
-            "the tokenizer has no end-of-sequence token, so no answer would ever end",
+            "no token ends an answer, so none would ever end",
             where="tokenizer_config.json",
             hint="set eos_token",
         )
+    if own in ends and "eos_token" in _variables(speech.template):
+        ends = [own, *(index for index in ends if index != own)]
+    if len(ends) > len(END_ROLES):
+        raise ModelError(
+            f"{len(ends)} tokens end an answer, a GGUF file has room for {len(END_ROLES)}",
+            where="generation_config.json",
+            hint="shorten eos_token_id",
+        )
+    ids = dict(zip(END_ROLES, ends, strict=False))
     start = tokenizer.bos_token_id
-    ids = {"bos": end if start is None else start, "eos": end}
-    others = [index for index in stop_ids if index != end]
-    if others:
-        ids["eot"] = others[0]
-    if tokenizer.unk_token_id is not None:
-        ids["unknown"] = tokenizer.unk_token_id
-    if tokenizer.pad_token_id is not None:
-        ids["padding"] = tokenizer.pad_token_id
+    ids["bos"] = ids["eos"] if start is None or start >= size else start
+    for role, index in (("unknown", tokenizer.unk_token_id), ("padding", tokenizer.pad_token_id)):
+        if index is not None and index < size:
+            ids[role] = index
     return ids
 
 
-def _automatic(tokenizer: PreTrainedTokenizerBase) -> dict[str, bool]:
-    """Find by experiment which tokens the tokenizer puts around a text by itself.
+def _variables(template: str | None) -> set[str]:
+    """Return the names that a template takes from outside; none if it cannot be read, which rendering will say."""
+    environment = ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"])
+    try:
+        return set(jinja2.meta.find_undeclared_variables(environment.parse(template or "")))
+    except (jinja2.TemplateError, RecursionError):
+        return {"eos_token"} if "eos_token" in (template or "") else set()
+
+
+def _automatic(tokenizer: PreTrainedTokenizerBase, speech: Speech, notes: list[str]) -> dict[str, bool]:
+    """Find by experiment which tokens the tokenizer puts around a text by itself, and which llama.cpp should.
 
     Raises:
         ModelError: if it adds anything but its start and end tokens.
@@ -157,9 +275,22 @@ def _automatic(tokenizer: PreTrainedTokenizerBase) -> dict[str, bool]:
     start, end = [tokenizer.bos_token_id], [tokenizer.eos_token_id]
     for before, after in (([], []), (start, []), ([], end), (start, end)):
         if full == [*before, *bare, *after]:
-            return {"add_bos_token": bool(before), "add_eos_token": bool(after)}
+            begins = list(speech.ids[:1]) == start
+            if before and not begins:
+                notes.append("add_bos_token is false: what the model is trained on has no start token")
+            if after:
+                notes.append("add_eos_token is false: an end token behind a prompt would end the answer")
+            return {"add_bos_token": bool(before) and begins, "add_eos_token": False}
     _refuse("a post-processor that adds more than a start and an end token", f"it makes {full} of {bare}")
     raise AssertionError  # pragma: no cover
+
+
+def _merge(merge: str | list[str]) -> str:
+    """Return a merge as llama.cpp reads it: two tokens with a space between."""
+    parts = merge.split(" ") if isinstance(merge, str) else merge
+    if len(parts) != 2 or any(" " in part for part in parts):
+        _refuse(f"the merge {merge!r}", "llama.cpp separates the two tokens of a merge by a space")
+    return " ".join(parts)
 
 
 def _steps(part: Json | None, key: str) -> list[Json]:
@@ -171,15 +302,15 @@ def _steps(part: Json | None, key: str) -> list[Json]:
     )
 
 
-def _check_normalizer(description: Json) -> None:
-    """Refuse normalizers llama.cpp cannot follow.
+def _composes(description: Json) -> bool:
+    """Return whether the tokenizer composes characters first; refuse every other normalizer.
 
-    NFC is let through: Qwen has it, llama.cpp ignores it, and it changes only texts that are not composed;
-    `verify` compares the ids of real texts.
+    NFC changes nothing in text that is composed already, as nearly all is.
     """
     kinds = {step["type"] for step in _steps(description["normalizer"], "normalizers")}
     if kinds - {"NFC"}:
         _refuse(f"the normalizer {', '.join(sorted(kinds))}", "llama.cpp encodes the text as it is")
+    return bool(kinds)
 
 
 def _space_prefix(description: Json) -> bool:
@@ -206,7 +337,22 @@ def _space_prefix(description: Json) -> bool:
     return prefix
 
 
-def _scores(tokens: list[str], merges: list[str]) -> list[float]:
+def _begins_special(description: Json, speech: Speech, notes: list[str]) -> bool:
+    """Return whether the space is for the very beginning only, where the texts have a special token.
+
+    llama.cpp puts its space after every special token too. A tokenizer that does not (`prepend_scheme: first`) agrees
+    with it where nothing stands before the text, and with no space at all where the texts begin with a special token.
+    """
+    steps = _steps(description["pre_tokenizer"], "pretokenizers")
+    first = any(step["type"] == "Metaspace" and step["prepend_scheme"] == "first" for step in steps)
+    special = [added["content"] for added in description["added_tokens"]]
+    if not (first and any(speech.text.startswith(token) for token in special)):
+        return False
+    notes.append("add_space_prefix is false: what the model is trained on begins with a special token")
+    return True
+
+
+def _scores(tokens: Sequence[str], merges: Sequence[str]) -> list[float]:
     """Turn merge ranks into SentencePiece scores: minus the first rank that makes the token.
 
     Tokens no merge makes (characters, bytes, added tokens) rank last; llama.cpp never looks their score up
@@ -216,3 +362,9 @@ def _scores(tokens: list[str], merges: list[str]) -> list[float]:
     for rank, merge in enumerate(merges):
         ranks.setdefault(merge.replace(" ", ""), rank)
     return [-float(ranks.get(token, len(merges))) for token in tokens]
+
+
+def _possible(merges: Sequence[str], tokens: Sequence[str]) -> list[str]:
+    """Leave out merges into tokens that have no row."""
+    known = set(tokens)
+    return [merge for merge in merges if merge.replace(" ", "") in known]

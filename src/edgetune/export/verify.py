@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,47 +13,45 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from edgetune.core.errors import ModelError, VerifyError
 from edgetune.core.events import Verified
-from edgetune.export.gguf_file import FILE_TYPES
-from edgetune.export.gguf_read import read_metadata, read_tensors
+from edgetune.export.gguf_read import read_gguf, read_tensors
 from edgetune.export.llama_cpp import LlamaCpp
-from edgetune.export.tensors import plan
-from edgetune.export.tolerance import FLOAT, Example, Tolerance, log_probabilities, quantised_tolerance
+from edgetune.export.parity import Text, compare_ends, compare_templates, compare_texts
+from edgetune.export.plan import ExportPlan
+from edgetune.export.tensors import float_tensors
+from edgetune.export.tolerance import Example, Tolerance, measure
 
-CONVERSATIONS: tuple[list[dict[str, str]], ...] = (
-    [{"role": "user", "content": "What is the capital of France?"}],
-    [
-        {"role": "user", "content": "Name a colour."},
-        {"role": "assistant", "content": "Blue."},
-        {"role": "user", "content": "Another one, please!"},
-    ],
-)
-"""What the chat template is tried on; the second is left out if the template itself refuses it."""
-
-
-QUANTISED_TYPES = (FILE_TYPES["Q4_0"], FILE_TYPES["Q8_0"])
+POSITIONS = 1000
+"""Positions that are scored at most; each is a forward pass of one token in llama.cpp, twice."""
 
 
 def verify(
     path: Path,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
+    plan: ExportPlan,
     examples: Sequence[Example],
-    texts: Sequence[str],
+    texts: Sequence[Text],
     *,
-    tolerance: Tolerance | None = None,
+    ends: Sequence[int] = (),
     threads: int = 1,
 ) -> Verified:
     """Compare weights, tokenizer, chat template, log-probabilities and perplexity of a file with its model.
 
         |mean_t |p_t - q_t|| <= mean,   max_t |p_t - q_t| <= maximum,   |exp(p - q) - 1| <= perplexity
 
+    Twice: with keys, values and their sums in fp32, which shows whether the file computes what the model computes,
+    and as llama.cpp runs by default, which shows how far its own fp16 attention takes it. Both bounds are measured on
+    the model (`tolerance.measure`).
+
     Args:
         path: the GGUF file.
-        model: the PyTorch model whose weights are the file's, dequantised; computed in float32.
+        model: the PyTorch model whose weights are the file's, dequantised (`hold_as_stored`); computed in float32.
         tokenizer: the tokenizer the file was made with.
-        examples: ids with the position from which they are scored; at least one position in all.
-        texts: every one must give equal ids in both tokenizers.
-        tolerance: bounds; if None, `FLOAT` for F32 and F16 files, `quantised_tolerance` for others.
+        plan: what the file is to hold.
+        examples: ids with the position from which they are scored; at least one position in all. Of many, as many
+            are scored as hold `POSITIONS` positions.
+        texts: every one must give its ids in llama.cpp.
+        ends: ids at which an answer must end in llama.cpp.
         threads: CPU threads of llama.cpp.
 
     Returns:
@@ -61,25 +60,88 @@ def verify(
     Raises:
         VerifyError: at the first thing that differs, showing it.
         ModelError: if the file cannot be loaded, or no position is to be scored.
-    Cost: one forward pass an example in PyTorch (two if quantised), one token a position in llama.cpp.
+    Cost: three forward passes an example in PyTorch, and two of one token a position in llama.cpp.
     """
-    compare_weights(path, model)
-    with LlamaCpp(path, threads=threads, context=max([512, *(len(ids) + 1 for ids, _ in examples)])) as llama:
-        compare_tokenizers(llama, tokenizer, texts)
-        compare_templates(llama, tokenizer)
-        theirs = torch.tensor(
-            [value for ids, start in examples for value in llama.log_probabilities(ids, start)],
-            dtype=torch.float64,
-        )
-    if not len(theirs):
+    compare_header(path, plan)
+    compare_weights(path, model, plan)
+    scored = _at_most(examples, POSITIONS)
+    if not scored:
         raise ModelError("no token to compare log-probabilities on", where=path)
-    ours = log_probabilities(model, examples)
-    found = _agreement(path, ours, theirs, len(texts))
-    _judge(found, tolerance or _default_tolerance(path, model, examples, ours))
-    return found
+    context = max([512, *(len(ids) + 1 for ids, _ in scored)])
+    measured = measure(model, plan, scored)
+    with LlamaCpp(path, threads=threads, context=context, exact=True) as llama:
+        compare_texts(llama, tokenizer, texts, composes=plan.vocabulary.composes)
+        compare_templates(llama, tokenizer, plan.vocabulary.chat_template)
+        exact = _scores(llama, scored)
+    _judge(path, measured.values, exact, measured.exact, "with fp32 attention")
+    with LlamaCpp(path, threads=threads, context=context) as llama:
+        usual = _scores(llama, scored)
+        _judge(path, measured.values, usual, measured.usual, "as it runs")
+        compare_ends(llama, tokenizer, ends)
+    gaps, usual_gaps = (exact - measured.values).abs(), (usual - measured.values).abs()
+    return Verified(
+        file=str(path),
+        max_log_probability_difference=float(gaps.max()),
+        mean_log_probability_difference=float(gaps.mean()),
+        perplexity_torch=math.exp(-float(measured.values.mean())),
+        perplexity_llama_cpp=math.exp(-float(usual.mean())),
+        tokenizer_texts=len(texts),
+        usual_max_difference=float(usual_gaps.max()),
+        usual_mean_difference=float(usual_gaps.mean()),
+    )
 
 
-def compare_weights(path: Path, model: PreTrainedModel) -> None:
+def _at_most(examples: Sequence[Example], positions: int) -> list[Example]:
+    """Return the first examples that hold so many positions, the last one cut."""
+    chosen: list[Example] = []
+    for ids, start in examples:
+        count = min(len(ids) - start, positions)
+        if count > 0:
+            chosen.append((ids[: start + count], start))
+            positions -= count
+    return chosen
+
+
+def _scores(llama: LlamaCpp, examples: Sequence[Example]) -> torch.Tensor:
+    found = [value for ids, start in examples for value in llama.log_probabilities(ids, start)]
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def compare_header(path: Path, plan: ExportPlan) -> None:
+    """Check that a file says of itself what was planned: hyper-parameters, vocabulary and flags.
+
+    Raises:
+        VerifyError: naming the key that is missing or different.
+    """
+    file, words = read_gguf(path), plan.vocabulary
+    expected: dict[str, Any] = {
+        "general.architecture": plan.architecture,
+        **{f"{plan.architecture}.{key}": value for key, value in plan.parameters.items()},
+        "tokenizer.ggml.model": words.model,
+        "tokenizer.ggml.pre": words.pre,
+        "tokenizer.ggml.tokens": words.tokens,
+        "tokenizer.ggml.token_type": words.types,
+        "tokenizer.ggml.merges": words.merges or (),
+        "tokenizer.ggml.scores": words.scores or (),
+        **{f"tokenizer.ggml.{role}_token_id": index for role, index in words.ids.items()},
+        **{f"tokenizer.ggml.{flag}": value for flag, value in words.flags.items()},
+        "tokenizer.chat_template": words.chat_template,
+    }
+    for key, value in expected.items():
+        listed = isinstance(value, (list, tuple))
+        stored: Any = file.array(key) if listed else file.metadata.get(key)
+        if stored != (_as_stored(list(value)) if listed else _as_stored(value)):
+            raise VerifyError(f"the file's {key} is another than planned", where=path, hint="export it again")
+
+
+def _as_stored(value: Any) -> Any:
+    """Return a value as GGUF holds it: numbers with a fraction in single precision."""
+    if isinstance(value, list):
+        return [_as_stored(one) for one in value]
+    return struct.unpack("<f", struct.pack("<f", value))[0] if isinstance(value, float) else value
+
+
+def compare_weights(path: Path, model: PreTrainedModel, plan: ExportPlan) -> None:
     """Check that every tensor of the file holds the model's weights.
 
         |file - model| <= 2^-10 |model| + 2^-24
@@ -90,15 +152,12 @@ def compare_weights(path: Path, model: PreTrainedModel) -> None:
     Raises:
         VerifyError: if a tensor is missing, unknown or different; names it.
     """
-    expected = {tensor.name: tensor for tensor in plan(model, {}, "F32")}
+    expected = {one.planned.name: one for one in float_tensors(model, plan.tensors)}
     seen = set()
     slack = 2.0**-8 if model.dtype == torch.bfloat16 else 2.0**-10
     for name, values in read_tensors(path):
         seen.add(name)
         if name not in expected:
-            # A tied head that was quantised by itself is the one tensor a model does not list.
-            if name == "output.weight":
-                continue
             raise VerifyError("the file has a tensor the model lacks", where=f"{path}: {name}")
         ours = expected[name].weights()
         stored = torch.from_numpy(values.reshape(tuple(ours.shape)))
@@ -114,91 +173,19 @@ def compare_weights(path: Path, model: PreTrainedModel) -> None:
         raise VerifyError("a tensor of the model is not in the file", where=f"{path}: {missing[0]}")
 
 
-def compare_tokenizers(llama: LlamaCpp, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> None:
-    """Check that both tokenizers give equal ids on every text.
-
-    Raises:
-        VerifyError: at the first text on which they differ, with the place.
-    """
-    for text in texts:
-        _same_ids(list(tokenizer(text).input_ids), llama.tokenise(text), text, llama, tokenizer)
-
-
-def compare_templates(llama: LlamaCpp, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Check that the file holds the tokenizer's chat template and llama.cpp renders it to the same ids.
-
-    Raises:
-        VerifyError: if the template is missing or another one, or a rendered conversation differs.
-    """
-    template: Any = tokenizer.chat_template
-    ours = template.get("default") if isinstance(template, dict) else template
-    stored = llama.metadata.get("tokenizer.chat_template")
-    if stored != ours:
-        what = "the chat template is missing" if stored is None else "the file has another chat template"
-        raise VerifyError(what, where=llama.path, hint="export again with this tokenizer")
-    if ours is None:
-        return
-    for number, messages in enumerate(CONVERSATIONS):
-        try:
-            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except Exception:  # a template may raise what it likes
-            if number == 0:
-                raise
-            continue
-        ids = list(tokenizer(text, add_special_tokens=False).input_ids)
-        _same_ids(ids, llama.tokenise(llama.render(messages)), str(text), llama, tokenizer)
-
-
-def _same_ids(
-    ours: list[int], theirs: list[int], text: str, llama: LlamaCpp, tokenizer: PreTrainedTokenizerBase
-) -> None:
-    if ours == theirs:
-        return
-    place = next(
-        (i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs))
-    )
-    before = tokenizer.decode(ours[:place])
-    raise VerifyError(
-        f"tokenizers differ at token {place} after {before[-40:]!r}: "
-        f"{tokenizer.convert_ids_to_tokens(ours[place : place + 3])} here, "
-        f"{tokenizer.convert_ids_to_tokens(theirs[place : place + 3])} in llama.cpp; text {text[:80]!r}",
-        where=llama.path,
-        hint="name the pre-tokenizer explicitly",
-    )
-
-
-def _default_tolerance(
-    path: Path, model: PreTrainedModel, examples: Sequence[Example], ours: torch.Tensor
-) -> Tolerance:
-    quantised = read_metadata(path).get("general.file_type") in QUANTISED_TYPES
-    return quantised_tolerance(model, examples, ours) if quantised else FLOAT
-
-
-def _agreement(path: Path, ours: torch.Tensor, theirs: torch.Tensor, texts: int) -> Verified:
-    gaps = (ours - theirs).abs()
-    return Verified(
-        file=str(path),
-        max_log_probability_difference=float(gaps.max()),
-        mean_log_probability_difference=float(gaps.mean()),
-        perplexity_torch=math.exp(-float(ours.mean())),
-        perplexity_llama_cpp=math.exp(-float(theirs.mean())),
-        tokenizer_texts=texts,
-    )
-
-
-def _judge(found: Verified, bounds: Tolerance) -> None:
+def _judge(path: Path, ours: torch.Tensor, theirs: torch.Tensor, bounds: Tolerance, how: str) -> None:
     """Raise if a measured figure exceeds its bound (a NaN exceeds every bound)."""
-    ratio = found.perplexity_llama_cpp / found.perplexity_torch
+    gaps = (ours - theirs).abs()
+    here, there = math.exp(-float(ours.mean())), math.exp(-float(theirs.mean()))
     within = (
-        found.mean_log_probability_difference <= bounds.mean
-        and found.max_log_probability_difference <= bounds.maximum
-        and abs(ratio - 1) <= bounds.perplexity
+        float(gaps.mean()) <= bounds.mean
+        and float(gaps.max()) <= bounds.maximum
+        and abs(there / here - 1) <= bounds.perplexity
     )
     if not within:
         raise VerifyError(
-            "llama.cpp does not compute what PyTorch computes: log-probabilities differ by "
-            f"{found.mean_log_probability_difference:.4f} on average (bound {bounds.mean:.4f}), "
-            f"{found.max_log_probability_difference:.4f} at most (bound {bounds.maximum:.4f}); perplexity "
-            f"{found.perplexity_torch:.4f} here, {found.perplexity_llama_cpp:.4f} there",
-            where=found.file,
+            f"llama.cpp does not compute what PyTorch computes ({how}): log-probabilities differ by "
+            f"{float(gaps.mean()):.2g} on average (bound {bounds.mean:.2g}), {float(gaps.max()):.2g} at most (bound "
+            f"{bounds.maximum:.2g}); perplexity {here:.4f} here, {there:.4f} there",
+            where=path,
         )

@@ -9,6 +9,8 @@ from typing import Any
 from edgetune.core.events import (
     DataPrepared,
     Event,
+    ExportPlanned,
+    ExportRefused,
     Failed,
     LayerCompressed,
     Precision,
@@ -27,6 +29,8 @@ _KINDS: dict[str, type[Event]] = {
     for kind in (
         RunStarted,
         DataPrepared,
+        ExportPlanned,
+        ExportRefused,
         RunResumed,
         Precision,
         RoundFinished,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from edgetune.core.events import DataPrepared
+from edgetune.core.events import DataPrepared, ExportPlanned
+from edgetune.report import units
 
 
 def data_notes(found: DataPrepared) -> list[str]:
@@ -38,3 +39,25 @@ def data_notes(found: DataPrepared) -> list[str]:
 def words_note(found: DataPrepared | None) -> str | None:
     """Say what Rouge-L counts, or None where the log does not."""
     return f"Rouge-L counts {found.words}" if found else None
+
+
+def export_notes(planned: ExportPlanned) -> list[str]:
+    """Say what the file will be, and what it says otherwise than the model's own files.
+
+    Args:
+        planned: what was found out before the run.
+
+    Returns:
+        One sentence a finding, without a full stop; the first is always there.
+    """
+    of = "" if planned.texts >= planned.texts_in_all else f" of {planned.texts_in_all:,}"
+    notes = [
+        f"file: {planned.architecture}, {planned.file_type}, {units.size(planned.size_bytes)} and the vocabulary; "
+        f"llama.cpp makes the same tokens of {planned.texts:,}{of} texts"
+    ]
+    if planned.composed:
+        notes.append(
+            f"{planned.composed:,} texts have decomposed characters: the model reads them composed (NFC), and "
+            "llama.cpp must be given them so"
+        )
+    return notes + [f"file: {note}" for note in planned.notes]

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from edgetune.core.events import Verified
 from edgetune.report import units
 from edgetune.report.grids import Grid, stages, traffic
 from edgetune.report.notes import words_note
@@ -48,8 +49,16 @@ def verification(summary: Summary) -> str | None:
         f"Checked in llama.cpp: {check.file}, perplexity {units.perplexity(check.perplexity_llama_cpp)} "
         f"there and {units.perplexity(check.perplexity_torch)} in torch; log-probabilities differ by "
         f"{check.mean_log_probability_difference:.2g} on average, "
-        f"{check.max_log_probability_difference:.2g} at most; same tokens on {check.tokenizer_texts:,} texts"
+        f"{check.max_log_probability_difference:.2g} at most{_usual(check)}; "
+        f"same tokens on {check.tokenizer_texts:,} texts"
     )
+
+
+def _usual(check: Verified) -> str:
+    mean, largest = check.usual_mean_difference, check.usual_max_difference
+    if mean is None or largest is None:
+        return ""
+    return f", with llama.cpp's own fp16 attention by {mean:.2g} and {largest:.2g}"
 
 
 def _table(grid: Grid) -> Table:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -10,14 +15,18 @@ from transformers import PreTrainedModel
 
 from edgetune.compress.method import CompressionMethod
 from edgetune.compress.sequential import compress_model
-from edgetune.core.errors import ModelError
+from edgetune.core.errors import EdgetuneError, ModelError, OutputError
 from edgetune.core.events import Listener, Verified, ignore
+from edgetune.core.files import write_atomic
 from edgetune.core.progress import Progress
 from edgetune.core.quantised import QuantisedMatrix
 from edgetune.data.encode import batches
-from edgetune.export.gguf_file import write_gguf
+from edgetune.export.gguf_file import write_planned
 from edgetune.export.llama_cpp import LlamaCpp
+from edgetune.export.plan import ExportPlan
+from edgetune.export.tensors import hold_as_stored
 from edgetune.export.verify import verify
+from edgetune.run.preflight import texts_of
 from edgetune.run.prepare import Prepared
 from edgetune.run.rows import Quality, perplexity_of, rouge_of
 
@@ -27,6 +36,7 @@ def compress_to_file(
     method: CompressionMethod,
     path: Path,
     prepared: Prepared,
+    plan: ExportPlan,
     *,
     ledger_digest: str,
     listener: Listener = ignore,
@@ -36,8 +46,9 @@ def compress_to_file(
     Args:
         model: becomes the model that the file computes with.
         method: the compression method.
-        path: the GGUF file.
-        prepared: calibration sample, tokenizer, digests.
+        path: the GGUF file; not its final name before it is verified (`deploy`).
+        prepared: calibration sample, digests.
+        plan: what is written.
         ledger_digest: goes into the file's metadata; empty for an untuned base.
         listener: receives one event a matrix.
 
@@ -45,19 +56,20 @@ def compress_to_file(
         The quantised matrices by parameter name.
 
     Raises:
-        ModelError: if the model has a trained prefix.
+        ModelError: if the model has a trained prefix, or is not the one that was planned for.
     """
     refuse_prefix(model)
     size = prepared.recipe.evaluation.batch_size
     calibration = list(batches(prepared.calibration_examples, size, prepared.pad_id))
     packed = compress_model(model, calibration, method, listener)
+    hold_as_stored(model, plan.tensors)
     metadata = {
         "base_digest": prepared.backbone.digest,
         "ledger_digest": ledger_digest,
         "method": prepared.method.name if ledger_digest else "",
         "compression": f"{method.name} {method.grid.name}",
     }
-    write_gguf(path, model, prepared.backbone.tokenizer, quantised=packed, metadata=metadata)
+    write_planned(path, plan, model, quantised=packed, metadata=metadata)
     return packed
 
 
@@ -74,15 +86,79 @@ def refuse_prefix(model: nn.Module) -> None:
         )
 
 
-def verify_file(path: Path, model: PreTrainedModel, prepared: Prepared) -> Verified:
+def deploy(path: Path, write: Callable[[Path], object], check: Callable[[Path], Verified]) -> Verified:
+    """Write a file under a temporary name, check it, and give it its name only if the check passes.
+
+    Args:
+        path: the final file; an older one stays until then.
+        write: makes the file at the path it is given.
+        check: raises if the file is wrong.
+
+    Returns:
+        What the check measured, with the final name.
+
+    Raises:
+        Whatever `write` and `check` raise; no file is left then.
+        OutputError: if the file cannot be written.
+    """
+    checked: list[Verified] = []
+
+    def make(temporary: Path) -> None:
+        with _named(path, instead_of=temporary):
+            write(temporary)
+            checked.append(check(temporary))
+
+    write_atomic(path, make)
+    return replace(checked[0], file=str(path))
+
+
+@contextmanager
+def scratch_file(path: Path) -> Iterator[Path]:
+    """Lend a name beside `path`, on the disk that the final file will be on; what stands there is removed in the end.
+
+    Raises:
+        OutputError: if nothing can be written there.
+    """
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    except OSError as error:
+        raise OutputError(f"cannot write: {error.strerror}", where=path) from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        with _named(path, instead_of=temporary):
+            yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _named(path: Path, *, instead_of: Path) -> Iterator[None]:
+    """Let errors about a temporary file speak of the file it was going to be."""
+    try:
+        yield
+    except EdgetuneError as error:
+        where = None if error.where is None else str(error.where).replace(str(instead_of), str(path))
+        EdgetuneError.__init__(error, error.what, where=where, hint=error.hint)
+        raise
+
+
+def verify_file(path: Path, model: PreTrainedModel, prepared: Prepared, plan: ExportPlan) -> Verified:
     """Compare the file in llama.cpp with the model it was written from, on the server's own sample.
 
     Raises:
         VerifyError: if tokens, chat template, log-probabilities or perplexity differ.
     """
-    texts = [f"{record.instruction}\n{record.context}\n{record.response}" for record in prepared.calibration]
     examples = [(example.input_ids, example.response_start) for example in prepared.calibration_examples]
-    return verify(path, model, prepared.backbone.tokenizer, examples, texts)
+    return verify(
+        path,
+        model,
+        prepared.backbone.tokenizer,
+        plan,
+        examples,
+        texts_of(prepared, prepared.calibration),
+        ends=prepared.ends,
+    )
 
 
 def file_quality(engine: LlamaCpp, prepared: Prepared, progress: Progress) -> Quality:

@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from edgetune.compress.method import CompressionMethod
-from edgetune.core.errors import INTERRUPTED, ConfigError, DivergenceError, EdgetuneError
+from edgetune.core.errors import INTERRUPTED, ConfigError, DivergenceError, EdgetuneError, ModelError
 from edgetune.core.events import (
     Event,
     EventLog,
@@ -29,15 +29,16 @@ from edgetune.core.events import (
 from edgetune.core.files import owned_folder
 from edgetune.core.ledger import Ledger
 from edgetune.core.progress import Progress, silent
-from edgetune.core.quantised import GRIDS
 from edgetune.core.update import Projected
 from edgetune.directions.kernel import describe_kernel
 from edgetune.export.llama_cpp import LlamaCpp
+from edgetune.export.plan import ExportPlan
 from edgetune.measure.memory import PeakMemory
 from edgetune.measure.versions import versions
 from edgetune.methods.catalogue import compression_method, tuning_method
-from edgetune.run.deploy import compress_to_file, file_quality, verify_file
+from edgetune.run.deploy import compress_to_file, deploy, file_quality, scratch_file, verify_file
 from edgetune.run.precision import check_precision
+from edgetune.run.preflight import compression_of, look_ahead, needed_context
 from edgetune.run.prepare import Prepared, prepare
 from edgetune.run.recipe import Recipe
 from edgetune.run.rows import Quality, model_quality, show_samples
@@ -68,7 +69,7 @@ def run(recipe: Recipe, out: Path, *, command: str, listener: Listener, progress
         raise ConfigError(
             "a trained prefix cannot be merged into a model file", hint=f"edgetune tune {recipe.method.name}"
         )
-    with _logged(recipe, out, command, listener, progress, single=False) as work:
+    with _logged(recipe, out, command, listener, progress, single=False, file=True) as work:
         work.base()
         return work.compress(work.tune())
 
@@ -95,21 +96,30 @@ def tune_only(
     Raises:
         EdgetuneError: of any stage; it is also the last event of the log.
     """
-    with _logged(recipe, out, command, listener, progress, single=single) as work:
+    with _logged(recipe, out, command, listener, progress, single=single, file=False) as work:
         work.base()
         return work.tune()
 
 
 @contextmanager
 def _logged(
-    recipe: Recipe, out: Path, command: str, listener: Listener, progress: Progress, *, single: bool
+    recipe: Recipe,
+    out: Path,
+    command: str,
+    listener: Listener,
+    progress: Progress,
+    *,
+    single: bool,
+    file: bool,
 ) -> Iterator[_Run]:
     """Open the log, announce the run, and close the log with its end or its error.
 
     What is refused before the run starts (settings, data, model, another run's folder) leaves an older log untouched.
     """
     with owned_folder(out):
+        compression = compression_of(recipe)
         prepared = prepare(recipe)
+        plan, planned = look_ahead(prepared, out / MODEL, compression, file=file)
         precision = check_precision(
             prepared.backbone, prepared.method, recipe.seed, accept=recipe.model.accept_rounding
         )
@@ -122,10 +132,11 @@ def _logged(
 
         start = time.perf_counter()
         try:
-            work = _Run(prepared, out, tell, progress, single=single, done=done)
+            work = _Run(prepared, out, tell, progress, single=single, done=done, plan=plan)
             work.announce(command)
-            if precision is not None:
-                tell(precision)
+            for found in (planned, precision):
+                if found is not None:
+                    tell(found)
             yield work
             tell(RunFinished(time.perf_counter() - start))
         except EdgetuneError as error:
@@ -148,7 +159,9 @@ class _Run:
         *,
         single: bool,
         done: int,
+        plan: ExportPlan | None,
     ) -> None:
+        self.plan = plan
         self.prepared, self.out, self.tell, self.progress = prepared, out, listener, progress
         self.single, self.done = single, done
         self.model: PreTrainedModel = prepared.backbone.model
@@ -222,34 +235,46 @@ class _Run:
         return {one["round"]: one for one in read_events(path) if one["event"] == "round"}
 
     def compress(self, ledger: Ledger) -> Path:
-        """Compress beside the rounding baseline, write the file, and check it in llama.cpp."""
-        compression, path = self.prepared.recipe.compression, self.out / MODEL
+        """Compress beside the rounding baseline, write the planned file, and check it in llama.cpp."""
+        method, path, plan = compression_of(self.prepared.recipe), self.out / MODEL, self.plan
+        if plan is None:
+            raise ModelError("no file was planned", where=path)
         weights = {name: weight.detach().clone() for name, weight in self.model.named_parameters()}
-        method = replace(compression_method(compression.name), grid=GRIDS[compression.grid])
         baseline = replace(compression_method("rtn"), grid=method.grid)
 
-        def stage(name: str, chosen: CompressionMethod, listener: Listener) -> None:
+        def stage(name: str, chosen: CompressionMethod, file: Path, listener: Listener) -> None:
             def work() -> None:
                 compress_to_file(
-                    self.model, chosen, path, self.prepared, ledger_digest=ledger.digest, listener=listener
+                    self.model,
+                    chosen,
+                    file,
+                    self.prepared,
+                    plan,
+                    ledger_digest=ledger.digest,
+                    listener=listener,
                 )
 
-            self._stage(name, lambda: path.stat().st_size, work)
+            self._stage(name, lambda: file.stat().st_size, work)
 
         if method.name != baseline.name:
-            stage("rounded", baseline, ignore)
+            with scratch_file(path) as file:
+                stage("rounded", baseline, file, ignore)
             with torch.no_grad():
                 for name, weight in self.model.named_parameters():
                     weight.copy_(weights[name])
         matrices = sum(weight.ndim == 2 for weight in weights.values())
-        stage("compressed", method, self._with_bar("matrices", matrices))
-        self._deploy(path)
+        checked = deploy(
+            path,
+            lambda file: stage("compressed", method, file, self._with_bar("matrices", matrices)),
+            lambda file: verify_file(file, self.model, self.prepared, plan),
+        )
+        self.tell(checked)
+        self._measure(path)
         return path
 
-    def _deploy(self, path: Path) -> None:
-        start = time.perf_counter()
-        self.tell(verify_file(path, self.model, self.prepared))
-        with LlamaCpp(path, threads=torch.get_num_threads()) as engine:
+    def _measure(self, path: Path) -> None:
+        start, context = time.perf_counter(), needed_context(self.prepared)
+        with LlamaCpp(path, threads=torch.get_num_threads(), context=context) as engine:
             quality = file_quality(engine, self.prepared, self.progress)
             peak = engine.peak_memory_bytes
         self._row("llama.cpp", quality, path.stat().st_size, peak, time.perf_counter() - start)

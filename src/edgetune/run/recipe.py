@@ -90,6 +90,13 @@ class CompressionSection(Section):
     """GGUF block type of the linear layers."""
 
 
+class ExportSection(Section):
+    """How the GGUF file is written."""
+
+    pre_tokenizer: str | None = None
+    """llama.cpp's name of the pre-tokenizer, where the model's is none of those known."""
+
+
 class EvaluationSection(Section):
     """How results are measured."""
 
@@ -118,6 +125,7 @@ class Recipe(Section):
     federation: FederationSection = FederationSection()
     method: MethodSection = MethodSection()
     compression: CompressionSection = CompressionSection()
+    export: ExportSection = ExportSection()
     evaluation: EvaluationSection = EvaluationSection()
 
     @property
@@ -130,6 +138,7 @@ class Recipe(Section):
         kept = self.model_dump(
             exclude={
                 "compression": True,
+                "export": True,
                 "model": {"accept_rounding"},
                 "evaluation": {"every", "batch_size", "samples"},  # max_new_tokens shortens the examples
                 "federation": set() if decays else {"rounds"},

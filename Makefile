@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM ?= false
 # Small models: one thread each is faster than two that wait for each other.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test fuzz test-slow test-gpu test-triton test-network check format bench bench-learning docs clean
+.PHONY: demo test fuzz test-slow test-gpu test-triton test-network check format bench bench-learning families docs clean
 
 demo: $(READY)
 	$(BIN)/edgetune run --out out/demo
@@ -53,6 +53,9 @@ bench: $(READY)
 # Needs the model and data of $EDGETUNE_DATA (or --model and --data); goes on where it was interrupted.
 bench-learning: $(READY)
 	$(BIN)/python benchmarks/learning.py --out docs/results
+
+families: $(READY)
+	$(BIN)/python scripts/families.py --out docs/results/families.md
 
 docs: $(READY)
 	$(BIN)/python scripts/make_docs.py

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import signal
 import sys
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import normalizers
 from toys import byte_level, tiny_llama
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -169,3 +171,13 @@ def test_an_interrupted_answer_ends_alone_and_old_exchanges_are_forgotten(path: 
     messages = chat(path, read=lambda prompt: next(lines), write=write, max_new_tokens=5)
     assert "forgotten" in "".join(written)
     assert len(messages) < 6
+
+
+def test_a_chat_composes_what_the_model_reads_composed(tmp_path: Path) -> None:
+    tokenizer = byte_level()
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    path = write_gguf(tmp_path / "m.gguf", tiny_llama(), tokenizer, quantised={})
+    apart = unicodedata.normalize("NFD", "naïve café")
+    lines = iter([apart, "/exit"])
+    messages = chat(path, read=lambda _: next(lines), write=lambda _: None, max_new_tokens=2)
+    assert messages[0]["content"] == "naïve café" != apart

@@ -6,7 +6,35 @@ from edgetune.core.errors import ModelError
 from edgetune.export.gemma import GEMMA, GEMMA2, GEMMA3
 from edgetune.export.gpt2 import GPT2
 from edgetune.export.layout import Architecture, Config
-from edgetune.export.llama import LLAMA, QWEN2, QWEN3
+from edgetune.export.llama import (
+    ARCEE,
+    ERNIE,
+    GLM4,
+    GRANITE,
+    HUNYUAN,
+    LLAMA,
+    OLMO,
+    OLMO2,
+    OLMO3,
+    PHI3,
+    QWEN2,
+    QWEN3,
+    SEED_OSS,
+    SMOLLM3,
+)
+from edgetune.export.normed import (
+    BLOOM,
+    COHERE,
+    COHERE2,
+    FALCON,
+    GPTNEOX,
+    MPT,
+    NEMOTRON,
+    PHI2,
+    STABLELM,
+    STARCODER,
+    STARCODER2,
+)
 
 ARCHITECTURES = {
     "llama": LLAMA,
@@ -17,6 +45,28 @@ ARCHITECTURES = {
     "gemma2": GEMMA2,
     "gemma3_text": GEMMA3,
     "gpt2": GPT2,
+    "phi3": PHI3,
+    "granite": GRANITE,
+    "olmo": OLMO,
+    "olmo2": OLMO2,
+    "olmo3": OLMO3,
+    "smollm3": SMOLLM3,
+    "seed_oss": SEED_OSS,
+    "ernie4_5": ERNIE,
+    "arcee": ARCEE,
+    "glm4": GLM4,
+    "hunyuan_v1_dense": HUNYUAN,
+    "gpt_neox": GPTNEOX,
+    "phi": PHI2,
+    "starcoder2": STARCODER2,
+    "gpt_bigcode": STARCODER,
+    "falcon": FALCON,
+    "mpt": MPT,
+    "bloom": BLOOM,
+    "stablelm": STABLELM,
+    "nemotron": NEMOTRON,
+    "cohere": COHERE,
+    "cohere2": COHERE2,
 }
 """`model_type` of a `transformers` configuration to its row."""
 

@@ -6,7 +6,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from edgetune.export.gguf_file import NFC, NORMALIZER
 from edgetune.export.llama_cpp import ContextFullError, LlamaCpp
+from edgetune.export.parity import composed
 
 Message = dict[str, str]
 LEAVE = ("", "/exit", "/quit")
@@ -49,6 +51,7 @@ def chat(
     """
     messages: list[Message] = []
     with LlamaCpp(path, threads=threads, context=context) as llama:
+        composes = llama.metadata.get(NORMALIZER) == NFC
         llama.render([{"role": "user", "content": "?"}])
         while True:
             try:
@@ -58,7 +61,7 @@ def chat(
                 return messages
             if line in LEAVE:
                 return messages
-            messages.append({"role": "user", "content": line})
+            messages.append({"role": "user", "content": composed(line) if composes else line})
             messages.append({"role": "assistant", "content": _answer(llama, messages, write, max_new_tokens)})
             write("\n")
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from edgetune.export.layout import Architecture, Config, Value, head_dim, require, transformer_parameters
-from edgetune.export.llama import NAMES, rope
+from edgetune.export.llama import HEAD_NORMS, NAMES
+from edgetune.export.rope import rope
 
 SANDWICH_NAMES = NAMES | {
     "post_attention_layernorm": "post_attention_norm",
@@ -87,7 +88,7 @@ GEMMA2 = Architecture(
 GEMMA3 = Architecture(
     name="gemma3",
     blocks="model.layers",
-    names=SANDWICH_NAMES | {"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm"},
+    names=SANDWICH_NAMES | HEAD_NORMS,
     parameters=gemma3_parameters,
     norm_offset=1.0,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from edgetune.export.tensors import FloatType, Stored, stored_tensors
 from edgetune.export.tokenizer import Vocabulary, speech_of
 
 PREFIX = "edgetune."
+NORMALIZER, NFC = f"{PREFIX}normalizer", "NFC"
+"""Key and value that say that the model reads characters composed, which llama.cpp leaves to whoever gives it text."""
 
 
 def write_gguf(
@@ -94,7 +97,7 @@ def write_planned(
 
 def write_header(writer: Any, plan: ExportPlan, metadata: Mapping[str, str]) -> None:
     """Give the writer of `gguf` everything of a plan but the tensors."""
-    writer.add_name(metadata.get("name", plan.architecture))
+    writer.add_name(_name(metadata.get("name", plan.architecture), plan.vocabulary))
     writer.add_file_type(FILE_TYPES[plan.file_type])
     writer.add_quantization_version(gguf_library().GGML_QUANT_VERSION)
     for key, value in plan.parameters.items():
@@ -102,7 +105,14 @@ def write_header(writer: Any, plan: ExportPlan, metadata: Mapping[str, str]) -> 
     for key, text in metadata.items():
         if key != "name":
             writer.add_string(PREFIX + key, text)
+    if plan.vocabulary.composes:
+        writer.add_string(NORMALIZER, NFC)
     write_vocabulary(writer, plan.vocabulary)
+
+
+def _name(name: str, words: Vocabulary) -> str:
+    """Return a name by which llama.cpp treats special tokens as the tokenizer does: it looks for Phi-3 in it."""
+    return f"Phi-3 {name}" if words.strips else re.sub("phi-?3", "phi", name, flags=re.IGNORECASE)
 
 
 def write_vocabulary(writer: Any, words: Vocabulary) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from edgetune.core.errors import ModelError
 
-Value = str | int | float | bool | list[int]
+Value = str | int | float | bool | list[int] | list[bool]
 """A hyper-parameter as GGUF stores it."""
 
 Config = Any
@@ -45,6 +45,7 @@ class Architecture:
             row stands where.
         norm_offset: added to every norm weight (Gemma stores `w` and multiplies by `1 + w`).
         transposed: names stored [inputs, outputs] (GPT-2's Conv1D).
+        own_head: llama.cpp wants an output matrix even where it is tied to the embeddings.
         exact: names of matrices that are added or looked up in F32 only (learned positions).
         tensors: tensors computed from the configuration, by GGUF name.
         notes: what the file limits, for a person.
@@ -57,6 +58,7 @@ class Architecture:
     rows: Mapping[str, RowOrder] = field(default_factory=dict)
     norm_offset: float = 0.0
     transposed: frozenset[str] = frozenset()
+    own_head: bool = False
     exact: frozenset[str] = frozenset()
     tensors: Callable[[Config], dict[str, torch.Tensor]] = no_tensors
     notes: Callable[[Config], tuple[str, ...]] = no_notes
@@ -131,18 +133,25 @@ def head_dim(config: Config) -> int:
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
-def transformer_parameters(config: Config) -> dict[str, Value]:
-    """Return the hyper-parameters every rotary family of the table shares."""
+def transformer_parameters(
+    config: Config, norm: str | None = "attention.layer_norm_rms_epsilon"
+) -> dict[str, Value]:
+    """Return the hyper-parameters every rotary family of the table shares.
+
+    Args:
+        config: names them as Llama does.
+        norm: key of the norms' epsilon; None for a family without one.
+    """
+    names = ("rms_norm_eps", "layer_norm_eps", "norm_eps", "norm_epsilon", "layer_norm_epsilon")
+    epsilons = [getattr(config, name) for name in names if getattr(config, name, None) is not None]
     return {
         "context_length": config.max_position_embeddings,
         "embedding_length": config.hidden_size,
         "block_count": config.num_hidden_layers,
         "feed_forward_length": config.intermediate_size,
         "attention.head_count": config.num_attention_heads,
-        "attention.head_count_kv": config.num_key_value_heads,
-        "attention.layer_norm_rms_epsilon": float(config.rms_norm_eps),
+        "attention.head_count_kv": getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
         "attention.key_length": head_dim(config),
         "attention.value_length": head_dim(config),
-        "rope.dimension_count": head_dim(config),
         "vocab_size": config.vocab_size,
-    }
+    } | ({} if norm is None else {norm: float(epsilons[0])})

@@ -63,8 +63,10 @@ def vocabulary_in_llama_cpp(plan: ExportPlan) -> Iterator[LlamaCpp]:
             _write_carrier(path, plan)
         except OSError as error:
             raise OutputError(f"cannot write: {error.strerror or error}", where=path) from error
-        with LlamaCpp(path, context=512) as llama:
-            yield llama
+        llama = LlamaCpp(path, context=512)
+    # Loaded, the file is needed no more; a kill from here on leaves nothing behind.
+    with llama:
+        yield llama
 
 
 def _write_carrier(path: Path, plan: ExportPlan) -> None:

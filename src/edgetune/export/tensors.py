@@ -114,13 +114,18 @@ def planned_tensors(
         ModelError: if a name, shape or family does not fit.
     """
     architecture = architecture_of(model.config)
+    tied = bool(model.config.tie_word_embeddings) and HEAD not in grids
     found = []
-    for parameter, tensor in _parameters(model, grids).items():
+    for name, tensor in _parameters(model, grids).items():
+        if tied and name == HEAD and not architecture.own_head:
+            continue
+        # A tied head that has to be stored all the same is the embedding once more.
+        parameter = _embedding(model) if tied and name == HEAD else name
         rows = _turned(architecture, parameter, tensor)
         kind = grids[parameter].name if parameter in grids else float_type
         if parameter not in grids and (rows.dim() == 1 or architecture.is_exact(parameter)):
             kind = "F32"
-        found.append(PlannedTensor(architecture.gguf_name(parameter), parameter, kind, tuple(rows.shape)))
+        found.append(PlannedTensor(architecture.gguf_name(name), parameter, kind, tuple(rows.shape)))
     for name, tensor in architecture.tensors(model.config).items():
         found.append(PlannedTensor(name, None, "F32", tuple(tensor.shape)))
     return tuple(found)
@@ -181,9 +186,12 @@ def _parameters(model: PreTrainedModel, grids: Mapping[str, BlockGrid]) -> dict[
     unknown = sorted(set(grids) - set(parameters))
     if unknown:
         raise ModelError("the model has no parameter of this name", where=unknown[0])
-    if model.config.tie_word_embeddings and HEAD not in grids:
-        parameters.pop(HEAD, None)
     return parameters
+
+
+def _embedding(model: PreTrainedModel) -> str:
+    weight = model.get_input_embeddings().weight
+    return next(name for name, parameter in model.named_parameters() if parameter is weight)
 
 
 def _turned(architecture: Architecture, parameter: str, tensor: torch.Tensor) -> torch.Tensor:

@@ -25,6 +25,10 @@ END_ROLES = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
 Source: llama.cpp `llama_vocab::impl::load`, `special_eog_ids`.
 """
 
+PHI3_PLAIN = frozenset({"<unk>", "<s>", "<|endoftext|>"})
+PHI3_TOKENS = PHI3_PLAIN | {"</s>"}
+"""Tokens that llama.cpp looks up in a model named after Phi-3; only these three keep the spaces behind them."""
+
 SPACE = "▁"
 BYTE_TOKENS = frozenset(f"<0x{byte:02X}>" for byte in range(256))
 
@@ -62,6 +66,7 @@ class Vocabulary:
         ids: role (`bos`, `eos`, `eot`, ..., `unknown`, `padding`) to id.
         flags: `add_bos_token`, `add_eos_token` and, for `llama`, `add_space_prefix`.
         chat_template: Jinja source, or None.
+        strips: whether special tokens swallow the spaces behind them, as Phi-3's do.
         composes: whether the tokenizer composes characters (NFC) before it looks at them, which llama.cpp does not.
         notes: what is written otherwise than the tokenizer's own files say, for a person.
     """
@@ -75,6 +80,7 @@ class Vocabulary:
     ids: dict[str, int]
     flags: dict[str, bool]
     chat_template: str | None = field(repr=False)
+    strips: bool
     composes: bool
     notes: tuple[str, ...]
 
@@ -149,6 +155,7 @@ def vocabulary(
             ids,
             flags,
             speech.template,
+            strips=_strips(description),
             composes=False,
             notes=tuple(notes),
         )
@@ -169,6 +176,7 @@ def vocabulary(
         ids,
         flags,
         speech.template,
+        strips=_strips(description),
         composes=composes,
         notes=tuple(notes),
     )
@@ -210,6 +218,17 @@ def _tokens(description: Json, size: int, notes: list[str]) -> tuple[list[str], 
         [by_id.get(index, fillers.get(index, "")) for index in range(size)],
         [kinds.get(index, UNUSED) for index in range(size)],
     )
+
+
+def _strips(description: Json) -> bool:
+    """Say whether the special tokens swallow the spaces behind them exactly as llama.cpp lets Phi-3's do.
+
+    llama.cpp knows of that only by the model's name; what other tokenizers swallow is left to the comparison of texts.
+    """
+    added = description["added_tokens"]
+    swallowing = {one["content"] for one in added if one["rstrip"]}
+    names = {one["content"] for one in added}
+    return bool(swallowing) and names >= PHI3_TOKENS and swallowing == names - PHI3_PLAIN
 
 
 def _filler(index: int, taken: Container[str]) -> str:

@@ -77,10 +77,13 @@ def measure(model: PreTrainedModel, plan: ExportPlan, examples: Sequence[Example
         Log-probabilities and bounds.
     Cost: three forward passes an example.
     """
-    rounding = {one.parameter: ROUNDING[one.type] for one in plan.tensors if one.parameter is not None}
+    types = {one.parameter: one.type for one in plan.tensors if one.parameter is not None}
+    rounding = {name: ROUNDING[kind] for name, kind in types.items()}
+    # Queries and the sums of values are fp16 by default, too: the inputs of products stand for them.
+    coarser = {name: ROUNDING["F16" if kind == "F32" else kind] for name, kind in types.items()}
     values = log_probabilities(model, examples)
     exact = log_probabilities(model, examples, rounding=rounding)
-    usual = log_probabilities(model, examples, rounding=rounding, half_cache=True)
+    usual = log_probabilities(model, examples, rounding=coarser, half_cache=True)
     return Measured(values, _allow(exact - values), _allow(usual - values))
 
 
@@ -149,6 +152,11 @@ def _int8(values: torch.Tensor) -> torch.Tensor:
     return ((blocks / scales).round() * scales.half().float()).reshape(values.shape)
 
 
+def _table_gelu(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+    """Return any kind of GELU as ggml has it, whatever the file's types: tanh, from a table of fp16 numbers."""
+    return _half(nn.functional.gelu(_half(inputs[0]), approximate="tanh"))
+
+
 def _as_it_is(values: torch.Tensor) -> torch.Tensor:
     return values
 
@@ -170,10 +178,8 @@ def _rounded_inputs(
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     hooks: list[Any] = []
     for module in model.modules():
-        if rounding and "GELU" in type(module).__name__:
-            # ggml looks GELU up in a table of fp16 numbers, whatever the file's types.
-            hooks.append(module.register_forward_pre_hook(_before(_half)))
-            hooks.append(module.register_forward_hook(lambda module, inputs, output: _half(output)))
+        if rounding and "gelu" in type(module).__name__.lower():
+            hooks.append(module.register_forward_hook(_table_gelu))
         rule = rounding.get(names[id(module.weight)]) if isinstance(module, (nn.Linear, Conv1D)) else None
         if rule is not None:
             hooks.append(module.register_forward_pre_hook(_before(rule)))

@@ -67,7 +67,7 @@ def verify(
     scored = _at_most(examples, POSITIONS)
     if not scored:
         raise ModelError("no token to compare log-probabilities on", where=path)
-    context = max([512, *(len(ids) + 1 for ids, _ in scored)])
+    context = max([min(512, plan.context), *(len(ids) + 1 for ids, _ in scored)])
     measured = measure(model, plan, scored)
     with LlamaCpp(path, threads=threads, context=context, exact=True) as llama:
         compare_texts(llama, tokenizer, texts, composes=plan.vocabulary.composes)

@@ -177,14 +177,12 @@ def serve(
 
 def report(folder: Annotated[Path, typer.Argument(help="The folder of a run.")]) -> None:
     """Rebuild report.html and summary.json from a run's events, and print the table."""
-    from edgetune.core.events import read_events
     from edgetune.report.html import write_report
-    from edgetune.report.summary import summarise, write_summary
+    from edgetune.report.summary import read_summary, write_summary
     from edgetune.report.table import print_result
 
-    console = Console()
-    print_result(console, summarise(read_events(folder / "events.jsonl")))
-    console.print(f"{write_report(folder)}\n{write_summary(folder)}")
+    print_result(Console(), read_summary(folder))
+    typer.echo(f"{write_report(folder)}\n{write_summary(folder)}")
 
 
 def _threads(asked: int | None) -> int:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, dataclass, fields
-from typing import Any
+from pathlib import Path
+from typing import Any, get_type_hints
 
+from edgetune.core.errors import DataError
 from edgetune.core.events import (
     DataPrepared,
     Event,
@@ -23,6 +25,10 @@ from edgetune.core.events import (
     Traffic,
     Verified,
 )
+from edgetune.report.checked import FieldError, Read, reader
+
+LATEST = 253402300799.0
+"""Unix seconds of the last second of the year 9999, beyond which there are no dates."""
 
 _KINDS: dict[str, type[Event]] = {
     kind.kind: kind
@@ -53,22 +59,41 @@ class Line:
     event: Event
 
 
-def typed(lines: Iterable[dict[str, Any]]) -> list[Line]:
+def typed(lines: Iterable[dict[str, Any]], where: Path | None = None) -> list[Line]:
     """Turn log lines into events.
 
     Args:
         lines: dictionaries as `core.events.read_events` yields them.
+        where: their file, for errors.
 
     Returns:
         The events in order; lines of an unknown kind, or without a field that has no default, are left out,
         so that a log written by another version is still readable.
+
+    Raises:
+        DataError: if a line is no table, or a field is of another type than its event declares; names both.
     """
     found = []
-    for line in lines:
-        event = _event(line)
-        if event is not None:
-            found.append(Line(float(line.get("time", 0.0)), event))
+    for number, line in enumerate(lines, start=1):
+        if not isinstance(line, dict):
+            raise DataError(f"line {number} is not an event", where=where)
+        try:
+            event = _event(line)
+            if event is not None:
+                found.append(Line(_time(line.get("time", 0.0)), event))
+        except FieldError as error:
+            raise DataError(f"line {number} is damaged: {error}", where=where) from error
     return found
+
+
+def _time(value: Any) -> float:
+    try:
+        seconds: float = reader(float)(value)
+    except FieldError as error:
+        raise FieldError(f"time is {error}") from error
+    if not 0 <= seconds <= LATEST:
+        raise FieldError("time is out of range")
+    return seconds
 
 
 def newest_run(lines: list[Line]) -> list[Line]:
@@ -105,9 +130,25 @@ def _event(line: dict[str, Any]) -> Event | None:
     kind = _KINDS.get(str(line.get("event")))
     if kind is None:
         return None
-    known = fields(kind)
-    needed = {f.name for f in known if f.default is MISSING and f.default_factory is MISSING}
+    readers, needed = _READERS[kind]
     if not needed <= line.keys():
         return None
+    values = {}
+    for name, read in readers.items():
+        if name in line:
+            try:
+                values[name] = read(line[name])
+            except FieldError as error:
+                raise FieldError(f"{name} of {kind.kind} is {error}") from error
     build: Callable[..., Event] = kind
-    return build(**{f.name: line[f.name] for f in known if f.name in line})
+    return build(**values)
+
+
+def _readers(kind: type[Event]) -> tuple[dict[str, Read], set[str]]:
+    """Return what reads each field of an event, and the fields that must be there."""
+    hints, known = get_type_hints(kind), fields(kind)
+    needed = {one.name for one in known if one.default is MISSING and one.default_factory is MISSING}
+    return {one.name: reader(hints[one.name]) for one in known}, needed
+
+
+_READERS = {kind: _readers(kind) for kind in _KINDS.values()}

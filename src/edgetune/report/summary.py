@@ -83,19 +83,24 @@ def read_summary(folder: Path) -> Summary:
     Raises:
         DataError: if there is no readable event log.
     """
-    return summarise(read_events(folder / "events.jsonl"))
+    path = folder / "events.jsonl"
+    return summarise(read_events(path), path)
 
 
-def summarise(events: Iterable[dict[str, Any]]) -> Summary:
+def summarise(events: Iterable[dict[str, Any]], where: Path | None = None) -> Summary:
     """Reduce an event log to what counts.
 
     Args:
         events: lines of the log in order; a run may be still going, killed, resumed, failed or only tuned.
+        where: the log's file, for errors.
 
     Returns:
         The newest run of the log; whatever was measured twice counts as measured last.
+
+    Raises:
+        DataError: if a line is damaged.
     """
-    lines = newest_run(typed(events))
+    lines = newest_run(typed(events, where))
     log = [line.event for line in lines]
     rounds = _rounds(log)
     turns = [event for event in log if isinstance(event, (RunStarted, RunResumed, Failed, RunFinished))]

@@ -20,6 +20,8 @@ def size(count: float) -> str:
 
 def duration(seconds: float) -> str:
     """Return seconds as `0.42 s`, `12.3 s`, `4 min 05 s` or `2 h 13 min`."""
+    if not math.isfinite(seconds):
+        return MISSING
     if round(seconds, 1) < 60:
         return f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s"
     whole = round(seconds)

@@ -36,8 +36,8 @@ from edgetune.run.prepare import Prepared
 from edgetune.run.recipe import Recipe
 from edgetune.tune import Prefix
 
-CHARACTERS = 8_000_000
-"""Characters of training text that llama.cpp tokenises, about two million a second."""
+CHARACTERS = 2_000_000
+"""Characters of training text that both tokenisers are given: two to ten seconds."""
 
 CANDIDATE_CHARACTERS = 400_000
 """The same for each pre-tokenizer that is tried where none could be identified."""
@@ -95,7 +95,7 @@ def preflight(
         ConfigError: if records do not fit the context.
         OutputError: if there is no room for the file.
         MissingExtraError: if `gguf` or `xllamacpp` is not installed.
-    Cost: some seconds, most of it one pass of llama.cpp's tokenizer over at most 8 million characters.
+    Cost: some seconds, most of it one pass of llama.cpp's tokenizer over at most 2 million characters.
     """
     speech = _speech(prepared)
     try:

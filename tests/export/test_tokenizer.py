@@ -26,10 +26,10 @@ from edgetune.export.tokenizer import (
 )
 
 
-def split(regex: str) -> Any:
+def split(*regexes: str) -> Any:
     return pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(regex), "isolated"),
+            *(pre_tokenizers.Split(Regex(regex), "isolated") for regex in regexes),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -48,6 +48,20 @@ KINDS: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
     "smaug-bpe": lambda: byte_level(split(pretokenizer._LLAMA3)),
     "qwen2": lambda: byte_level(split(pretokenizer._QWEN2)),
     "gpt-4o": lambda: byte_level(split(pretokenizer._GPT4O)),
+    "tekken": lambda: byte_level(split(pretokenizer._TEKKEN), ignore_merges=True),
+    "seed-coder": lambda: byte_level(split(pretokenizer._SEED)),
+    "deepseek-v3": lambda: byte_level(split(*pretokenizer._DEEPSEEK3)),
+    "bloom": lambda: byte_level(split(pretokenizer._BLOOM)),
+    "falcon": lambda: byte_level(
+        pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Punctuation("contiguous"),
+                gpt2_words(),
+                pre_tokenizers.Digits(individual_digits=False),
+                pre_tokenizers.Split(Regex("[0-9][0-9][0-9]"), "isolated"),
+            ]
+        )
+    ),
 }
 
 
@@ -65,6 +79,12 @@ def test_every_known_pre_tokenizer_gives_equal_ids(pre: str, tmp_path: Path) -> 
     with LlamaCpp(path) as llama:
         for text in TEXTS:
             assert llama.tokenise(text) == tokenizer(text).input_ids, text
+
+
+def test_control_characters_in_a_regex_may_stand_for_themselves() -> None:
+    written = pretokenizer._LLAMA3.replace(r"\r", "\r").replace(r"\n", "\n")
+    assert written != pretokenizer._LLAMA3
+    assert words_of(byte_level(split(written), ignore_merges=True)).pre == "llama-bpe"
 
 
 def adding_a_start(template: str | None = TEMPLATE) -> PreTrainedTokenizerFast:

@@ -17,6 +17,21 @@ _GPT4O = (
     rf"|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+_TEKKEN = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_SEED = _QWEN2.replace(r"\p{N}|", r"\p{N}{1}|").replace(
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*", r" ?[^\s\p{L}\p{N}\r\n]+"
+)
+_DEEPSEEK3 = (
+    r"\p{N}{1,3}",
+    "[一-龥\u3040-ゟ゠-ヿ]+",
+    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+",
+)
+_BLOOM = r" ?[^(\s|[.,!?…。，、।۔،])]+"
+_PUNCTUATION, _NUMBERS, _THREE_DIGITS = "punctuation", "numbers", "[0-9][0-9][0-9]"
 _DIGITS, _GPT2, _BYTES = "digits", "gpt-2 words", "bytes"
 
 
@@ -33,6 +48,11 @@ PRE_TOKENIZERS: dict[Signature, str] = {
     ((_LLAMA3, _BYTES), False): "smaug-bpe",
     ((_QWEN2, _BYTES), False): "qwen2",
     ((_GPT4O, _BYTES), False): "gpt-4o",
+    ((_TEKKEN, _BYTES), True): "tekken",
+    ((_SEED, _BYTES), False): "seed-coder",
+    ((*_DEEPSEEK3, _BYTES), False): "deepseek-v3",
+    ((_BLOOM, _BYTES), False): "bloom",
+    ((_PUNCTUATION, _GPT2, _NUMBERS, _THREE_DIGITS), False): "falcon",
 }
 """(steps, `ignore_merges`) to llama.cpp's name. `llama-bpe` looks whole words up first, `smaug-bpe` does not."""
 
@@ -41,10 +61,15 @@ def _step(step: dict[str, Any]) -> str:
     """Name one step by what it does; steps llama.cpp has no counterpart of get a name no table row has."""
     if step["type"] == "ByteLevel" and not step["add_prefix_space"]:
         return _GPT2 if step["use_regex"] else _BYTES
-    if step["type"] == "Digits" and step["individual_digits"]:
-        return _DIGITS
+    if step["type"] == "Digits":
+        return _DIGITS if step["individual_digits"] else _NUMBERS
+    if step["type"] == "Punctuation" and step["behavior"] == "Contiguous":
+        return _PUNCTUATION
     is_plain = step.get("behavior") == "Isolated" and not step.get("invert")
-    return str(step["pattern"].get("Regex", step)) if step["type"] == "Split" and is_plain else str(step)
+    if step["type"] != "Split" or not is_plain:
+        return str(step)
+    # Some files hold the control characters themselves where others hold their escapes.
+    return str(step["pattern"].get("Regex", step)).replace("\r", r"\r").replace("\n", r"\n")
 
 
 def identify(description: dict[str, Any]) -> str:

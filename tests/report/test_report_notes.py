@@ -7,9 +7,9 @@ from io import StringIO
 from rich.console import Console
 
 from edgetune.cli.display import Display
-from edgetune.core.events import DataPrepared
+from edgetune.core.events import DataPrepared, ExportPlanned, ExportRefused
 from edgetune.report.html import write_report
-from edgetune.report.notes import data_notes
+from edgetune.report.notes import data_notes, export_notes
 from edgetune.report.summary import read_summary, to_json
 from edgetune.report.table import print_result
 
@@ -57,3 +57,36 @@ def test_findings_are_text_and_not_markup() -> None:
     console = Console(file=StringIO(), width=200)
     Display(console).listen(found(unknown=1, characters="[/b]"))
     assert "[/b]" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def planned(**changes: object) -> ExportPlanned:
+    plain: dict[str, object] = {
+        "architecture": "llama", "file_type": "Q4_0", "size_bytes": 2_500_000, "context": 512, "texts": 200,
+        "texts_in_all": 200, "composed": 0, "notes": [],
+    }  # fmt: skip
+    return ExportPlanned(**{**plain, **changes})  # type: ignore[arg-type]
+
+
+def test_what_the_file_will_be_is_said_before_the_run() -> None:
+    (only,) = export_notes(planned())
+    assert (
+        only == "file: llama, Q4_0, 2.5 MB and the vocabulary; llama.cpp makes the same tokens of 200 texts"
+    )
+    notes = export_notes(planned(texts_in_all=30_000, composed=7, notes=["add_bos_token is false"]))
+    assert "200 of 30,000 texts" in notes[0]
+    assert notes[1].startswith("7 texts have decomposed characters")
+    assert notes[2] == "file: add_bos_token is false"
+
+
+def test_the_plan_and_a_refusal_are_shown(write: Write) -> None:
+    folder = write([*full_run()[:-1], planned(notes=["[b]a note[/b]"]), full_run()[-1]])
+    assert "[b]a note[/b]" in write_report(folder).read_text(encoding="utf-8")
+    assert to_json(read_summary(folder))["planned"]["context"] == 512
+    shown = StringIO()
+    display = Display(Console(file=shown, width=200), quiet=False)
+    display.listen(planned(notes=["[b]a note[/b]"]))
+    display.listen(ExportRefused("config.json: [/b] no such family"))
+    assert "file: [b]a note[/b]" in shown.getvalue()
+    assert (
+        "warning: the ledger cannot become a GGUF file: config.json: [/b] no such family" in shown.getvalue()
+    )

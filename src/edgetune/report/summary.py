@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 from edgetune.core.events import (
     DataPrepared,
     Event,
+    ExportPlanned,
     Failed,
     LayerCompressed,
     Precision,
@@ -58,8 +59,11 @@ class Summary:
     last_time: float
     """When the last line was written, unix seconds."""
     precision: Precision | None = None
-    data: DataPrepared | None = None
     """What the weights' type leaves of a perturbation; None if nothing is perturbed."""
+    data: DataPrepared | None = None
+    """What became of the records; None in logs of older versions."""
+    planned: ExportPlanned | None = None
+    """What the file was planned to be; None if no file was wanted."""
 
     @property
     def method(self) -> str | None:
@@ -121,6 +125,7 @@ def summarise(events: Iterable[dict[str, Any]], where: Path | None = None) -> Su
         last_time=lines[-1].time if lines else 0.0,
         precision=next(iter(reversed(_of(Precision, log))), None),
         data=next(iter(reversed(_of(DataPrepared, log))), None),
+        planned=next(iter(reversed(_of(ExportPlanned, log))), None),
     )
 
 
@@ -144,6 +149,7 @@ def to_json(summary: Summary) -> dict[str, Any]:
         "records": next((stage.records for stage in summary.stages if stage.records is not None), None),
         "precision": _precision(summary),
         "data": asdict(summary.data) if summary.data else None,
+        "planned": asdict(summary.planned) if summary.planned else None,
     }
     finite: dict[str, Any] = _finite(content)
     return finite
@@ -169,6 +175,7 @@ def write_summary(folder: Path) -> Path:
       (that of the whole update after the last round; null in float32).
     - `data`: null, or the fields of what became of the records (`core.events.DataPrepared`); `words` says what Rouge-L
       counts as a word.
+    - `planned`: null, or the fields of what the file was planned to be (`core.events.ExportPlanned`).
 
     A loss or perplexity that is NaN or infinite is written as null, because JSON has no such number.
 

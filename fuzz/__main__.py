@@ -28,13 +28,14 @@ SLOWEST = 60
 def targets() -> dict[str, type[Target]]:
     """Return every target by name; imported here, so that `--help` waits for no library."""
     from fuzz.frames import Frames
+    from fuzz.gguf import Gguf
     from fuzz.ledgers import Ledgers
     from fuzz.recipes import Recipes
 
-    return {one.name: one for one in (Frames, Ledgers, Recipes)}
+    return {one.name: one for one in (Frames, Gguf, Ledgers, Recipes)}
 
 
-COUNTS = {"frames": 4000, "ledgers": 4000, "recipes": 600}
+COUNTS = {"frames": 4000, "gguf": 60, "ledgers": 4000, "recipes": 600}
 """Cases of a short run, some seconds each."""
 
 

@@ -23,7 +23,7 @@ def test_a_checked_file_gets_its_name(tmp_path: Path) -> None:
         assert path.read_text() == "new"
         assert not target.exists()
         assert path.parent == tmp_path
-        assert path.name.startswith(".model-")
+        assert path.name.startswith(".edgetune-model-")
         assert path.suffix == ".gguf"
         return verified(path)
 
@@ -63,7 +63,7 @@ def test_a_file_that_is_only_measured_never_has_the_name(tmp_path: Path) -> None
     target = tmp_path / "model.gguf"
     with scratch_file(target) as path:
         path.write_text("measured")
-        assert path.name.startswith(".model-")
+        assert path.name.startswith(".edgetune-model-")
         assert not target.exists()
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(KeyboardInterrupt), scratch_file(target) as path:

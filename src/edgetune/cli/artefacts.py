@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from edgetune.core.errors import ConfigError, DigestError, OutputError
-from edgetune.core.files import writable_folder
+from edgetune.core.files import remove_partial, writable_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -269,3 +269,4 @@ def _refuse_target(path: Path) -> None:
     if path.exists() and not path.is_file():
         raise OutputError("not a regular file", where=path, hint="choose another --out")
     writable_folder(path.parent)
+    remove_partial(path)

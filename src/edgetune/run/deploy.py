@@ -15,9 +15,9 @@ from transformers import PreTrainedModel
 
 from edgetune.compress.method import CompressionMethod
 from edgetune.compress.sequential import compress_model
-from edgetune.core.errors import EdgetuneError, ModelError, OutputError
+from edgetune.core.errors import EdgetuneError, ModelError
 from edgetune.core.events import Listener, Verified, ignore
-from edgetune.core.files import write_atomic
+from edgetune.core.files import PARTIAL, unwritable, write_atomic
 from edgetune.core.progress import Progress
 from edgetune.core.quantised import QuantisedMatrix
 from edgetune.data.encode import batches
@@ -120,9 +120,11 @@ def scratch_file(path: Path) -> Iterator[Path]:
         OutputError: if nothing can be written there.
     """
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        handle, name = tempfile.mkstemp(
+            dir=path.parent, prefix=f"{PARTIAL}{path.stem[:40]}-", suffix=path.suffix
+        )
     except OSError as error:
-        raise OutputError(f"cannot write: {error.strerror}", where=path) from error
+        raise unwritable(error, path) from error
     os.close(handle)
     temporary = Path(name)
     try:

@@ -51,13 +51,15 @@ class Device:
         """How many examples it holds: what it registers with, and what it must claim in every reply."""
         return len(self._examples)
 
-    def answer(self, payload: bytes) -> bytes:
+    def answer(self, payload: bytes, turn: int | None = None) -> bytes:
         """Train from the received state and return the change.
 
         The device becomes the server's state exactly as received, takes its local steps, and forgets its weights.
 
         Args:
             payload: a frame of the server: 4 bytes of master seed and the encoded state.
+            turn: how many times the device was asked before, so that it goes on where it was in its examples; every
+                round so far if not given.
 
         Returns:
             A frame with a `Reply`.
@@ -77,12 +79,19 @@ class Device:
             )
         like = tuned.state() if method.directions is None else None
         tuned.reset(method.codec.decode(frame.body[4:], like))
+        turn = frame.round - 1 if turn is None else turn
+        batches = draw_batches(
+            self._examples,
+            method.batch_size,
+            self._pad_id,
+            seed=seed,
+            device=self.id,
+            first=turn * method.local_steps,
+        )
         steps = take_steps(
             method,
             tuned,
-            draw_batches(
-                self._examples, method.batch_size, self._pad_id, seed=seed, round=frame.round, device=self.id
-            ),
+            batches,
             method.keys(seed, frame.round, self.id),
             method.local.start(tuned),
             round=frame.round,

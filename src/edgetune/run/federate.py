@@ -13,6 +13,7 @@ from edgetune.measure.memory import PeakMemory
 from edgetune.run.device import Device
 from edgetune.run.server import Server
 from edgetune.run.state import Checkpoint, Evaluate
+from edgetune.run.turns import Turns
 from edgetune.run.worker import Worker
 
 
@@ -76,12 +77,16 @@ def federate(
         round=ledger.round,
         examples={id: device.examples for id, device in devices.items()},
     )
+    turns = Turns(list(devices), plan.participation, seed=plan.seed)
     progress("rounds", server.round, plan.rounds)
     while server.round < plan.rounds:
         start = time.perf_counter()
         with PeakMemory() as memory:
             down = server.open_round()
-            up = {device: devices[device].answer(payload) for device, payload in down.items()}
+            up = {
+                device: devices[device].answer(payload, turns.before(device, server.round + 1))
+                for device, payload in down.items()
+            }
             closed = server.close_round(up)
             worker.tuned.reset(server.state)
             realised = worker.watch.ratio(server.state)

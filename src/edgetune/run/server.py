@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edgetune.core.errors import DigestError, DivergenceError
-from edgetune.core.keys import stream
 from edgetune.core.update import Contribution, Dense, Projected, Update
 from edgetune.methods.method import TuningMethod
 from edgetune.run.reply import Reply, binding, ticket
+from edgetune.run.turns import sample_devices
 from edgetune.wire import DOWN, UP, Frame
 
 
@@ -65,11 +65,7 @@ class Server:
 
     def sample(self) -> list[int]:
         """Return the devices of the coming round: a pure function of seed and round, without replacement."""
-        count = max(1, math.floor(self._participation * len(self._devices) + 1e-9))
-        chosen = stream(self._seed, "devices", self.round + 1).choice(
-            len(self._devices), count, replace=False
-        )
-        return sorted(self._devices[int(index)] for index in chosen)
+        return sample_devices(self._devices, self._participation, seed=self._seed, round=self.round + 1)
 
     def open_round(self) -> dict[int, bytes]:
         """Return the payload for every sampled device; all are equal, whether or not a device took part before."""

@@ -66,8 +66,9 @@ def tune(
         with PeakMemory() as memory:
             keys = method.keys(plan.seed, round, ONLY_DEVICE)
             batches = draw_batches(
-                examples, method.batch_size, pad_id, seed=plan.seed, round=round, device=ONLY_DEVICE
-            )
+                examples, method.batch_size, pad_id,
+                seed=plan.seed, device=ONLY_DEVICE, first=(round - 1) * method.local_steps,
+            )  # fmt: skip
             steps = take_steps(
                 method, tuned, batches, keys, optimiser,
                 round=round, objective=worker.objective, progress=progress,

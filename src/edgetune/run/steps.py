@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from edgetune.core.batch import Batch, Objective, response_loss
@@ -31,23 +33,31 @@ class Steps:
 
 
 def draw_batches(
-    examples: Sequence[Example], batch_size: int, pad_id: int, *, seed: int, round: int, device: int
+    examples: Sequence[Example], batch_size: int, pad_id: int, *, seed: int, device: int, first: int = 0
 ) -> Iterator[Batch]:
     """Yield batches for ever: all examples in a random order, then all again in another.
 
+        batch t = records p(tb) ... p(tb + b - 1),   p(i) = element i mod n of the random order of epoch i div n
+
+    A pure function of its arguments: whoever goes on at step t sees what an undisturbed run would have seen.
+
     Args:
         examples: at least one.
-        batch_size: records a batch; an epoch may end within a batch.
+        batch_size: records a batch, b; an epoch may end within a batch.
         pad_id: the padding token.
-        seed: the run's seed; with round and device it fixes the order.
+        seed: the run's seed; with the device it fixes the orders.
+        device: whose examples they are.
+        first: number of the first batch, from 0: steps that the device has taken before.
     """
-    order = stream(seed, "batches", round, device)
-    waiting: list[int] = []
-    while True:
-        while len(waiting) < batch_size:
-            waiting += [int(index) for index in order.permutation(len(examples))]
-        yield collate([examples[index] for index in waiting[:batch_size]], pad_id)
-        del waiting[:batch_size]
+    count, epoch, order = len(examples), -1, np.zeros(0, np.int64)
+    for place in itertools.count(first * batch_size, batch_size):
+        rows = []
+        for at in range(place, place + batch_size):
+            if at // count != epoch:
+                epoch = at // count
+                order = stream(seed, "batches", device, epoch).permutation(count)
+            rows.append(int(order[at % count]))
+        yield collate([examples[row] for row in rows], pad_id)
 
 
 def take_steps(

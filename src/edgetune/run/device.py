@@ -80,6 +80,7 @@ class Device:
         like = tuned.state() if method.directions is None else None
         tuned.reset(method.codec.decode(frame.body[4:], like))
         turn = frame.round - 1 if turn is None else turn
+        tuned.keep(self._worker.scratch)
         batches = draw_batches(
             self._examples,
             method.batch_size,

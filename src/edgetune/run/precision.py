@@ -7,12 +7,14 @@ import torch
 from edgetune.core.errors import ConfigError
 from edgetune.core.events import Precision
 from edgetune.core.keys import pool_key
-from edgetune.core.tuned import Tuned
+from edgetune.core.tuned import Adds, Tuned
 from edgetune.core.update import Projected, Update
 from edgetune.directions.space import BoundSpace
-from edgetune.measure.realised import Part, realised_perturbation, realised_update, sample_weights
+from edgetune.measure.realised import Intended, Part, realised_perturbation, realised_update, sample_weights
 from edgetune.methods.method import TuningMethod
 from edgetune.models.backbone import Backbone
+from edgetune.tune import ProjectedTuned
+from edgetune.tune.scaled import ScaledSpace
 
 LEAST = 0.5
 """Realised ratio below which a setting is called useless."""
@@ -81,16 +83,20 @@ class UpdateWatch:
         tuned: the handle at its base.
         method: what is tuned and how.
         seed: master seed of the directions.
-    Cost: a copy of 2^18 weights; each ratio replays the ledger on them. Nothing in float32.
+    Cost: two copies of 2^18 weights; a ratio replays what is new in the ledger on them. Nothing in float32.
     """
 
     def __init__(self, tuned: Tuned, method: TuningMethod, seed: int) -> None:
         self._tuned = tuned
         narrow = any(weight.dtype != torch.float32 for _, weight in tuned.named_weights())
-        self._space = None
+        self._space: Adds | None = None
         if narrow and method.directions is not None:
-            self._space = BoundSpace(method.directions.kind, pool_key(seed))
+            pooled = method.directions.size > 0
+            space = BoundSpace(method.directions.kind, pool_key(seed), pooled=pooled)
+            scales = tuned.scales if isinstance(tuned, ProjectedTuned) else {}
+            self._space = ScaledSpace(space, scales)
             self._before = sample_weights(tuned.named_weights())
+            self._intended = Intended(self._space, self._before)
 
     def ratio(self, state: Update) -> float | None:
         """Return the realised ratio of everything since the base; None in float32 and for dense updates.
@@ -100,7 +106,8 @@ class UpdateWatch:
         """
         if self._space is None or not isinstance(state, Projected):
             return None
-        return realised_update(self._space, self._before, sample_weights(self._tuned.named_weights()), state)
+        after = sample_weights(self._tuned.named_weights())
+        return realised_update(self._before, after, self._intended.form(state))
 
 
 def _name(dtype: torch.dtype) -> str:

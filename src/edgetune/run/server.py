@@ -111,7 +111,7 @@ class Server:
     def _combined(self, usable: list[Contribution], refused: Mapping[int, str]) -> Update:
         """Return the state after the round."""
         update = self.method.aggregate.combine(usable)
-        state = None if update is None else _plus(self.state, update)
+        state = None if update is None else _plus(self.state, update, pooled=self.method.pool_size > 0)
         if state is not None and state.is_bounded:
             return state
         what = "no reply can be used" if state is None else "the sum of the updates is beyond any use"
@@ -137,9 +137,9 @@ class Server:
         return content
 
 
-def _plus(state: Update, update: Update) -> Update:
+def _plus(state: Update, update: Update, *, pooled: bool) -> Update:
     if isinstance(state, Projected) and isinstance(update, Projected):
-        return (state + update).merged()
+        return (state + update).merged() if pooled else state + update
     if isinstance(state, Dense) and isinstance(update, Dense):
         return Dense({name: tensor + update.tensors[name] for name, tensor in state.tensors.items()})
     raise DivergenceError("a dense and a projected update cannot be added")

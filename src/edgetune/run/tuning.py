@@ -42,7 +42,7 @@ def tune_prepared(
     """
     recipe = prepared.recipe
     residency = RESIDENCIES[recipe.model.residency]
-    worker = Worker(prepared.backbone, prepared.method, recipe.seed, residency)
+    worker = Worker(prepared.backbone, prepared.method, recipe.seed, residency, scratch=ledger_path.parent)
     plan = Plan(
         recipe.federation.rounds,
         recipe.federation.participation,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -59,6 +60,9 @@ class AdapterTuned:
         for name, weight in self._weights.items():
             weight.copy_(values[name])
         self._start = self._snapshot()
+
+    def keep(self, folder: Path | None = None) -> None:
+        """Do nothing: coming back copies the adapter tensors."""
 
     @torch.no_grad()
     def apply(self, update: Update) -> None:

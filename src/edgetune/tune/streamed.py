@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -101,6 +102,9 @@ class StreamedTuned(ProjectedTuned):
             raise ModelError("a full-parameter projected handle cannot take dense tensors")
         self._weights.start(Projected.none() if state is None else state)
         self._present = self._weights.ordered()
+
+    def keep(self, folder: Path | None = None) -> None:
+        """Do nothing: no weights are stored."""
 
     @torch.no_grad()
     def apply(self, update: Update) -> None:

@@ -20,15 +20,14 @@ class SeedList:
     """
 
     def encode(self, update: Update) -> bytes:
-        """Return the pairs.
+        """Return the pairs in their order, which is that of the steps.
 
         Raises:
             DataError: if the update is not projected.
         """
         if not isinstance(update, Projected):
             raise DataError("a seed list carries projected updates only")
-        merged = update.merged()
-        return merged.keys.astype("<i8").tobytes() + merged.coefficients.astype("<f4").tobytes()
+        return update.keys.astype("<i8").tobytes() + update.coefficients.astype("<f4").tobytes()
 
     def decode(self, body: bytes, like: Update | None = None) -> Projected:
         """Return the update; `like` plays no part.

@@ -59,8 +59,14 @@ Open = Callable[..., ProjectedTuned]
 
 @pytest.fixture
 def opened(tiny_model: Any) -> Open:
-    def make(dtype: torch.dtype, kind: Any = None, space: type[BoundSpace] = BoundSpace) -> ProjectedTuned:
-        model = tiny_model()
+    def make(
+        dtype: torch.dtype,
+        kind: Any = None,
+        space: type[BoundSpace] = BoundSpace,
+        *,
+        stored: Any = torch.float32,
+    ) -> ProjectedTuned:
+        model = tiny_model().to(stored)
         base = {name: weight.detach().clone() for name, weight in model.named_parameters()}
         return ProjectedTuned(model.to(dtype), space(kind or Rademacher(), KEY), base=base)
 
@@ -70,8 +76,11 @@ def opened(tiny_model: Any) -> Open:
 @dtypes
 @kinds
 @pytest.mark.parametrize("each", [1, 3, 6])
-def test_a_ledger_gives_the_bits_of_the_steps(kind: Any, dtype: torch.dtype, each: int, opened: Open) -> None:
-    tuned, other = opened(dtype, kind), opened(dtype, kind)
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16], ids=str)
+def test_a_ledger_gives_the_bits_of_the_steps(
+    kind: Any, dtype: torch.dtype, each: int, stored: torch.dtype, opened: Open
+) -> None:
+    tuned, other = opened(dtype, kind, stored=stored), opened(dtype, kind, stored=stored)
     start = digest(tuned)
     for at in range(0, 12, each):
         tuned.apply(steps(at, each))

@@ -170,10 +170,13 @@ class Weights:
         self._take(name)
         weight = self.value(name)
         if narrow(weight.dtype):
-            at_base = name not in self._remainders
-            self._space.follow(
-                weight, self._remainder(name), update, name, self._base_of(name) if at_base else None
-            )
+            base = self._base_of(name) if name not in self._remainders else None
+            if (
+                base is not None and base.dtype == weight.dtype
+            ):  # nothing remains, and its pages stay untouched
+                self._remainder(name).zero_()
+                base = None
+            self._space.follow(weight, self._remainder(name), update, name, base)
             return
         if len(update.keys) >= REPLAY_FROM:
             self._space.replay(weight, weight, update, name)

@@ -108,7 +108,7 @@ def test_a_device_that_is_told_no_turn_goes_on_as_if_asked_in_every_round(toy: M
     run, seen, share = toy("fedkseed"), Seen(), examples(0, 7)
     run.worker.objective = seen
     run.worker.method = replace(METHODS["fedkseed"], batch_size=1, local_steps=3)
-    state, digest = run.worker.tuned.state(), run.worker.backbone.digest
+    state, digest = run.worker.tuned.state(), run.worker.identity
     device = Device(0, share, run.worker, pad_id=0)
     for done in range(3):
         server = Server(run.worker.method, digest, [0], participation=1, seed=SEED, state=state, round=done)

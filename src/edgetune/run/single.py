@@ -65,10 +65,8 @@ def tune(
         start = time.perf_counter()
         with PeakMemory() as memory:
             keys = method.keys(plan.seed, round, ONLY_DEVICE)
-            if (
-                optimiser
-            ):  # its steps move a direction again, so that the ledger's weights are not those of the steps
-                tuned.keep(worker.scratch)
+            if optimiser:
+                tuned.keep(worker.scratch)  # its steps move directions again, which the ledger adds up
             batches = draw_batches(
                 examples, method.batch_size, pad_id,
                 seed=plan.seed, device=ONLY_DEVICE, first=(round - 1) * method.local_steps,

@@ -37,6 +37,7 @@ class SeedList:
         """
         count, rest = divmod(len(body), 12)
         keys = np.frombuffer(body, "<i8", count).astype(np.int64)
-        if rest or (count and int(keys.min()) < 0) or len(np.unique(keys)) != count:
+        ordered = np.sort(keys)
+        if rest or (count and int(ordered[0]) < 0) or bool((ordered[1:] == ordered[:-1]).any()):
             raise DigestError("not a list of seeds and coefficients")
         return Projected(keys, np.frombuffer(body, "<f4", count, 8 * count).astype(np.float32))

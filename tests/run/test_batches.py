@@ -6,6 +6,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -79,9 +80,9 @@ def test_a_device_covers_its_records_over_the_rounds_that_ask_it(toy: MakeToy) -
     seen = {id: Seen() for id in held}
 
     class Watched(Device):
-        def answer(self, payload: bytes, turn: int | None = None) -> bytes:
+        def answer(self, *given: Any) -> bytes:
             run.worker.objective = seen[self.id]
-            return super().answer(payload, turn)
+            return super().answer(*given)
 
     run.devices = {id: Watched(id, share, run.worker, pad_id=0) for id, share in held.items()}
     run.federate(12, participation=0.5)

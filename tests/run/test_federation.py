@@ -130,11 +130,11 @@ def test_a_killed_round_leaves_the_last_complete_one(toy: MakeToy) -> None:
     run.federate(1)
     answer, calls = Device.answer, []
 
-    def killed(self: Device, payload: bytes, turn: int) -> bytes:
+    def killed(self: Device, *given: Any) -> bytes:
         calls.append(self.id)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return answer(self, payload, turn)
+        return answer(self, *given)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Device, "answer", killed)

@@ -25,7 +25,6 @@ class Device:
         examples: its private data, encoded; at least one.
         worker: the model it uses, alone or in turn with others.
         pad_id: the padding token.
-        progress: told after every local step.
 
     Raises:
         DataError: if it holds no examples.
@@ -38,12 +37,11 @@ class Device:
         worker: Worker,
         *,
         pad_id: int,
-        progress: Progress = silent,
     ) -> None:
         if not examples:
             raise DataError("a device without examples cannot train", where=f"device {id}")
         self.id, self._examples, self._worker = id, examples, worker
-        self._pad_id, self._progress = pad_id, progress
+        self._pad_id = pad_id
         self._binding = binding(worker.method.digest, worker.identity, worker.seed)
 
     @property
@@ -51,7 +49,7 @@ class Device:
         """How many examples it holds: what it registers with, and what it must claim in every reply."""
         return len(self._examples)
 
-    def answer(self, payload: bytes, turn: int | None = None) -> bytes:
+    def answer(self, payload: bytes, turn: int | None = None, progress: Progress = silent) -> bytes:
         """Train from the received state and return the change.
 
         The device becomes the server's state exactly as received, takes its local steps, and forgets its weights.
@@ -60,6 +58,7 @@ class Device:
             payload: a frame of the server: 4 bytes of master seed and the encoded state.
             turn: how many times the device was asked before, so that it goes on where it was in its examples; every
                 round so far if not given.
+            progress: told after every local step.
 
         Returns:
             A frame with a `Reply`.
@@ -97,7 +96,7 @@ class Device:
             method.local.start(tuned),
             round=frame.round,
             objective=self._worker.objective,
-            progress=self._progress,
+            progress=progress,
             label=f"device {self.id}",
         )
         change = tuned.delta()

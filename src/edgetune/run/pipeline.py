@@ -36,6 +36,7 @@ from edgetune.export.llama_cpp import LlamaCpp
 from edgetune.measure.memory import PeakMemory
 from edgetune.measure.versions import versions
 from edgetune.methods.catalogue import compression_method, tuning_method
+from edgetune.run.crew import Crew
 from edgetune.run.deploy import compress_to_file, file_quality, verify_file
 from edgetune.run.precision import check_precision
 from edgetune.run.prepare import Prepared, prepare
@@ -43,6 +44,7 @@ from edgetune.run.recipe import Recipe
 from edgetune.run.rows import Quality, model_quality, show_samples
 from edgetune.run.traffic import alternatives, traffic
 from edgetune.run.tuning import completed_rounds, tune_prepared
+from edgetune.run.workers import open_crew
 from edgetune.tune import Prefix
 
 LEDGER, MODEL, EVENTS, MANIFEST = "tuned.ledger", "model.gguf", "events.jsonl", "manifest.json"
@@ -121,12 +123,15 @@ def _logged(
             listener(event)
 
         start = time.perf_counter()
+        rounds = 0 if single else recipe.federation.rounds - done
+        crew = open_crew(prepared, rounds=rounds, scratch=out, progress=progress, listener=tell)
         try:
-            work = _Run(prepared, out, tell, progress, single=single, done=done)
+            work = _Run(prepared, out, tell, progress, crew, single=single, done=done)
             work.announce(command)
             if precision is not None:
                 tell(precision)
-            yield work
+            with crew:
+                yield work
             tell(RunFinished(time.perf_counter() - start))
         except EdgetuneError as error:
             tell(Failed(str(error), error.exit_code))
@@ -145,11 +150,13 @@ class _Run:
         out: Path,
         listener: Listener,
         progress: Progress,
+        crew: Crew,
         *,
         single: bool,
         done: int,
     ) -> None:
         self.prepared, self.out, self.tell, self.progress = prepared, out, listener, progress
+        self.crew = crew
         self.single, self.done = single, done
         self.model: PreTrainedModel = prepared.backbone.model
         self.base_loss = math.nan
@@ -186,12 +193,22 @@ class _Run:
 
         def work() -> None:
             ledger, self.model = tune_prepared(
-                self.prepared, path, listener=self.tell, progress=self.progress, single=self.single
-            )
+                self.prepared, path,
+                listener=self.tell, progress=self.progress, single=self.single, crew=self.crew,
+            )  # fmt: skip
+            self.crew.close()
             ledgers.append(ledger)
 
+        def of_all_processes() -> int:
+            rounds = self._rounds().values()
+            return max((one["peak_memory_bytes"] for one in rounds if one["round"] > self.done), default=0)
+
         quality = self._stage(
-            "tuned", lambda: self.prepared.backbone.size_bytes + path.stat().st_size, work, earlier
+            "tuned",
+            lambda: self.prepared.backbone.size_bytes + path.stat().st_size,
+            work,
+            earlier,
+            of_all_processes,
         )
         if not self.single:
             self.tell(traffic(list(self._rounds().values()), others))
@@ -254,14 +271,23 @@ class _Run:
         self._row("llama.cpp", quality, path.stat().st_size, memory.peak_bytes, time.perf_counter() - start)
 
     def _stage(
-        self, name: str, size: Callable[[], int], work: Callable[[], object], earlier: float = 0.0
+        self,
+        name: str,
+        size: Callable[[], int],
+        work: Callable[[], object],
+        earlier: float = 0.0,
+        peak: Callable[[], int] = lambda: 0,
     ) -> Quality:
-        """Do a stage's work, measure its model, and send its row; `earlier` seconds went into it before a kill."""
+        """Do a stage's work, measure its model, and send its row.
+
+        `earlier` seconds went into it before a kill; `peak` is what it needed with other processes beside this one.
+        """
         start = time.perf_counter()
         with PeakMemory() as memory:
             work()
             quality = model_quality(self.model, self.prepared, self.progress, name)
-        self._row(name, quality, size(), memory.peak_bytes, earlier + time.perf_counter() - start)
+        most = max(memory.peak_bytes, peak())
+        self._row(name, quality, size(), most, earlier + time.perf_counter() - start)
         return quality
 
     def _row(self, name: str, quality: Quality, size: int, peak: int, seconds: float) -> None:

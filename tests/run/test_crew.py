@@ -265,7 +265,10 @@ def waiting_for_workers(
     ("method", "more"),
     [
         ("mezo", ["model.dtype=bfloat16", "method.eps=1e-2", "method.learning_rate=1e-3"]),
-        ("fedkseed", ["method.pool=64", "method.objective=token_f1", "method.eps=0.1"]),
+        (
+            "fedkseed",
+            ["method.pool=64", "method.objective=token_f1", "method.answer_tokens=2", "method.eps=0.1"],
+        ),
         ("lora", []),
     ],
 )

@@ -11,12 +11,14 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import BinaryIO, Protocol, cast
+from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
 from edgetune.core.events import Listener, WorkerLost
 from edgetune.core.progress import Progress, silent
-from edgetune.run.device import Device
 from edgetune.run.pipes import Message, receive, send, to_error
+
+if TYPE_CHECKING:
+    from edgetune.run.device import Device
 
 MAIN = "import sys; sys.path[:] = sys.argv[1:]; from edgetune.run.crewman import main; main()"
 """What a worker runs: it imports from where this process does, and from nowhere else."""

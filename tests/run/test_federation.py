@@ -374,3 +374,14 @@ def test_a_lost_optimiser_state_is_an_error_of_ours(toy: MakeToy) -> None:
     next(run.ledger.parent.glob("*.optimiser-*")).unlink()
     with pytest.raises(EdgetuneError):
         toy("lora").tune(2)
+
+
+@pytest.mark.parametrize("name", ["fedkseed", "mezo", "adam", "lora"])
+def test_a_run_is_not_moved_by_the_default_type_that_a_load_beside_it_sets(name: str, toy: MakeToy) -> None:
+    alone = toy(name, run="alone").tune(2)
+    beside = toy(name, run="beside")
+    torch.set_default_dtype(torch.bfloat16)  # transformers does while it builds a model of that type
+    try:
+        assert beside.tune(2).digest == alone.digest
+    finally:
+        torch.set_default_dtype(torch.float32)

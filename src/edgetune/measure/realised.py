@@ -126,7 +126,9 @@ class Intended:
     def __init__(self, space: Adds, sample: list[Part]) -> None:
         self._space, self._sample = space, sample
         self._update = Projected.none()
-        self._sums = [torch.zeros(part.values.shape, device=part.values.device) for part in sample]
+        self._sums = [
+            torch.zeros(part.values.shape, dtype=torch.float32, device=part.values.device) for part in sample
+        ]
 
     def form(self, update: Projected) -> list[torch.Tensor]:
         """Return the update's elements of every part, float32 [n]; they are good until the next call."""

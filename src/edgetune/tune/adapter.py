@@ -30,7 +30,7 @@ class AdapterTuned:
         MissingExtraError: if peft is not installed.
         ModelError: if peft finds no linear layer to adapt.
     Cost: r (inputs + outputs) weights a layer; a snapshot of them for `delta`.
-    Source: Hu et al. 2021, arXiv:2106.09685; placement and initial values by peft.
+    Source: Hu et al. 2021, arXiv:2106.09685; placement by peft, initial values by `tune.initial`.
     """
 
     def __init__(self, model: PreTrainedModel, *, rank: int, alpha: float, seed: int) -> None:

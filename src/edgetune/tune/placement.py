@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import inspect
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
+from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
 from edgetune.core.errors import MissingExtraError, ModelError
+from edgetune.core.exclusive import LIBRARIES
+from edgetune.tune.initial import normal, uniform
+
+RANDOM = frozenset({"normal_", "uniform_", "kaiming_uniform_", "xavier_uniform_", "trunc_normal_"})
+"""How modules fill their parameters when they are made."""
 
 
 def place_lora(model: PreTrainedModel, *, rank: int, alpha: float, seed: int) -> Any:
@@ -23,7 +30,7 @@ def place_lora(model: PreTrainedModel, *, rank: int, alpha: float, seed: int) ->
         model: peft replaces its target modules in place, their weights stay untouched.
         rank: r, at least 1.
         alpha: scaling numerator, > 0.
-        seed: seed of A's initial values.
+        seed: seed of A's initial values: even between -1 / sqrt(inputs) and 1 / sqrt(inputs), as peft's own.
 
     Returns:
         The peft model in evaluation mode; its adapter tensors require gradients, nothing else does.
@@ -32,9 +39,9 @@ def place_lora(model: PreTrainedModel, *, rank: int, alpha: float, seed: int) ->
         MissingExtraError: if peft is not installed.
         ModelError: if peft finds no linear layer to adapt.
     Cost: r (inputs + outputs) weights a layer.
-    Source: Hu et al. 2021, arXiv:2106.09685; placement and initial values by peft.
+    Source: Hu et al. 2021, arXiv:2106.09685; placement by peft; initial values by `tune.initial`.
     """
-    with _peft(seed, "LoRA") as peft:
+    with _peft("LoRA") as peft:
         config = peft.LoraConfig(
             r=rank,
             lora_alpha=alpha,
@@ -42,7 +49,14 @@ def place_lora(model: PreTrainedModel, *, rank: int, alpha: float, seed: int) ->
             lora_dropout=0.0,
             task_type="CAUSAL_LM",
         )
-        return peft.get_peft_model(model, config).eval()
+        placed = peft.get_peft_model(model, config).eval()
+    with torch.no_grad():
+        for name, weight in trainable(placed).items():
+            if ".lora_A." in name:
+                weight.copy_(uniform(seed, name, weight.shape, 1 / math.sqrt(weight.shape[1])))
+            else:
+                weight.zero_()
+    return placed
 
 
 def place_prefix(model: PreTrainedModel, *, tokens: int, scale: float, seed: int) -> Any:
@@ -66,28 +80,40 @@ def place_prefix(model: PreTrainedModel, *, tokens: int, scale: float, seed: int
     Cost: 2 tokens x width weights a layer (fewer with grouped queries); `tokens` more positions a pass.
     Source: Li and Liang 2021, arXiv:2101.00190, without re-parametrisation, as princeton-nlp/MeZO; placed by peft.
     """
-    with _peft(seed, "prefix tuning") as peft:
+    with _peft("prefix tuning") as peft:
         config = peft.PrefixTuningConfig(num_virtual_tokens=tokens, task_type="CAUSAL_LM")
         placed = peft.get_peft_model(model, config).eval()
     with torch.no_grad():
-        placed.prompt_encoder["default"].embedding.weight.mul_(scale)
+        for name, weight in trainable(placed).items():
+            weight.copy_(normal(seed, name, weight.shape, scale))
     _go_on_from_a_cache(placed, tokens)
     return placed
 
 
 @contextmanager
-def _peft(seed: int, purpose: str) -> Iterator[Any]:
+def _peft(purpose: str) -> Iterator[Any]:
     try:
         import peft
     except ImportError as error:
         raise MissingExtraError("peft", "peft", purpose) from error
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with LIBRARIES, warnings.catch_warnings(), _NothingDrawn():
         warnings.simplefilter("ignore")  # peft corrects its own settings for GPT-2, and says so
-        torch.manual_seed(seed)
         try:
             yield peft
         except (ValueError, AttributeError, TypeError) as error:
             raise ModelError(f"peft cannot adapt this model: {error}") from error
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """While entered, this thread fills no tensor at random: torch's generator is everybody's."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in RANDOM:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def _go_on_from_a_cache(placed: Any, tokens: int) -> None:

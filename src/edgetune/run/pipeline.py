@@ -38,7 +38,7 @@ from edgetune.measure.versions import versions
 from edgetune.methods.catalogue import compression_method, tuning_method
 from edgetune.run.crew import Crew
 from edgetune.run.deploy import compress_to_file, file_quality, verify_file
-from edgetune.run.precision import check_precision
+from edgetune.run.precision import check_precision, check_reads
 from edgetune.run.prepare import Prepared, prepare
 from edgetune.run.recipe import Recipe
 from edgetune.run.rows import Quality, model_quality, show_samples
@@ -115,6 +115,7 @@ def _logged(
         precision = check_precision(
             prepared.backbone, prepared.method, recipe.seed, accept=recipe.model.accept_rounding
         )
+        check_reads(prepared.backbone, prepared.method)
         done = completed_rounds(prepared, out / LEDGER, single=single)
         log = EventLog(out / EVENTS)
 

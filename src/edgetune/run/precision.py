@@ -1,4 +1,4 @@
-"""Whether the type of the weights lets a run's perturbations and steps through: refused before, watched during."""
+"""Whether a model and the type of its weights let a run's perturbations and steps through: before it, and during."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgetune.directions.space import BoundSpace
 from edgetune.measure.realised import Intended, Part, realised_perturbation, realised_update, sample_weights
 from edgetune.methods.method import TuningMethod
 from edgetune.models.backbone import Backbone
-from edgetune.tune import ProjectedTuned
+from edgetune.tune import FullProjected, ProjectedTuned
 from edgetune.tune.scaled import ScaledSpace
 
 LEAST = 0.5
@@ -58,6 +58,26 @@ def check_precision(
         where="method.eps",
         hint=f"try {advice}, or go on all the same with --set model.accept_rounding=true",
     )
+
+
+def check_reads(backbone: Backbone, method: TuningMethod) -> None:
+    """Refuse, before a run, a model some of whose weights cannot be perturbed when they are read.
+
+    Args:
+        backbone: the base model, as it was afterwards.
+        method: what is tuned and how.
+
+    Raises:
+        ModelError: naming the weights.
+    Cost: a few forward passes of 21 tokens.
+    """
+    if method.directions is None or not isinstance(method.target, FullProjected):
+        return
+    tuned = ProjectedTuned(backbone.model, BoundSpace(method.directions.kind, pool_key(0)), base={})
+    try:
+        tuned.inspect()
+    finally:
+        tuned.close()
 
 
 def least_radius(space: BoundSpace, sample: list[Part], eps: float) -> float:

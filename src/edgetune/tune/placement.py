@@ -12,19 +12,28 @@ from typing import Any, cast
 import torch
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
+from edgetune.core.batch import response_loss
 from edgetune.core.errors import MissingExtraError, ModelError
 from edgetune.core.exclusive import LIBRARIES
 from edgetune.tune.initial import normal, uniform
+from edgetune.tune.walk import probe_batch
+from edgetune.tune.weights import placeholder
 
+REFUSING = frozenset({"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"})
+REFUSED = frozenset({"out_proj", "conv1d"})
+"""Names of layers that peft adapts in no model of these types."""
 RANDOM = frozenset({"normal_", "uniform_", "kaiming_uniform_", "xavier_uniform_", "trunc_normal_"})
 """How modules fill their parameters when they are made."""
 
 
 def place_lora(model: PreTrainedModel, *, rank: int, alpha: float, seed: int) -> Any:
-    """Put low-rank adapters on all linear layers but the head.
+    """Put low-rank adapters on all linear layers but the head, and those that an adapter could not change.
 
         y = W x + (alpha / rank) B A x,   B = 0 at the start
+
+    Some state-space models read the matrix of a linear layer instead of calling it, past any adapter.
 
     Args:
         model: peft replaces its target modules in place, their weights stay untouched.
@@ -46,6 +55,7 @@ def place_lora(model: PreTrainedModel, *, rank: int, alpha: float, seed: int) ->
             r=rank,
             lora_alpha=alpha,
             target_modules="all-linear",
+            exclude_modules=_left_out(model) or None,
             lora_dropout=0.0,
             task_type="CAUSAL_LM",
         )
@@ -88,6 +98,37 @@ def place_prefix(model: PreTrainedModel, *, tokens: int, scale: float, seed: int
             weight.copy_(normal(seed, name, weight.shape, scale))
     _go_on_from_a_cache(placed, tokens)
     return placed
+
+
+def _left_out(model: PreTrainedModel) -> list[str]:
+    """Return the linear layers that are read, but not called, and those that peft refuses."""
+    refused = REFUSED if getattr(model.config, "model_type", None) in REFUSING else frozenset()
+    linear = {
+        name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear | Conv1D)
+    }
+    found = [name for name in linear if name.rsplit(".", 1)[-1] in refused]
+    batch = probe_batch(model)
+    if batch is None:
+        return found
+    called = set[str]()
+    hooks = [
+        module.register_forward_pre_hook(lambda *_, name=name: called.add(name))
+        for name, module in linear.items()
+    ]
+    with torch.no_grad():
+        response_loss(model, batch)
+        for hook in hooks:
+            hook.remove()
+        for name, module in linear.items():
+            if name in called:
+                continue  # an expert that no token was sent to is not called either
+            kept, module.weight.data = module.weight.data, placeholder(module.weight.data)
+            try:
+                if math.isnan(float(response_loss(model, batch))):
+                    found.append(name)
+            finally:
+                module.weight.data = kept
+    return found
 
 
 @contextmanager

@@ -173,17 +173,26 @@ class ProjectedTuned:
         """
         self._weights.recover()
         few = batch.input_ids.numel() <= MOST
-        if self._stacks is None:
-            self._stacks = self._inspect()
-        if self._stacks and few and len(scales) == 2 and objective is response_loss:
+        if self.inspect() and few and len(scales) == 2 and objective is response_loss:
             try:
                 return one_walk(self, self._model, batch, seed, scales)
             except NotStackableError:
                 self._stacks = False
         return self._one_by_one(objective, batch, seed, scales)
 
+    @torch.no_grad()
+    def inspect(self) -> bool:
+        """Say whether both points of a step can be walked together; asked of the model once.
+
+        Raises:
+            ModelError: if some weights cannot be perturbed on read, naming them.
+        Cost: a few forward passes of 21 tokens.
+        """
+        if self._stacks is None:
+            self._stacks = self._inspect()
+        return self._stacks
+
     def _inspect(self) -> bool:
-        """Refuse a model that cannot be perturbed on read; say whether both points can be walked together."""
         batch = probe_batch(self._model)
         if batch is None:
             return False

@@ -52,8 +52,7 @@ class StreamedTuned(ProjectedTuned):
         self.base, self._present = base, Projected.none()
         super().__init__(model, space, base={})
         self._weights.late.clear()
-        with torch.no_grad():
-            self._stacks = self._inspect()
+        self.inspect()
         for weight in self._weights.parameters.values():
             weight.data = placeholder(weight.data)
 

@@ -15,7 +15,6 @@ from edgetune.core.keys import stream
 from edgetune.core.progress import Progress, silent
 from edgetune.core.tuned import Tuned
 from edgetune.data.encode import Example, collate
-from edgetune.estimators import Accumulate
 from edgetune.methods.method import TuningMethod
 
 
@@ -89,12 +88,11 @@ def take_steps(
         label: name of the progress bar.
     """
     device = next(tuned.model.parameters()).device
-    losses, dropped, each = [], 0, method.estimate.directions
-    estimator = Accumulate(method.estimate, method.micro_batch) if method.micro_batch else method.estimate
+    losses, dropped, each, estimator = [], 0, method.estimate.directions, method.estimator
     steps, objective = len(keys) // each, objective or response_loss
     for step in range(steps):
         taken = keys[step * each : (step + 1) * each]
-        estimate = estimator(tuned, objective, next(batches).to(device), *taken)  # type: ignore[arg-type]
+        estimate = estimator(tuned, objective, next(batches).to(device), *taken)
         if estimate.is_finite:
             method.local.step(tuned, estimate.update, optimiser, method.rate(round, step))
             losses.append(estimate.loss)

@@ -104,7 +104,7 @@ class Task:
         )
         assert method.directions is not None
         keys = method.directions.draw(seed, 0, 0, settings.steps)
-        drawn = draw_batches(self.train, settings.batch_size, self.pad_id, seed=seed, round=0, device=0)
+        drawn = draw_batches(self.train, settings.batch_size, self.pad_id, seed=seed, device=0)
         worker, start = Worker(self.backbone, method, seed), time.perf_counter()
         worker.tuned.reset(None)
         part, losses, dropped = settings.steps // MEASURED_AT, [], 0

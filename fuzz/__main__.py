@@ -28,7 +28,7 @@ SLOWEST = 60
 def targets() -> dict[str, type[Target]]:
     """Return every target by name; imported here, so that `--help` waits for no library."""
     from fuzz.frames import Frames
-    from fuzz.gguf import Gguf
+    from fuzz.gguf_files import Gguf
     from fuzz.ledgers import Ledgers
     from fuzz.recipes import Recipes
 

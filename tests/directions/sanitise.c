@@ -43,11 +43,41 @@ static int64_t products(void) {
     return done;
 }
 
+/* Steps of 16-bit weights, from a base of any type and from the weights themselves. */
+static int64_t followed_steps(void) {
+    const int64_t sizes[] = {0, 1, 31, 8191, 8192, 8193, 40000};
+    int64_t done = 0;
+    for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
+        for (int type = FLOAT16; type <= BFLOAT16; type++)
+            for (int base_type = FLOAT32; base_type <= BFLOAT16; base_type++)
+                for (int kind = RADEMACHER; kind <= GAUSSIAN; kind++)
+                    for (int level = 0; level <= edgetune_best(); level++) {
+                        const size_t bytes = (size_t)sizes[s] * 2;
+                        uint16_t *weight = exact(bytes);
+                        int16_t *remainder = exact(bytes);
+                        void *base = exact(base_type == FLOAT32 ? 2 * bytes : bytes);
+                        uint64_t seeds[2] = {5, 6};
+                        float coefficients[2] = {0.5f, 1e-7f};
+                        followed all = {{weight, base, sizes[s], type, base_type, kind, 2, {1, 2, 3}, 7, 1, seeds, coefficients, table, 0},
+                                        remainder, 0};
+                        if (edgetune_follow(&all, level, 4, NULL)) exit(6);
+                        all.task.base = weight;
+                        all.task.base_dtype = type;
+                        all.joins = 1;
+                        if (edgetune_follow(&all, level, 4, NULL)) exit(7);
+                        all.task.base = base;
+                        if (!edgetune_follow(&all, level, 4, NULL)) exit(8);
+                        done += 2;
+                        free(weight); free(remainder); free(base);
+                    }
+    return done;
+}
+
 int main(void) {
     const int64_t sizes[] = {0, 1, 31, 33, 512, 8191, 8192, 8193, 40000};
     const uint32_t pools[] = {1, 2, 16, 32, 64, 4096, 16384};
     const size_t widths[] = {4, 2, 2};
-    int64_t done = products();
+    int64_t done = products() + followed_steps();
     for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
         for (int type = FLOAT32; type <= BFLOAT16; type++)
             for (int kind = RADEMACHER; kind <= HADAMARD; kind++)

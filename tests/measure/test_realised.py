@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,6 +18,8 @@ from edgetune.directions import Gaussian, Hadamard, Rademacher
 from edgetune.directions.space import BoundSpace
 from edgetune.measure.realised import (
     LEAST,
+    Intended,
+    Part,
     realised_perturbation,
     realised_ratio,
     realised_update,
@@ -100,6 +103,27 @@ def batch() -> Batch:
     return Batch(ids, torch.ones_like(ids), ids)
 
 
+def shown(before: list[Part], tuned: ProjectedTuned) -> float:
+    intended = Intended(SPACE, before).form(tuned.delta())
+    return realised_update(before, sample_weights(tuned.named_weights()), intended)
+
+
+def test_what_an_update_means_goes_on_from_what_it_meant() -> None:
+    sample = sample_weights([("a", torch.ones(700)), ("b", torch.ones(300))])
+    terms = Projected(np.arange(9), np.linspace(0.1, 0.9, 9).astype(np.float32))
+    expected = [one.clone() for one in Intended(SPACE, sample).form(terms)]
+    parts, drawn = Intended(SPACE, sample), []
+    replay = SPACE.replay
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SPACE, "replay", lambda *given: (drawn.append(len(given[2].keys)), replay(*given)))
+        for count in (4, 4, 9):
+            found = parts.form(Projected(terms.keys[:count], terms.coefficients[:count]))
+    assert drawn == [4, 4, 5, 5]
+    assert all(map(torch.equal, found, expected))
+    back = parts.form(Projected.of(0, 0.5))
+    assert torch.equal(back[0], Intended(SPACE, sample).form(Projected.of(0, 0.5))[0])
+
+
 @pytest.mark.parametrize("dtype", list(ULP), ids=str)
 def test_a_handle_shows_the_sum_of_steps_that_it_does_not_show_one_by_one(
     dtype: torch.dtype, tiny_model: Any, batch: Batch
@@ -108,10 +132,10 @@ def test_a_handle_shows_the_sum_of_steps_that_it_does_not_show_one_by_one(
     before = sample_weights(tuned.named_weights())
     step = Projected.of(5, 2e-7)
     tuned.apply(step)
-    one = realised_update(SPACE, before, sample_weights(tuned.named_weights()), tuned.delta())
+    one = shown(before, tuned)
     for _ in range(999):
         tuned.apply(step)
-    many = realised_update(SPACE, before, sample_weights(tuned.named_weights()), tuned.delta())
+    many = shown(before, tuned)
     assert one < 0.2
     assert many == pytest.approx(1, abs=0.2 if dtype == torch.bfloat16 else 0.02)
 
@@ -126,4 +150,4 @@ def test_an_update_of_zero_leaves_every_bit_and_counts_as_realised(
     tuned.apply(Projected.of(3, 0.0))
     after = sample_weights(tuned.named_weights())
     assert all(torch.equal(a.values, b.values) for a, b in zip(before, after, strict=True))
-    assert realised_update(SPACE, before, after, tuned.delta()) == 1.0
+    assert shown(before, tuned) == 1.0

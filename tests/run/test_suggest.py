@@ -19,8 +19,10 @@ from edgetune.core.errors import ConfigError, DivergenceError
 from edgetune.core.keys import pool_key
 from edgetune.directions import Rademacher
 from edgetune.directions.space import BoundSpace
+from edgetune.estimators import OneSided
 from edgetune.measure.realised import realised_perturbation, sample_weights
 from edgetune.methods.catalogue import tuning_method
+from edgetune.methods.options import with_options
 from edgetune.run.prepare import prepare
 from edgetune.run.range_test import Problem, Radius, choose_radius, measure_radius, measure_reach, scan_radii
 from edgetune.run.recipe import load_recipe
@@ -76,6 +78,60 @@ def test_on_a_quadratic_the_rate_is_one_over_the_trace() -> None:
     assert found.slopes.shared == pytest.approx(1, abs=1e-6)
     assert best / 4 <= found.learning_rate <= 4 * best
     assert found.clear
+
+
+@pytest.mark.parametrize("many", [2, 8])
+def test_on_a_quadratic_the_rate_of_several_directions_is_near_as_many_times_that_of_one(many: int) -> None:
+    method = with_options(MEZO, {"directions_per_step": many})
+    problem = problem_of(quadratic)
+    keys = range(100, 100 + STEPS * many)
+    found = suggest(problem, method, keys, [problem.batch(0)], steps=STEPS)
+    # The mean of n slopes times signs has (d + n - 1) / n times the gradient's squared length.
+    best = min(many / (CURVATURE * (SIZE + many - 1)), found.limit)
+    assert best / 4 <= found.learning_rate <= 4 * best
+    one = suggested(quadratic)
+    assert found.limit == pytest.approx(one.limit * many**0.5)
+    assert found.learning_rate > one.learning_rate
+    assert min(trial.loss for trial in found.trials) < min(trial.loss for trial in one.trials)
+
+
+def test_a_trial_takes_the_methods_own_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
+    method = with_options(MEZO, {"directions_per_step": 3, "estimate": "one_sided"})
+    problem, taken = problem_of(quadratic), list[tuple[int, ...]]()
+    estimate = OneSided.__call__
+
+    def watched(self: OneSided, tuned: Any, objective: Any, batch: Batch, *keys: int) -> Any:
+        taken.append(keys)
+        return estimate(self, tuned, objective, batch, *keys)
+
+    monkeypatch.setattr(OneSided, "__call__", watched)
+    suggest(problem, method, range(100, 100 + 3 * STEPS), [problem.batch(0)], steps=STEPS)
+    assert taken[:STEPS] == [(key, key + 1, key + 2) for key in range(100, 100 + 3 * STEPS, 3)]
+
+
+def test_where_one_direction_holds_the_curvature_rates_go_down_to_that_of_one_direction(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A loss along one line: all slopes share its curvature, so n directions allow no higher rate than one."""
+    monkeypatch.setattr("edgetune.run.suggest.HORIZON", 1)
+
+    def ridge(model: nn.Module, batch: Batch) -> torch.Tensor:
+        return 0.5 * (model().double().sum() / SIZE**0.5 - 40.0) ** 2
+
+    many, problem = 8, problem_of(ridge)
+    method = with_options(MEZO, {"directions_per_step": many})
+    found = suggest(problem, method, range(100, 100 + STEPS * many), [problem.batch(0)], steps=1)
+    top = max(trial.learning_rate for trial in found.trials)
+    assert found.learning_rate <= top / 2
+    assert min(trial.learning_rate for trial in found.trials) < top / 4
+
+
+@pytest.mark.parametrize(
+    "option", ["method.optimiser=momentum", "method.optimiser=adam", "method.objective=token_f1"]
+)
+def test_what_the_test_is_not_derived_for_is_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["suggest", "mezo", "--set", option]) == ConfigError.exit_code
+    assert "plain sgd" in capsys.readouterr().err
 
 
 def test_the_reach_of_a_quadratic_is_where_it_has_risen_by_a_tenth() -> None:

@@ -125,10 +125,10 @@ def test_perturbations_do_not_nest(tiny_model: Any) -> None:
 
 @kinds
 @dtypes
-def test_a_state_read_back_gives_the_same_bits_in_any_order(
+def test_a_pools_state_read_back_gives_the_same_bits_in_any_order(
     kind: Any, dtype: torch.dtype, tiny_model: Any
 ) -> None:
-    tuned = ProjectedTuned(tiny_model().to(dtype), BoundSpace(kind, KEY))
+    tuned = ProjectedTuned(tiny_model().to(dtype), BoundSpace(kind, KEY, pooled=True))
     values = np.random.Generator(np.random.Philox(0)).normal(size=20).astype(np.float32) * np.float32(1e-2)
     keys = np.arange(40, 20, -1)
     tuned.reset(Projected(keys, values))
@@ -147,13 +147,19 @@ def test_a_state_read_back_gives_the_same_bits_in_any_order(
 
 
 def test_delta_and_state_tell_steps_from_start(tiny_model: Any) -> None:
-    tuned = ProjectedTuned(tiny_model(), BoundSpace(Rademacher(), KEY))
+    tuned = ProjectedTuned(tiny_model(), BoundSpace(Rademacher(), KEY, pooled=True))
     tuned.reset(Projected.of(4, 1e-2))
     for key in (4, 5, 4):
         tuned.apply(Projected.of(key, 0.25))
     assert tuned.delta().keys.tolist() == [4, 5]
     assert tuned.delta().coefficients.tolist() == [0.5, 0.25]
     assert tuned.state().coefficients.tolist() == pytest.approx([0.51, 0.25])
+    fresh = ProjectedTuned(tiny_model(), BoundSpace(Rademacher(), KEY))
+    fresh.reset(Projected.of(4, 1e-2))
+    for key in (4, 5, 4):
+        fresh.apply(Projected.of(key, 0.25))
+    assert fresh.state().keys.tolist() == [4, 4, 5], "what came before an interval stays in its place"
+    assert fresh.state().coefficients.tolist() == pytest.approx([0.01, 0.5, 0.25])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)

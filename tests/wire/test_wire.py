@@ -73,8 +73,16 @@ def test_tensors_come_back_bit_for_bit(shapes: dict[str, list[int]], dtype: torc
 
 def test_equal_keys_are_added_before_they_travel() -> None:
     update = made([3, 1, 3], [1, 2, 4])
-    for codec in (SeedTable(8), SeedTable(4096), SeedList()):
+    for codec in (SeedTable(8), SeedTable(4096)):
         assert sums(codec.decode(codec.encode(update))) == {3: 5, 1: 2}
+
+
+def test_a_seed_list_keeps_the_order_of_the_steps_and_names_no_seed_twice() -> None:
+    found = SeedList().decode(SeedList().encode(made([30, 10, 20], [1, 2, 4])))
+    assert found.keys.tolist() == [30, 10, 20]
+    assert found.coefficients.tolist() == [1, 2, 4]
+    with pytest.raises(DigestError):
+        SeedList().decode(SeedList().encode(made([30, 10, 30], [1, 2, 4])))
 
 
 @pytest.mark.parametrize("codec", [SeedTable(8), SeedList()], ids=str)

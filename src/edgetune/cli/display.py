@@ -29,6 +29,7 @@ from edgetune.core.events import (
     RunStarted,
     StageFinished,
     Verified,
+    WorkerLost,
 )
 from edgetune.report.notes import data_notes, export_notes
 
@@ -98,6 +99,13 @@ class Display:
             )
         if isinstance(event, Precision):
             self._dtype = event.dtype
+        if isinstance(event, WorkerLost):
+            doing = "" if event.device is None else f" while device {event.device} trained in it"
+            self._console.print(
+                f"[yellow]warning:[/] a worker process ended{doing} (code {event.code}); "
+                "the run goes on without it, to the same result",
+                highlight=False,
+            )
         if isinstance(event, RoundFinished) and not self._warned:
             self._warn_of_rounding(event)
         if not isinstance(event, StageFinished):

@@ -85,7 +85,9 @@ def response_losses(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch
         )
     ]
     losses = torch.cat(parts)
-    summed = torch.zeros(len(batch.labels), device=losses.device).index_add_(0, rows, losses)
+    summed = torch.zeros(len(batch.labels), dtype=torch.float32, device=losses.device).index_add_(
+        0, rows, losses
+    )
     return summed, (hidden_labels != IGNORED).sum(dim=1)
 
 

@@ -135,6 +135,19 @@ class RoundFinished(Event):
     """Why, in the order of `refused`."""
     realised: float | None = None
     """Part of the whole update since the base that half-precision weights show; None in float32."""
+    processes: int = 1
+    """Processes that devices answered in; `peak_memory_bytes` is the sum of their peaks, shared pages in each."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLost(Event):
+    """A worker process ended before the run did; what it was doing was done again by another process."""
+
+    kind: ClassVar[str] = "worker_lost"
+    device: int | None
+    """The device that was answering in it; None if none was."""
+    code: int | None
+    """How it ended: an exit code, or minus the number of a signal."""
 
 
 @dataclass(frozen=True, slots=True)

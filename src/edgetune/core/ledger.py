@@ -1,8 +1,9 @@
 """The ledger: the whole fine-tune as a small file beside an immutable base.
 
-A `.ledger` is a safetensors file. Projected: `coefficients` float32 [K] (and `keys` int64 [n] if the directions are not
-a pool). Dense: the tuned tensors by name. Its metadata names the base by digest, so that it can never be applied to
-another one, and carries a digest of its own tensors, so that a damaged file is refused before anything is changed.
+A `.ledger` is a safetensors file. Projected: `coefficients` float32 [K] (and `keys` int64 [n], in the order of the
+steps, if the directions are not a pool). Dense: the tuned tensors by name. Its metadata names the base by digest, so
+that it can never be applied to another one, and carries a digest of its own tensors, so that a damaged file is refused
+before anything is changed.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from edgetune.core.ledger_checks import (
 )
 from edgetune.core.update import Dense, Projected, Update
 
-FORMAT = "edgetune-ledger-1"
+FORMAT = "edgetune-ledger-2"
 DIGEST = "[0-9a-f]{64}"
 """A SHA-256 in hexadecimal digits."""
 

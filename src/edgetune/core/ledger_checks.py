@@ -98,8 +98,8 @@ def check_projected(tensors: Mapping[str, torch.Tensor], size: int) -> None:
     """Check the coefficients of a pool (`size` > 0) or of fresh directions.
 
     Raises:
-        MalformedError: for another name, type, shape or number of tensors, a key that is negative or repeated, or a
-            coefficient that is NaN, infinite or absurd.
+        MalformedError: for another name, type, shape or number of tensors, a negative key, or a coefficient that is
+            NaN, infinite or absurd. A key may occur again: momentum moves a direction in two intervals.
     """
     names = {"coefficients"} if size else {"keys", "coefficients"}
     require(set(tensors) == names, f"a ledger of these directions holds {' and '.join(sorted(names))}")
@@ -118,7 +118,6 @@ def check_projected(tensors: Mapping[str, torch.Tensor], size: int) -> None:
         "the keys are no int64 vector of that length",
     )
     require(not len(keys) or int(keys.min()) >= 0, "a key is negative")
-    require(len(torch.unique(keys)) == len(keys), "a key occurs twice")
 
 
 def check_dense(tensors: Mapping[str, torch.Tensor]) -> None:

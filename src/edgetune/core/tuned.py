@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -28,8 +29,29 @@ class Adds(Protocol):
         """Form `out = base + coefficient * z(seed)` of tensor `name` from element `start` on, rounded once."""
         ...
 
+    @property
+    def pooled(self) -> bool:
+        """Whether directions come from a pool: a ledger then names each once, and steps have no order."""
+        ...
+
+    @property
+    def transforms(self) -> bool:
+        """Whether a replay sums all directions by one transform, instead of adding one after the other."""
+        ...
+
     def replay(self, out: torch.Tensor, base: torch.Tensor, update: Projected, name: str) -> None:
         """Form `out = base + sum_k a_k z_k` of tensor `name`, in float32, rounded once."""
+        ...
+
+    def follow(
+        self,
+        weight: torch.Tensor,
+        remainder: torch.Tensor,
+        update: Projected,
+        name: str,
+        base: torch.Tensor | None = None,
+    ) -> None:
+        """Add directions in their order to a 16-bit tensor and its remainders, or to `base`, each sum held."""
         ...
 
 
@@ -87,6 +109,10 @@ class Tuned(Protocol):
 
     def reset(self, state: Update | None) -> None:
         """Become the base plus `state`; None is the untouched (or freshly initialised) state."""
+        ...
+
+    def keep(self, folder: Path | None = None) -> None:
+        """Make it cheap to come back to the present state, with a nameless file in `folder` if that takes one."""
         ...
 
     def apply(self, update: Update) -> None:

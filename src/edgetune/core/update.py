@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,6 +81,14 @@ class Projected:
         """Return the zero update."""
         return cls(np.zeros(0, np.int64), np.zeros(0, np.float32))
 
+    @classmethod
+    def chain(cls, updates: Sequence[Projected]) -> Projected:
+        """Return updates one after the other; call `merged` to add equal keys."""
+        return cls(
+            np.concatenate([np.zeros(0, np.int64), *(one.keys for one in updates)]),
+            np.concatenate([np.zeros(0, np.float32), *(one.coefficients for one in updates)]),
+        )
+
     def scaled(self, factor: float) -> Projected:
         """Return `factor` times this update."""
         return Projected(self.keys, (self.coefficients * np.float32(factor)).astype(np.float32))
@@ -96,11 +104,34 @@ class Projected:
         order = np.argsort(first, kind="stable")
         return Projected(unique[order], total[order])
 
+    def sorted(self) -> Projected:
+        """Return the same terms in ascending order of key."""
+        order = np.argsort(self.keys, kind="stable")
+        return Projected(self.keys[order], self.coefficients[order])
+
+    def moving(self) -> Projected:
+        """Return the terms whose coefficients are not zero."""
+        moves = self.coefficients != 0
+        return self if moves.all() else Projected(self.keys[moves], self.coefficients[moves])
+
+    def after(self, count: int) -> Projected:
+        """Return the terms beyond the first `count`."""
+        return Projected(self.keys[count:], self.coefficients[count:])
+
+    def goes_on_from(self, other: Projected) -> bool:
+        """Say whether the first terms of this update are those of another one, bit for bit."""
+        count = len(other.keys)
+        return np.array_equal(self.keys[:count], other.keys) and np.array_equal(
+            self.coefficients[:count], other.coefficients
+        )
+
+    def equals(self, other: Projected) -> bool:
+        """Say whether both have the same terms in the same order."""
+        return len(self.keys) == len(other.keys) and self.goes_on_from(other)
+
     def __add__(self, other: Projected) -> Projected:
         """Concatenate; call `merged` to add equal keys."""
-        return Projected(
-            np.concatenate([self.keys, other.keys]), np.concatenate([self.coefficients, other.coefficients])
-        )
+        return Projected.chain([self, other])
 
 
 Update = Dense | Projected

@@ -124,7 +124,7 @@ class Hadamard(Kind):
         name: str,
     ) -> None:
         """Form `out = base + sum_k a_k z_k` by one fast transform a block; see `Kind.replay`."""
-        coefficients = torch.zeros(self.padded, device=out.device)
+        coefficients = torch.zeros(self.padded, dtype=torch.float32, device=out.device)
         for index, value in terms:
             coefficients[index] += value
         rows, columns = self._streams(source, name, base.numel(), out.device)

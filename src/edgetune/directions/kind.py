@@ -65,9 +65,11 @@ class Kind(ABC):
         source: Source,
         name: str,
     ) -> None:
-        """Rebuild a tuned tensor from its ledger: summed in float32 in the order given, rounded once.
+        """Rebuild a tuned tensor from its ledger: added in float32 one after the other, rounded once at the end.
 
-            out = base + sum_k a_k z_k
+            out = ((base + a_1 z_1) + a_2 z_2) + ...   in the order given
+
+        These are the additions of the steps themselves, so that going on from a sum equals forming it anew.
 
         Args:
             out: [...], any float dtype, contiguous; may be `base` itself.
@@ -81,7 +83,7 @@ class Kind(ABC):
         flat_out, flat_base = out.view(-1), base.reshape(-1)
         for start in range(0, flat_base.numel(), CHUNK):
             part = slice(start, min(start + CHUNK, flat_base.numel()))
-            total = torch.zeros(part.stop - start, device=out.device)
+            total = flat_base[part].to(torch.float32, copy=True)
             for seed, value in pairs:
                 total += self.values(source, name, seed, start, part.stop - start, out.device).mul_(value)
-            flat_out[part] = total.add_(flat_base[part].float())
+            flat_out[part] = total

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 import torch
 
 from edgetune.core.quantised import PackedTensor, StoredTensor
+from edgetune.core.remainder import held, join, split
 from edgetune.core.update import Projected
 from edgetune.directions import gpu, native
 from edgetune.directions.hadamard import Hadamard
 from edgetune.directions.kernel import compiled_wanted, triton_wanted
 from edgetune.directions.kind import Kind
 from edgetune.directions.native import product
+from edgetune.directions.native.remainder import follow, follows
 from edgetune.directions.source import CachedSource, Source
 
 
@@ -25,14 +27,16 @@ class BoundSpace:
     Args:
         kind: what a direction looks like.
         key: 32 bytes.
+        pooled: whether the directions come from a pool; a Hadamard kind is one.
 
     Raises:
         ConfigError, MissingExtraError: if EDGETUNE_KERNEL asks for what is not there.
     Cost: nothing with a kernel; in plain torch a Hadamard pool remembers two bytes a weight.
     """
 
-    def __init__(self, kind: Kind, key: bytes) -> None:
+    def __init__(self, kind: Kind, key: bytes, *, pooled: bool = False) -> None:
         self.kind, self.key = kind, key
+        self.pooled = pooled or isinstance(kind, Hadamard)
         self._compiled, self._triton = compiled_wanted(), triton_wanted()
         self._source = CachedSource(key) if isinstance(kind, Hadamard) else Source(key)
 
@@ -66,6 +70,45 @@ class BoundSpace:
         else:
             terms = zip(update.keys.tolist(), update.coefficients.tolist(), strict=True)
             self.kind.replay(out, base, terms, self._source, name)
+
+    @property
+    def transforms(self) -> bool:
+        """Whether a replay sums all directions by one transform."""
+        return isinstance(self.kind, Hadamard)
+
+    def follow(
+        self,
+        weight: torch.Tensor,
+        remainder: torch.Tensor,
+        update: Projected,
+        name: str,
+        base: torch.Tensor | None = None,
+    ) -> None:
+        """Add directions, in their order, to a 16-bit tensor and the remainders of its rounding.
+
+            x <- held(x + c_i z_i),   x = what weight and remainder hold, or held(base)
+
+        Args:
+            weight: float16 or bfloat16, contiguous; written.
+            remainder: int16, like `weight` in shape; written (see `core.remainder`).
+            update: directions and coefficients.
+            name: the parameter's name.
+            base: start from it instead, of any float type.
+        Cost: a draw a direction; one pass with the compiled kernel, else float32 scratch of the tensor.
+        """
+        if (
+            self._compiled
+            and weight.is_contiguous()
+            and follows(self.kind, weight, weight if base is None else base)
+        ):
+            follow(self.kind, self.key, name, weight, remainder, update, base=base)
+            return
+        x = join(weight, remainder) if base is None else held(base.float(), weight.dtype)
+        for seed, coefficient in zip(update.keys.tolist(), update.coefficients.tolist(), strict=True):
+            self.axpy(x, x, coefficient, name, seed)
+            x = held(x, weight.dtype)
+        for to, part in zip((weight, remainder), split(x, weight.dtype), strict=True):
+            to.copy_(part)
 
     def read(
         self,
@@ -144,8 +187,8 @@ class KeptSpace(BoundSpace):
     Cost: one float32 copy of all weights beside them; one draw a step instead of three.
     """
 
-    def __init__(self, kind: Kind, key: bytes) -> None:
-        super().__init__(kind, key)
+    def __init__(self, kind: Kind, key: bytes, *, pooled: bool = False) -> None:
+        super().__init__(kind, key, pooled=pooled)
         self._seed: int | None = None
         self._kept: dict[str, torch.Tensor] = {}
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from edgetune.core.tuned import Space
+from edgetune.core.tuned import Adds, Space
 from edgetune.core.update import Projected
 
 ELEMENTS = 1 << 18
@@ -92,31 +92,57 @@ def realised_perturbation(space: Space, sample: list[Part], eps: float, seed: in
     return realised_ratio(torch.cat(change), torch.cat(intended))
 
 
-def realised_update(space: Space, before: list[Part], after: list[Part], update: Projected) -> float:
+def realised_update(before: list[Part], after: list[Part], intended: list[torch.Tensor]) -> float:
     """Return how much of an update, one step or all of an interval, has reached the stored weights.
 
         r = realised_ratio(w_after - w_before, sum_k a_k z_k)
 
     Args:
-        space: the directions, not a kept one.
         before: sample of the weights to which the update was applied.
         after: sample of the same tensors afterwards.
-        update: everything applied in between.
-    Cost: one replay of the update on the sample.
+        intended: the update's elements, from `Intended`.
     """
-    change, intended = [], []
-    for old, new in zip(before, after, strict=True):
-        change.append((new.values.double() - old.values.double()) * old.share**0.5)
-        intended.append(_drawn(space, old, update) * old.share**0.5)
-    return realised_ratio(torch.cat(change), torch.cat(intended))
+    change = [
+        (new.values.double() - old.values.double()) * old.share**0.5
+        for old, new in zip(before, after, strict=True)
+    ]
+    wanted = [one.double() * old.share**0.5 for old, one in zip(before, intended, strict=True)]
+    return realised_ratio(torch.cat(change), torch.cat(wanted))
+
+
+class Intended:
+    """What an update means for a sample of the weights, free of their rounding.
+
+        sum_k a_k z_k   in float32
+
+    An update of fresh directions that goes on from the last one costs what came since.
+
+    Args:
+        space: the directions, not a kept one.
+        sample: names and sizes of the tensors' parts.
+    Cost: a float32 copy of the sample.
+    """
+
+    def __init__(self, space: Adds, sample: list[Part]) -> None:
+        self._space, self._sample = space, sample
+        self._update = Projected.none()
+        self._sums = [
+            torch.zeros(part.values.shape, dtype=torch.float32, device=part.values.device) for part in sample
+        ]
+
+    def form(self, update: Projected) -> list[torch.Tensor]:
+        """Return the update's elements of every part, float32 [n]; they are good until the next call."""
+        known = len(self._update.keys) if not self._space.pooled and update.goes_on_from(self._update) else 0
+        rest = update.after(known)
+        for total, part in zip(self._sums, self._sample, strict=True):
+            if not known:
+                total.zero_()
+            if len(rest.keys):
+                self._space.replay(total, total, rest, part.name)
+        self._update = update
+        return self._sums
 
 
 def _drawn(space: Space, part: Part, update: Projected) -> torch.Tensor:
-    """Form the update's elements of one part, float64 [n], free of the weights' rounding."""
-    nothing = torch.zeros(part.values.shape, device=part.values.device)
-    found = torch.empty_like(nothing)
-    if len(update.keys):
-        space.replay(found, nothing, update, part.name)
-    else:
-        found.zero_()
-    return found.double()
+    """Form the update's elements of one part, float64 [n]."""
+    return Intended(space, [part]).form(update)[0].double()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, is_dataclass
 from hashlib import sha256
 
 from edgetune.aggregate import Mean
 from edgetune.core.errors import ConfigError
+from edgetune.core.update import Estimate
 from edgetune.directions.draw import Directions
-from edgetune.estimators import Backprop, Estimator
+from edgetune.estimators import Accumulate, Backprop, Estimator
 from edgetune.measure.objective import Answers
 from edgetune.tune import Lora, Target
 from edgetune.updates import Adam, AdamW, Constant, Momentum, Optimiser, Schedule
@@ -133,6 +135,11 @@ class TuningMethod:
     def pool_size(self) -> int:
         """K, or 0 if there is no pool."""
         return self.directions.size if self.directions is not None else 0
+
+    @property
+    def estimator(self) -> Callable[..., Estimate]:
+        """What estimates from a whole batch, by micro-batches if they are wanted: (handle, objective, batch, *keys)."""
+        return Accumulate(self.estimate, self.micro_batch) if self.micro_batch else self.estimate
 
     def keys(self, seed: int, round: int, device: int) -> list[int]:
         """Return the directions of a device's local steps, step by step; zeros for dense gradients."""

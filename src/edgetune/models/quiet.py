@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging as levels
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from contextlib import contextmanager
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from transformers.utils import logging
 
-_ONE_AT_A_TIME = threading.RLock()
+from edgetune.core.exclusive import LIBRARIES
 
 
 @contextmanager
@@ -21,7 +20,7 @@ def quiet() -> Iterator[None]:
     Their settings belong to the process, like others that transformers changes while it builds a model; so one thread
     at a time is in such a block. The settings are as before after it, also after an error.
     """
-    with _ONE_AT_A_TIME:
+    with LIBRARIES:
         yield from _silenced()
 
 

@@ -25,7 +25,6 @@ class Device:
         examples: its private data, encoded; at least one.
         worker: the model it uses, alone or in turn with others.
         pad_id: the padding token.
-        progress: told after every local step.
 
     Raises:
         DataError: if it holds no examples.
@@ -38,12 +37,11 @@ class Device:
         worker: Worker,
         *,
         pad_id: int,
-        progress: Progress = silent,
     ) -> None:
         if not examples:
             raise DataError("a device without examples cannot train", where=f"device {id}")
         self.id, self._examples, self._worker = id, examples, worker
-        self._pad_id, self._progress = pad_id, progress
+        self._pad_id = pad_id
         self._binding = binding(worker.method.digest, worker.identity, worker.seed)
 
     @property
@@ -51,13 +49,16 @@ class Device:
         """How many examples it holds: what it registers with, and what it must claim in every reply."""
         return len(self._examples)
 
-    def answer(self, payload: bytes) -> bytes:
+    def answer(self, payload: bytes, turn: int | None = None, progress: Progress = silent) -> bytes:
         """Train from the received state and return the change.
 
         The device becomes the server's state exactly as received, takes its local steps, and forgets its weights.
 
         Args:
             payload: a frame of the server: 4 bytes of master seed and the encoded state.
+            turn: how many times the device was asked before, so that it goes on where it was in its examples; every
+                round so far if not given.
+            progress: told after every local step.
 
         Returns:
             A frame with a `Reply`.
@@ -77,17 +78,25 @@ class Device:
             )
         like = tuned.state() if method.directions is None else None
         tuned.reset(method.codec.decode(frame.body[4:], like))
+        turn = frame.round - 1 if turn is None else turn
+        tuned.keep(self._worker.scratch)
+        batches = draw_batches(
+            self._examples,
+            method.batch_size,
+            self._pad_id,
+            seed=seed,
+            device=self.id,
+            first=turn * method.local_steps,
+        )
         steps = take_steps(
             method,
             tuned,
-            draw_batches(
-                self._examples, method.batch_size, self._pad_id, seed=seed, round=frame.round, device=self.id
-            ),
+            batches,
             method.keys(seed, frame.round, self.id),
             method.local.start(tuned),
             round=frame.round,
             objective=self._worker.objective,
-            progress=self._progress,
+            progress=progress,
             label=f"device {self.id}",
         )
         change = tuned.delta()

@@ -10,9 +10,11 @@ from edgetune.core.events import Listener, RoundFinished
 from edgetune.core.ledger import Ledger
 from edgetune.core.progress import Progress, silent
 from edgetune.measure.memory import PeakMemory
+from edgetune.run.crew import Alone, Hands, Task
 from edgetune.run.device import Device
 from edgetune.run.server import Server
 from edgetune.run.state import Checkpoint, Evaluate
+from edgetune.run.turns import Turns
 from edgetune.run.worker import Worker
 
 
@@ -47,6 +49,7 @@ def federate(
     evaluate: Evaluate,
     *,
     answer: Evaluate | None = None,
+    hands: Hands | None = None,
     listener: Listener,
     progress: Progress = silent,
 ) -> Ledger:
@@ -59,6 +62,7 @@ def federate(
         checkpoint: where the ledger is kept.
         evaluate: held-out loss, computed on the server.
         answer: Rouge-L of answers to the held-out prompts, computed on the server.
+        hands: who lets devices answer; one after the other in this process if not given.
         listener: receives one event a round.
         progress: told after every round.
 
@@ -76,12 +80,14 @@ def federate(
         round=ledger.round,
         examples={id: device.examples for id, device in devices.items()},
     )
+    hands = hands or Alone(devices, progress)
+    turns = Turns(list(devices), plan.participation, seed=plan.seed)
     progress("rounds", server.round, plan.rounds)
     while server.round < plan.rounds:
         start = time.perf_counter()
         with PeakMemory() as memory:
-            down = server.open_round()
-            up = {device: devices[device].answer(payload) for device, payload in down.items()}
+            down, coming = server.open_round(), server.round + 1
+            up = hands.answer([Task(id, payload, turns.before(id, coming)) for id, payload in down.items()])
             closed = server.close_round(up)
             worker.tuned.reset(server.state)
             realised = worker.watch.ratio(server.state)
@@ -100,11 +106,12 @@ def federate(
                 dropped=closed.dropped,
                 digest=ledger.digest,
                 seconds=time.perf_counter() - start,
-                peak_memory_bytes=memory.peak_bytes,
+                peak_memory_bytes=memory.peak_bytes + hands.beside_bytes,
                 rouge_l=rouge,
                 refused=list(closed.refused),
                 reasons=list(closed.refused.values()),
                 realised=realised,
+                processes=hands.processes,
             )
         )
         checkpoint.save(ledger)

@@ -150,4 +150,4 @@ def _space(spec: DirectionsSpec, key: bytes | None) -> BoundSpace:
     if made is None or (made is Hadamard and not spec.size):
         hint = "update edgetune, or get the ledger again"
         raise ModelError(f"no directions of the kind {spec.kind!r} in a pool of {spec.size}", hint=hint)
-    return BoundSpace(Hadamard(spec.size) if made is Hadamard else made(), key)
+    return BoundSpace(Hadamard(spec.size) if made is Hadamard else made(), key, pooled=spec.size > 0)

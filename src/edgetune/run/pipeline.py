@@ -36,14 +36,16 @@ from edgetune.export.plan import ExportPlan
 from edgetune.measure.memory import PeakMemory
 from edgetune.measure.versions import versions
 from edgetune.methods.catalogue import compression_method, tuning_method
+from edgetune.run.crew import Crew
 from edgetune.run.deploy import compress_to_file, deploy, file_quality, scratch_file, verify_file
-from edgetune.run.precision import check_precision
+from edgetune.run.precision import check_precision, check_reads
 from edgetune.run.preflight import compression_of, look_ahead, needed_context
 from edgetune.run.prepare import Prepared, prepare
 from edgetune.run.recipe import Recipe
 from edgetune.run.rows import Quality, model_quality, show_samples
 from edgetune.run.traffic import alternatives, traffic
 from edgetune.run.tuning import completed_rounds, tune_prepared
+from edgetune.run.workers import open_crew
 from edgetune.tune import Prefix
 
 LEDGER, MODEL, EVENTS, MANIFEST = "tuned.ledger", "model.gguf", "events.jsonl", "manifest.json"
@@ -123,6 +125,7 @@ def _logged(
         precision = check_precision(
             prepared.backbone, prepared.method, recipe.seed, accept=recipe.model.accept_rounding
         )
+        check_reads(prepared.backbone, prepared.method)
         done = completed_rounds(prepared, out / LEDGER, single=single)
         log = EventLog(out / EVENTS)
 
@@ -131,13 +134,16 @@ def _logged(
             listener(event)
 
         start = time.perf_counter()
+        rounds = 0 if single else recipe.federation.rounds - done
+        crew = open_crew(prepared, rounds=rounds, scratch=out, progress=progress, listener=tell)
         try:
-            work = _Run(prepared, out, tell, progress, single=single, done=done, plan=plan)
+            work = _Run(prepared, out, tell, progress, crew, single=single, done=done, plan=plan)
             work.announce(command)
             for found in (planned, precision):
                 if found is not None:
                     tell(found)
-            yield work
+            with crew:
+                yield work
             tell(RunFinished(time.perf_counter() - start))
         except EdgetuneError as error:
             tell(Failed(str(error), error.exit_code))
@@ -156,6 +162,7 @@ class _Run:
         out: Path,
         listener: Listener,
         progress: Progress,
+        crew: Crew,
         *,
         single: bool,
         done: int,
@@ -163,6 +170,7 @@ class _Run:
     ) -> None:
         self.plan = plan
         self.prepared, self.out, self.tell, self.progress = prepared, out, listener, progress
+        self.crew = crew
         self.single, self.done = single, done
         self.model: PreTrainedModel = prepared.backbone.model
         self.base_loss = math.nan
@@ -200,12 +208,22 @@ class _Run:
 
         def work() -> None:
             ledger, self.model = tune_prepared(
-                self.prepared, path, listener=self.tell, progress=self.progress, single=self.single
-            )
+                self.prepared, path,
+                listener=self.tell, progress=self.progress, single=self.single, crew=self.crew,
+            )  # fmt: skip
+            self.crew.close()
             ledgers.append(ledger)
 
+        def of_all_processes() -> int:
+            rounds = self._rounds().values()
+            return max((one["peak_memory_bytes"] for one in rounds if one["round"] > self.done), default=0)
+
         quality = self._stage(
-            "tuned", lambda: self.prepared.backbone.size_bytes + path.stat().st_size, work, earlier
+            "tuned",
+            lambda: self.prepared.backbone.size_bytes + path.stat().st_size,
+            work,
+            earlier,
+            of_all_processes,
         )
         if not self.single:
             self.tell(traffic(list(self._rounds().values()), others))
@@ -280,14 +298,23 @@ class _Run:
         self._row("llama.cpp", quality, path.stat().st_size, peak, time.perf_counter() - start)
 
     def _stage(
-        self, name: str, size: Callable[[], int], work: Callable[[], object], earlier: float = 0.0
+        self,
+        name: str,
+        size: Callable[[], int],
+        work: Callable[[], object],
+        earlier: float = 0.0,
+        peak: Callable[[], int] = lambda: 0,
     ) -> Quality:
-        """Do a stage's work, measure its model, and send its row; `earlier` seconds went into it before a kill."""
+        """Do a stage's work, measure its model, and send its row.
+
+        `earlier` seconds went into it before a kill; `peak` is what it needed with other processes beside this one.
+        """
         start = time.perf_counter()
         with PeakMemory() as memory:
             work()
             quality = model_quality(self.model, self.prepared, self.progress, name)
-        self._row(name, quality, size(), memory.peak_bytes, earlier + time.perf_counter() - start)
+        most = max(memory.peak_bytes, peak())
+        self._row(name, quality, size(), most, earlier + time.perf_counter() - start)
         return quality
 
     def _row(self, name: str, quality: Quality, size: int, peak: int, seconds: float) -> None:

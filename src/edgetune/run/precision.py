@@ -1,4 +1,4 @@
-"""Whether the type of the weights lets a run's perturbations and steps through: refused before, watched during."""
+"""Whether a model and the type of its weights let a run's perturbations and steps through: before it, and during."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import torch
 from edgetune.core.errors import ConfigError
 from edgetune.core.events import Precision
 from edgetune.core.keys import pool_key
-from edgetune.core.tuned import Tuned
+from edgetune.core.tuned import Adds, Tuned
 from edgetune.core.update import Projected, Update
 from edgetune.directions.space import BoundSpace
-from edgetune.measure.realised import Part, realised_perturbation, realised_update, sample_weights
+from edgetune.measure.realised import Intended, Part, realised_perturbation, realised_update, sample_weights
 from edgetune.methods.method import TuningMethod
 from edgetune.models.backbone import Backbone
+from edgetune.tune import FullProjected, ProjectedTuned
+from edgetune.tune.scaled import ScaledSpace
 
 LEAST = 0.5
 """Realised ratio below which a setting is called useless."""
@@ -58,6 +60,26 @@ def check_precision(
     )
 
 
+def check_reads(backbone: Backbone, method: TuningMethod) -> None:
+    """Refuse, before a run, a model some of whose weights cannot be perturbed when they are read.
+
+    Args:
+        backbone: the base model, as it was afterwards.
+        method: what is tuned and how.
+
+    Raises:
+        ModelError: naming the weights.
+    Cost: a few forward passes of 21 tokens.
+    """
+    if method.directions is None or not isinstance(method.target, FullProjected):
+        return
+    tuned = ProjectedTuned(backbone.model, BoundSpace(method.directions.kind, pool_key(0)), base={})
+    try:
+        tuned.inspect()
+    finally:
+        tuned.close()
+
+
 def least_radius(space: BoundSpace, sample: list[Part], eps: float) -> float:
     """Return the first of eps, 2 eps, 4 eps, ... of which at least 90 % survives rounding, up to 1."""
     while eps < 1 and realised_perturbation(space, sample, eps, 0) < GOOD:
@@ -81,16 +103,20 @@ class UpdateWatch:
         tuned: the handle at its base.
         method: what is tuned and how.
         seed: master seed of the directions.
-    Cost: a copy of 2^18 weights; each ratio replays the ledger on them. Nothing in float32.
+    Cost: two copies of 2^18 weights; a ratio replays what is new in the ledger on them. Nothing in float32.
     """
 
     def __init__(self, tuned: Tuned, method: TuningMethod, seed: int) -> None:
         self._tuned = tuned
         narrow = any(weight.dtype != torch.float32 for _, weight in tuned.named_weights())
-        self._space = None
+        self._space: Adds | None = None
         if narrow and method.directions is not None:
-            self._space = BoundSpace(method.directions.kind, pool_key(seed))
+            pooled = method.directions.size > 0
+            space = BoundSpace(method.directions.kind, pool_key(seed), pooled=pooled)
+            scales = tuned.scales if isinstance(tuned, ProjectedTuned) else {}
+            self._space = ScaledSpace(space, scales)
             self._before = sample_weights(tuned.named_weights())
+            self._intended = Intended(self._space, self._before)
 
     def ratio(self, state: Update) -> float | None:
         """Return the realised ratio of everything since the base; None in float32 and for dense updates.
@@ -100,7 +126,8 @@ class UpdateWatch:
         """
         if self._space is None or not isinstance(state, Projected):
             return None
-        return realised_update(self._space, self._before, sample_weights(self._tuned.named_weights()), state)
+        after = sample_weights(self._tuned.named_weights())
+        return realised_update(self._before, after, self._intended.form(state))
 
 
 def _name(dtype: torch.dtype) -> str:

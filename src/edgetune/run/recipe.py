@@ -79,6 +79,8 @@ class FederationSection(Section):
     """Share of the devices asked in a round."""
     rounds: int = Field(default=20, ge=1, le=10**6)
     """Number of rounds (checkpoint intervals for a single device)."""
+    workers: int = Field(default=0, ge=0, le=1024)
+    """Processes that devices of a round train in, each with a model of its own; 0 takes what cores and memory allow."""
 
 
 class CompressionSection(Section):
@@ -141,7 +143,7 @@ class Recipe(Section):
                 "export": True,
                 "model": {"accept_rounding"},
                 "evaluation": {"every", "batch_size", "samples"},  # max_new_tokens shortens the examples
-                "federation": set() if decays else {"rounds"},
+                "federation": {"workers"} if decays else {"workers", "rounds"},
                 "threads": True,
             }
         )

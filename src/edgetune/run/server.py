@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edgetune.core.errors import DigestError, DivergenceError
-from edgetune.core.keys import stream
 from edgetune.core.update import Contribution, Dense, Projected, Update
 from edgetune.methods.method import TuningMethod
 from edgetune.run.reply import Reply, binding, ticket
+from edgetune.run.turns import sample_devices
 from edgetune.wire import DOWN, UP, Frame
 
 
@@ -65,11 +65,7 @@ class Server:
 
     def sample(self) -> list[int]:
         """Return the devices of the coming round: a pure function of seed and round, without replacement."""
-        count = max(1, math.floor(self._participation * len(self._devices) + 1e-9))
-        chosen = stream(self._seed, "devices", self.round + 1).choice(
-            len(self._devices), count, replace=False
-        )
-        return sorted(self._devices[int(index)] for index in chosen)
+        return sample_devices(self._devices, self._participation, seed=self._seed, round=self.round + 1)
 
     def open_round(self) -> dict[int, bytes]:
         """Return the payload for every sampled device; all are equal, whether or not a device took part before."""
@@ -115,7 +111,7 @@ class Server:
     def _combined(self, usable: list[Contribution], refused: Mapping[int, str]) -> Update:
         """Return the state after the round."""
         update = self.method.aggregate.combine(usable)
-        state = None if update is None else _plus(self.state, update)
+        state = None if update is None else _plus(self.state, update, pooled=self.method.pool_size > 0)
         if state is not None and state.is_bounded:
             return state
         what = "no reply can be used" if state is None else "the sum of the updates is beyond any use"
@@ -141,9 +137,9 @@ class Server:
         return content
 
 
-def _plus(state: Update, update: Update) -> Update:
+def _plus(state: Update, update: Update, *, pooled: bool) -> Update:
     if isinstance(state, Projected) and isinstance(update, Projected):
-        return (state + update).merged()
+        return (state + update).merged() if pooled else state + update
     if isinstance(state, Dense) and isinstance(update, Dense):
         return Dense({name: tensor + update.tensors[name] for name, tensor in state.tensors.items()})
     raise DivergenceError("a dense and a projected update cannot be added")

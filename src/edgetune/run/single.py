@@ -37,7 +37,7 @@ def tune(
     """Tune on one device that holds all examples; a round is a checkpoint interval of `local_steps` steps.
 
     The optimiser's state lives through the whole run and is saved beside the ledger. After every interval the weights
-    are rebuilt from the ledger, so that a killed and resumed run gives the same bits as an undisturbed one.
+    are those of the ledger, so that a killed and resumed run gives the same bits as an undisturbed one.
 
     Args:
         worker: the model.
@@ -65,9 +65,12 @@ def tune(
         start = time.perf_counter()
         with PeakMemory() as memory:
             keys = method.keys(plan.seed, round, ONLY_DEVICE)
+            if optimiser:
+                tuned.keep(worker.scratch)  # its steps move directions again, which the ledger adds up
             batches = draw_batches(
-                examples, method.batch_size, pad_id, seed=plan.seed, round=round, device=ONLY_DEVICE
-            )
+                examples, method.batch_size, pad_id,
+                seed=plan.seed, device=ONLY_DEVICE, first=(round - 1) * method.local_steps,
+            )  # fmt: skip
             steps = take_steps(
                 method, tuned, batches, keys, optimiser,
                 round=round, objective=worker.objective, progress=progress,

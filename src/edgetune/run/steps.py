@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from edgetune.core.batch import Batch, Objective, response_loss
@@ -13,7 +15,6 @@ from edgetune.core.keys import stream
 from edgetune.core.progress import Progress, silent
 from edgetune.core.tuned import Tuned
 from edgetune.data.encode import Example, collate
-from edgetune.estimators import Accumulate
 from edgetune.methods.method import TuningMethod
 
 
@@ -31,23 +32,31 @@ class Steps:
 
 
 def draw_batches(
-    examples: Sequence[Example], batch_size: int, pad_id: int, *, seed: int, round: int, device: int
+    examples: Sequence[Example], batch_size: int, pad_id: int, *, seed: int, device: int, first: int = 0
 ) -> Iterator[Batch]:
     """Yield batches for ever: all examples in a random order, then all again in another.
 
+        batch t = records p(tb) ... p(tb + b - 1),   p(i) = element i mod n of the random order of epoch i div n
+
+    A pure function of its arguments: whoever goes on at step t sees what an undisturbed run would have seen.
+
     Args:
         examples: at least one.
-        batch_size: records a batch; an epoch may end within a batch.
+        batch_size: records a batch, b; an epoch may end within a batch.
         pad_id: the padding token.
-        seed: the run's seed; with round and device it fixes the order.
+        seed: the run's seed; with the device it fixes the orders.
+        device: whose examples they are.
+        first: number of the first batch, from 0: steps that the device has taken before.
     """
-    order = stream(seed, "batches", round, device)
-    waiting: list[int] = []
-    while True:
-        while len(waiting) < batch_size:
-            waiting += [int(index) for index in order.permutation(len(examples))]
-        yield collate([examples[index] for index in waiting[:batch_size]], pad_id)
-        del waiting[:batch_size]
+    count, epoch, order = len(examples), -1, np.zeros(0, np.int64)
+    for place in itertools.count(first * batch_size, batch_size):
+        rows = []
+        for at in range(place, place + batch_size):
+            if at // count != epoch:
+                epoch = at // count
+                order = stream(seed, "batches", device, epoch).permutation(count)
+            rows.append(int(order[at % count]))
+        yield collate([examples[row] for row in rows], pad_id)
 
 
 def take_steps(
@@ -79,12 +88,11 @@ def take_steps(
         label: name of the progress bar.
     """
     device = next(tuned.model.parameters()).device
-    losses, dropped, each = [], 0, method.estimate.directions
-    estimator = Accumulate(method.estimate, method.micro_batch) if method.micro_batch else method.estimate
+    losses, dropped, each, estimator = [], 0, method.estimate.directions, method.estimator
     steps, objective = len(keys) // each, objective or response_loss
     for step in range(steps):
         taken = keys[step * each : (step + 1) * each]
-        estimate = estimator(tuned, objective, next(batches).to(device), *taken)  # type: ignore[arg-type]
+        estimate = estimator(tuned, objective, next(batches).to(device), *taken)
         if estimate.is_finite:
             method.local.step(tuned, estimate.update, optimiser, method.rate(round, step))
             losses.append(estimate.loss)

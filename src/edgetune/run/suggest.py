@@ -28,7 +28,7 @@ LOOKS, DIRECTIONS, STEPS = 8, 32, 48
 LOW, MIDDLE, HIGH = 0.25, 1.0, 4.0
 """Rates that are tried first, relative to the one the slopes give."""
 TRIALS = 5
-"""Trials at most: the three, and the two beside the best of them."""
+"""Trials with one direction a step at most: the three, and the two beside the best of them."""
 HORIZON = 1000
 """Steps that a rate must survive, whatever is planned: a run that goes well is prolonged."""
 SAME = 0.9
@@ -83,14 +83,19 @@ def suggest(
 ) -> Suggestion:
     """Find a radius clear of noise and free of curvature, a rate from the slopes, and verify the rate by short trials.
 
-        lr0 = min(E[g_a g_b] / E[g_a^2 z'H z], reach / (rms(g) sqrt(max(steps, HORIZON))))
+        lr0 = min(n E[g_a g_b] / E[g_a^2 z'H z], reach sqrt(n) / (rms(g) sqrt(max(steps, HORIZON))))
+
+    n is the number of directions that a step averages. Its curvature is E[g_i^2 z_i'H z_i] / n and a part of pairs,
+    between 0 and as much as that of one direction, which cannot be measured in a few passes: the best rate lies
+    between that of one direction and n times it. Trials begin at the upper end and go down as far as it takes. A weight
+    walks by the mean of n independent signs times slopes, 1 / sqrt(n) of one.
 
     Deterministic: a function of the problem, the method and the keys. Training batches only; nothing held out is read.
 
     Args:
         problem: model, loss, batches, at least DIRECTIONS keys.
         method: takes the trial steps, with its own estimator and optimiser.
-        trial_keys: directions of a trial's steps, the same for every rate.
+        trial_keys: directions of a trial's steps, as many a step as the method takes; the same for every rate.
         probe: training batches on which the trials are compared.
         steps: planned steps of the run, at least 1.
         progress: told how far it is.
@@ -101,30 +106,34 @@ def suggest(
     Raises:
         DivergenceError: if the loss is NaN or infinite, no radius moves it, or no trial lowers it.
     Cost: about 10 radii x 8 directions x 6 forward passes, 32 directions x 10, some 5 x 8 x 3 for the reach, and at
-        most 5 trials of 48 steps and one pass over the probe: about 1,400 forward passes of a training batch.
+        most 5 + log2(n) trials of 48 steps and one pass over the probe: about 1,400 forward passes of a training batch
+        for one direction.
     Source: reference rule of doubling eps until |L+ - L-| exceeds 10 times the noise; rate derived in `measure_slopes`.
     """
-    stages, horizon = 2 + TRIALS, max(steps, HORIZON)
+    many = method.estimate.directions
+    stages, horizon = 2 + TRIALS + math.ceil(math.log2(many)), max(steps, HORIZON)
     try:
         radii = scan_radii(problem, LOOKS)
         radius, top, clear = choose_radius(radii)
         progress("range test", 1, stages)
         slopes = measure_slopes(problem, radius, top, DIRECTIONS)
         reach = measure_reach(problem, top, LOOKS)
-        limit = reach / (math.hypot(slopes.mean, math.sqrt(slopes.variance)) * math.sqrt(horizon))
-        centre = min(slopes.rate, limit)
+        walk = math.hypot(slopes.mean, math.sqrt(slopes.variance)) * math.sqrt(horizon / many)
+        limit = reach / walk
+        centre = min(slopes.rate * many, limit)
         progress("range test", 2, stages)
         eps = _two_digits(radius.eps)
         start, done = _mean_loss(problem, probe), dict[float, Trial]()
 
         def attempt(factor: float) -> float:
-            rate = _two_digits(factor * centre)
-            chosen = with_options(method, {"learning_rate": rate, "eps": eps})
-            done[factor] = _try(problem, chosen, rate, trial_keys, probe)
-            progress("range test", 2 + len(done), stages)
-            return done[factor].loss
+            if factor not in done:
+                rate = _two_digits(factor * centre)
+                chosen = with_options(method, {"learning_rate": rate, "eps": eps})
+                done[factor] = _try(problem, chosen, rate, trial_keys, probe)
+                progress("range test", min(2 + len(done), stages - 1), stages)
+            return done[factor].loss if math.isfinite(done[factor].loss) else math.inf
 
-        _bracket(attempt, limit / centre)
+        _bracket(attempt, limit / centre, min(1.0, slopes.rate / centre))
         progress("range test", stages, stages)
     finally:
         problem.tuned.reset(None)
@@ -134,8 +143,10 @@ def suggest(
     )
 
 
-def _bracket(attempt: Callable[[float], float], highest: float) -> None:
+def _bracket(attempt: Callable[[float], float], highest: float, single: float) -> None:
     """Try rates around 1: 1/4 and 1, 4 only if 1 did better, then both sides of the best; none above `highest`.
+
+    Halves go on being tried while they do better and are not below a quarter of `single`, the rate of one direction.
 
     The rate of the best single step is too large for many: what it wins along the steepest directions it then adds as
     noise along all others, so that the best of the trials is mostly 1/4 or 1/2.
@@ -143,25 +154,28 @@ def _bracket(attempt: Callable[[float], float], highest: float) -> None:
     losses = {LOW: attempt(LOW), MIDDLE: attempt(MIDDLE)}
     if losses[MIDDLE] < losses[LOW] and highest >= HIGH:
         losses[HIGH] = attempt(HIGH)
-    best = min(losses, key=lambda factor: losses[factor] if math.isfinite(losses[factor]) else math.inf)
-    attempt(best / 2)
+    best = min(losses, key=lambda factor: losses[factor])
     if best * 2 <= highest:
         attempt(best * 2)
+    while attempt(best / 2) <= attempt(best) and best / 4 >= LOW * single:
+        best /= 2
 
 
 def _try(
     problem: Problem, method: TuningMethod, rate: float, keys: Sequence[int], probe: Sequence[Batch]
 ) -> Trial:
     """Take steps from the base; a step whose estimate is NaN or infinite is dropped, as in training."""
-    tuned, dropped = problem.tuned, 0
+    tuned, dropped, each = problem.tuned, 0, method.estimate.directions
     tuned.reset(None)
-    optimiser = method.local.start(tuned)
-    for step, key in enumerate(keys):
-        estimate = method.estimate(tuned, problem.objective, problem.batch(step), key)
+    optimiser, estimator = method.local.start(tuned), method.estimator
+    for step in range(len(keys) // each):
+        taken = keys[step * each : (step + 1) * each]
+        estimate = estimator(tuned, problem.objective, problem.batch(step), *taken)
         if estimate.is_finite:
             method.local.step(tuned, estimate.update, optimiser)
+            dropped += estimate.dropped
         else:
-            dropped += 1
+            dropped += each
     return Trial(rate, _mean_loss(problem, probe), dropped)
 
 

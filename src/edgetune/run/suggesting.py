@@ -41,11 +41,10 @@ def suggest_prepared(prepared: Prepared, progress: Progress = silent) -> Suggest
             f"{method.name} has no perturbation radius to suggest",
             hint="forward-only methods: mezo, fedkseed",
         )
-    plain = isinstance(method.local, Sgd) and method.estimate.directions == 1 and method.objective is None
-    if not plain:
+    if not (isinstance(method.local, Sgd) and method.objective is None):
         raise ConfigError(
-            "the range test is derived for the loss, one direction a step and plain sgd",
-            hint="suggest without these options, and scale what it finds",
+            "the range test is derived for the loss and plain sgd",
+            hint="suggest without method.optimiser and method.objective, and scale what it finds",
         )
     tuned = Worker(prepared.backbone, method, seed, RESIDENCIES[prepared.recipe.model.residency]).tuned
     if not isinstance(tuned, ProjectedTuned):
@@ -74,7 +73,7 @@ def suggest_prepared(prepared: Prepared, progress: Progress = silent) -> Suggest
     return suggest(
         problem,
         method,
-        method.directions.draw(seed, 0, 1, STEPS),
+        method.directions.draw(seed, 0, 1, STEPS, method.estimate.directions),
         probe,
         steps=prepared.recipe.federation.rounds * method.local_steps,
         progress=progress,

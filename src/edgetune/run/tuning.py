@@ -12,6 +12,7 @@ from edgetune.core.events import Listener
 from edgetune.core.ledger import Ledger, read_ledger
 from edgetune.core.progress import Progress, silent
 from edgetune.core.tuned import Tuned
+from edgetune.run.crew import Crew
 from edgetune.run.device import Device
 from edgetune.run.federate import Plan, federate
 from edgetune.run.prepare import Prepared
@@ -30,6 +31,7 @@ def tune_prepared(
     listener: Listener,
     progress: Progress = silent,
     single: bool = False,
+    crew: Crew | None = None,
 ) -> tuple[Ledger, PreTrainedModel]:
     """Tune, and return the ledger and the model with the tuned weights.
 
@@ -39,10 +41,11 @@ def tune_prepared(
         listener: receives one event a round.
         progress: told how far it is.
         single: one device holds all data; nothing is sent.
+        crew: the processes that devices answer in; this one alone if not given.
     """
     recipe = prepared.recipe
     residency = RESIDENCIES[recipe.model.residency]
-    worker = Worker(prepared.backbone, prepared.method, recipe.seed, residency)
+    worker = Worker(prepared.backbone, prepared.method, recipe.seed, residency, scratch=ledger_path.parent)
     plan = Plan(
         recipe.federation.rounds,
         recipe.federation.participation,
@@ -66,12 +69,12 @@ def tune_prepared(
         )  # fmt: skip
     else:
         devices = {
-            id: Device(id, share, worker, pad_id=prepared.pad_id, progress=progress)
-            for id, share in prepared.devices.items()
+            id: Device(id, share, worker, pad_id=prepared.pad_id) for id, share in prepared.devices.items()
         }
         ledger = federate(
-            worker, devices, plan, checkpoint, evaluate, answer=answer, listener=listener, progress=progress
-        )
+            worker, devices, plan, checkpoint, evaluate,
+            answer=answer, hands=crew.enlist(devices) if crew else None, listener=listener, progress=progress,
+        )  # fmt: skip
     return ledger, plain_model(worker.tuned)
 
 

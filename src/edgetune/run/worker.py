@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from hashlib import sha256
+from pathlib import Path
 from typing import cast
 
 from edgetune.core.batch import Objective
@@ -31,6 +32,7 @@ class Worker:
         method: what is tuned and how.
         seed: master seed of the directions (and of an adapter's initial values), unsigned 32 bits.
         residency: where the weights live.
+        scratch: folder for what is set aside on disk; the system's temporary folder if not given.
 
     Raises:
         ConfigError: if the method's weights cannot be streamed.
@@ -38,15 +40,21 @@ class Worker:
     """
 
     def __init__(
-        self, backbone: Backbone, method: TuningMethod, seed: int, residency: Residency = FUSED
+        self,
+        backbone: Backbone,
+        method: TuningMethod,
+        seed: int,
+        residency: Residency = FUSED,
+        *,
+        scratch: Path | None = None,
     ) -> None:
         self.backbone, self.method = named_base(backbone, residency), method
-        self.seed, self.residency = seed, residency
+        self.seed, self.residency, self.scratch = seed, residency, scratch
         space = None
         if method.directions is not None:
             kept = isinstance(method.target, FullProjected) and method.target.keep_direction
             make = KeptSpace if kept else BoundSpace
-            space = make(method.directions.kind, pool_key(seed))
+            space = make(method.directions.kind, pool_key(seed), pooled=method.directions.size > 0)
         self.tuned: Tuned
         if residency.streamed:
             check_streams(method, residency)

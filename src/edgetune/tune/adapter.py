@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ class AdapterTuned:
         MissingExtraError: if peft is not installed.
         ModelError: if peft finds no linear layer to adapt.
     Cost: r (inputs + outputs) weights a layer; a snapshot of them for `delta`.
-    Source: Hu et al. 2021, arXiv:2106.09685; placement and initial values by peft.
+    Source: Hu et al. 2021, arXiv:2106.09685; placement by peft, initial values by `tune.initial`.
     """
 
     def __init__(self, model: PreTrainedModel, *, rank: int, alpha: float, seed: int) -> None:
@@ -59,6 +60,9 @@ class AdapterTuned:
         for name, weight in self._weights.items():
             weight.copy_(values[name])
         self._start = self._snapshot()
+
+    def keep(self, folder: Path | None = None) -> None:
+        """Do nothing: coming back copies the adapter tensors."""
 
     @torch.no_grad()
     def apply(self, update: Update) -> None:

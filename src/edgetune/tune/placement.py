@@ -3,27 +3,43 @@
 from __future__ import annotations
 
 import inspect
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
+from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
+from edgetune.core.batch import response_loss
 from edgetune.core.errors import MissingExtraError, ModelError
+from edgetune.core.exclusive import LIBRARIES
+from edgetune.tune.initial import normal, uniform
+from edgetune.tune.walk import probe_batch
+from edgetune.tune.weights import placeholder
+
+REFUSING = frozenset({"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"})
+REFUSED = frozenset({"out_proj", "conv1d"})
+"""Names of layers that peft adapts in no model of these types."""
+RANDOM = frozenset({"normal_", "uniform_", "kaiming_uniform_", "xavier_uniform_", "trunc_normal_"})
+"""How modules fill their parameters when they are made."""
 
 
 def place_lora(model: PreTrainedModel, *, rank: int, alpha: float, seed: int) -> Any:
-    """Put low-rank adapters on all linear layers but the head.
+    """Put low-rank adapters on all linear layers but the head, and those that an adapter could not change.
 
         y = W x + (alpha / rank) B A x,   B = 0 at the start
+
+    Some state-space models read the matrix of a linear layer instead of calling it, past any adapter.
 
     Args:
         model: peft replaces its target modules in place, their weights stay untouched.
         rank: r, at least 1.
         alpha: scaling numerator, > 0.
-        seed: seed of A's initial values.
+        seed: seed of A's initial values: even between -1 / sqrt(inputs) and 1 / sqrt(inputs), as peft's own.
 
     Returns:
         The peft model in evaluation mode; its adapter tensors require gradients, nothing else does.
@@ -32,17 +48,25 @@ def place_lora(model: PreTrainedModel, *, rank: int, alpha: float, seed: int) ->
         MissingExtraError: if peft is not installed.
         ModelError: if peft finds no linear layer to adapt.
     Cost: r (inputs + outputs) weights a layer.
-    Source: Hu et al. 2021, arXiv:2106.09685; placement and initial values by peft.
+    Source: Hu et al. 2021, arXiv:2106.09685; placement by peft; initial values by `tune.initial`.
     """
-    with _peft(seed, "LoRA") as peft:
+    with _peft("LoRA") as peft:
         config = peft.LoraConfig(
             r=rank,
             lora_alpha=alpha,
             target_modules="all-linear",
+            exclude_modules=_left_out(model) or None,
             lora_dropout=0.0,
             task_type="CAUSAL_LM",
         )
-        return peft.get_peft_model(model, config).eval()
+        placed = peft.get_peft_model(model, config).eval()
+    with torch.no_grad():
+        for name, weight in trainable(placed).items():
+            if ".lora_A." in name:
+                weight.copy_(uniform(seed, name, weight.shape, 1 / math.sqrt(weight.shape[1])))
+            else:
+                weight.zero_()
+    return placed
 
 
 def place_prefix(model: PreTrainedModel, *, tokens: int, scale: float, seed: int) -> Any:
@@ -66,28 +90,71 @@ def place_prefix(model: PreTrainedModel, *, tokens: int, scale: float, seed: int
     Cost: 2 tokens x width weights a layer (fewer with grouped queries); `tokens` more positions a pass.
     Source: Li and Liang 2021, arXiv:2101.00190, without re-parametrisation, as princeton-nlp/MeZO; placed by peft.
     """
-    with _peft(seed, "prefix tuning") as peft:
+    with _peft("prefix tuning") as peft:
         config = peft.PrefixTuningConfig(num_virtual_tokens=tokens, task_type="CAUSAL_LM")
         placed = peft.get_peft_model(model, config).eval()
     with torch.no_grad():
-        placed.prompt_encoder["default"].embedding.weight.mul_(scale)
+        for name, weight in trainable(placed).items():
+            weight.copy_(normal(seed, name, weight.shape, scale))
     _go_on_from_a_cache(placed, tokens)
     return placed
 
 
+def _left_out(model: PreTrainedModel) -> list[str]:
+    """Return the linear layers that are read, but not called, and those that peft refuses."""
+    refused = REFUSED if getattr(model.config, "model_type", None) in REFUSING else frozenset()
+    linear = {
+        name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear | Conv1D)
+    }
+    found = [name for name in linear if name.rsplit(".", 1)[-1] in refused]
+    batch = probe_batch(model)
+    if batch is None:
+        return found
+    called = set[str]()
+    hooks = [
+        module.register_forward_pre_hook(lambda *_, name=name: called.add(name))
+        for name, module in linear.items()
+    ]
+    with torch.no_grad():
+        response_loss(model, batch)
+        for hook in hooks:
+            hook.remove()
+        for name, module in linear.items():
+            if name in called:
+                continue  # an expert that no token was sent to is not called either
+            kept, module.weight.data = module.weight.data, placeholder(module.weight.data)
+            try:
+                if math.isnan(float(response_loss(model, batch))):
+                    found.append(name)
+            finally:
+                module.weight.data = kept
+    return found
+
+
 @contextmanager
-def _peft(seed: int, purpose: str) -> Iterator[Any]:
+def _peft(purpose: str) -> Iterator[Any]:
     try:
         import peft
     except ImportError as error:
         raise MissingExtraError("peft", "peft", purpose) from error
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with LIBRARIES, warnings.catch_warnings(), _NothingDrawn():
         warnings.simplefilter("ignore")  # peft corrects its own settings for GPT-2, and says so
-        torch.manual_seed(seed)
         try:
             yield peft
         except (ValueError, AttributeError, TypeError) as error:
             raise ModelError(f"peft cannot adapt this model: {error}") from error
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """While entered, this thread fills no tensor at random: torch's generator is everybody's."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in RANDOM:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def _go_on_from_a_cache(placed: Any, tokens: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,9 +34,8 @@ class ProjectedTuned:
         weights = base + sum_i c_i z_i
 
     Every module that owns trainable parameters reads `w + scale z` from scratch while a perturbation is entered; its
-    own tensor stays as it was. float32 weights follow each step by one addition, linear layers when they are read
-    next (the handle's `model` and `named_weights` are always up to date); narrower ones are formed anew from base and
-    ledger, rounded once, so that no small step is lost.
+    own tensor stays as it was. Weights follow each step by one addition, float32 linear layers when they are read next
+    (the handle's `model` and `named_weights` are always up to date). Narrow weights lose no small step: see `Weights`.
 
     Args:
         model: evaluated as it stands (evaluation mode); its parameters become the present weights.
@@ -49,7 +49,7 @@ class ProjectedTuned:
     Raises:
         ModelError: if two parameters share a direction id, or the model has none.
     Cost: 16 MB of scratch at most for linear and embedding layers, the own parameters of others; a second copy of the
-        weights only if no base is given.
+        weights only if no base is given; two bytes a narrow weight for remainders of independent directions.
     Source: design after Malladi et al. 2023, arXiv:2305.17333 (MeZO), without its in-place drift.
     """
 
@@ -173,17 +173,26 @@ class ProjectedTuned:
         """
         self._weights.recover()
         few = batch.input_ids.numel() <= MOST
-        if self._stacks is None:
-            self._stacks = self._inspect()
-        if self._stacks and few and len(scales) == 2 and objective is response_loss:
+        if self.inspect() and few and len(scales) == 2 and objective is response_loss:
             try:
                 return one_walk(self, self._model, batch, seed, scales)
             except NotStackableError:
                 self._stacks = False
         return self._one_by_one(objective, batch, seed, scales)
 
+    @torch.no_grad()
+    def inspect(self) -> bool:
+        """Say whether both points of a step can be walked together; asked of the model once.
+
+        Raises:
+            ModelError: if some weights cannot be perturbed on read, naming them.
+        Cost: a few forward passes of 21 tokens.
+        """
+        if self._stacks is None:
+            self._stacks = self._inspect()
+        return self._stacks
+
     def _inspect(self) -> bool:
-        """Refuse a model that cannot be perturbed on read; say whether both points can be walked together."""
         batch = probe_batch(self._model)
         if batch is None:
             return False
@@ -216,12 +225,17 @@ class ProjectedTuned:
         self._weights.reset(state)
 
     @torch.no_grad()
+    def keep(self, folder: Path | None = None) -> None:
+        """Set the present weights aside if coming back to them would take a replay of fresh directions."""
+        self._weights.keep(folder)
+
+    @torch.no_grad()
     def apply(self, update: Update) -> None:
         """Add one step; coefficients of zero leave the weights bit-identical.
 
-        In float32 a few directions are added one after the other, each rounded; from REPLAY_FROM on their sum is formed
-        in float32 and added once, so that a step of a whole pool costs one transform. Either is the same on every
-        machine, and differs from the weights of `reset(state())` by the rounding of the additions.
+        Independent directions are added one after the other, each sum rounded: of fresh directions that no later step
+        moves again, these are the weights of `reset(state())`. Few directions of a transform's pool are added so, from
+        REPLAY_FROM on their sum is, which differs from `reset(state())` by the rounding of the additions.
         """
         if isinstance(update, Dense):
             raise ModelError("a full-parameter projected handle cannot take dense tensors")

@@ -34,6 +34,16 @@ class ScaledSpace:
         """As the directions'."""
         return self._space.alignment
 
+    @property
+    def pooled(self) -> bool:
+        """As the directions'."""
+        return self._space.pooled
+
+    @property
+    def transforms(self) -> bool:
+        """As the directions'."""
+        return self._space.transforms
+
     def axpy(
         self, out: torch.Tensor, base: torch.Tensor, coefficient: float, name: str, seed: int, start: int = 0
     ) -> None:
@@ -43,6 +53,17 @@ class ScaledSpace:
     def replay(self, out: torch.Tensor, base: torch.Tensor, update: Projected, name: str) -> None:
         """Form `out = base + f * sum_k a_k z_k`; each product f a_k is rounded to float32."""
         self._space.replay(out, base, update.scaled(self._factors.get(name, 1.0)), name)
+
+    def follow(
+        self,
+        weight: torch.Tensor,
+        remainder: torch.Tensor,
+        update: Projected,
+        name: str,
+        base: torch.Tensor | None = None,
+    ) -> None:
+        """Add `f a_i z_i` one after the other; each product f a_i is rounded to float32."""
+        self._space.follow(weight, remainder, update.scaled(self._factors.get(name, 1.0)), name, base)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -51,8 +52,7 @@ class StreamedTuned(ProjectedTuned):
         self.base, self._present = base, Projected.none()
         super().__init__(model, space, base={})
         self._weights.late.clear()
-        with torch.no_grad():
-            self._stacks = self._inspect()
+        self.inspect()
         for weight in self._weights.parameters.values():
             weight.data = placeholder(weight.data)
 
@@ -101,6 +101,9 @@ class StreamedTuned(ProjectedTuned):
             raise ModelError("a full-parameter projected handle cannot take dense tensors")
         self._weights.start(Projected.none() if state is None else state)
         self._present = self._weights.ordered()
+
+    def keep(self, folder: Path | None = None) -> None:
+        """Do nothing: no weights are stored."""
 
     @torch.no_grad()
     def apply(self, update: Update) -> None:

@@ -52,12 +52,12 @@ class Adam:
 
     def start(self, tuned: Tuned) -> dict[str, torch.Tensor]:
         """Return the state before any direction was seen: `keys` int64 [0], `m`, `v` float32, `t` float32 []."""
-        shared = torch.zeros(1) if self.history else torch.zeros(0)
+        shared = torch.zeros(1 if self.history else 0, dtype=torch.float32)
         return {
             "keys": torch.zeros(0, dtype=torch.int64),
-            "m": torch.zeros(0),
+            "m": torch.zeros(0, dtype=torch.float32),
             "v": shared,
-            "t": torch.zeros(()),
+            "t": torch.zeros((), dtype=torch.float32),
         }
 
     def step(self, tuned: Tuned, estimate: Update, state: dict[str, torch.Tensor], rate: float = 1.0) -> None:

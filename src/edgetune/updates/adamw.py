@@ -42,7 +42,7 @@ class AdamW:
         state: dict[str, torch.Tensor] = {}
         for name, weight in tuned.named_weights():
             state[f"m.{name}"], state[f"v.{name}"] = torch.zeros_like(weight), torch.zeros_like(weight)
-            state[f"t.{name}"] = torch.zeros(())
+            state[f"t.{name}"] = torch.zeros((), dtype=torch.float32)
         return state
 
     @torch.no_grad()

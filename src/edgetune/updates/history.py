@@ -32,8 +32,8 @@ def seen(state: dict[str, torch.Tensor], estimate: Update, names: tuple[str, ...
     new = list(places)[len(state["keys"]) :]
     state["keys"] = torch.cat([state["keys"], torch.tensor(new, dtype=torch.int64)])
     for name in names:
-        state[name] = torch.cat([state[name], torch.zeros(len(new))])
-    slopes = torch.zeros(len(places))
+        state[name] = torch.cat([state[name], torch.zeros(len(new), dtype=torch.float32)])
+    slopes = torch.zeros(len(places), dtype=torch.float32)
     slopes[torch.tensor(at, dtype=torch.int64)] = torch.from_numpy(merged.coefficients)
     return slopes
 

@@ -47,7 +47,7 @@ class Momentum:
 
     def start(self, tuned: Tuned) -> dict[str, torch.Tensor]:
         """Return the state before any direction was seen: `keys` int64 [0] and `m` float32 [0]."""
-        return {"keys": torch.zeros(0, dtype=torch.int64), "m": torch.zeros(0)}
+        return {"keys": torch.zeros(0, dtype=torch.int64), "m": torch.zeros(0, dtype=torch.float32)}
 
     def step(self, tuned: Tuned, estimate: Update, state: dict[str, torch.Tensor], rate: float = 1.0) -> None:
         """Apply one step to the handle; `rate` scales the learning rate of this step.

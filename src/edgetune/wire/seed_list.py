@@ -20,15 +20,14 @@ class SeedList:
     """
 
     def encode(self, update: Update) -> bytes:
-        """Return the pairs.
+        """Return the pairs in their order, which is that of the steps.
 
         Raises:
             DataError: if the update is not projected.
         """
         if not isinstance(update, Projected):
             raise DataError("a seed list carries projected updates only")
-        merged = update.merged()
-        return merged.keys.astype("<i8").tobytes() + merged.coefficients.astype("<f4").tobytes()
+        return update.keys.astype("<i8").tobytes() + update.coefficients.astype("<f4").tobytes()
 
     def decode(self, body: bytes, like: Update | None = None) -> Projected:
         """Return the update; `like` plays no part.
@@ -38,6 +37,7 @@ class SeedList:
         """
         count, rest = divmod(len(body), 12)
         keys = np.frombuffer(body, "<i8", count).astype(np.int64)
-        if rest or (count and int(keys.min()) < 0) or len(np.unique(keys)) != count:
+        ordered = np.sort(keys)
+        if rest or (count and int(ordered[0]) < 0) or bool((ordered[1:] == ordered[:-1]).any()):
             raise DigestError("not a list of seeds and coefficients")
         return Projected(keys, np.frombuffer(body, "<f4", count, 8 * count).astype(np.float32))

@@ -153,7 +153,7 @@ def _transform(
         )  # fmt: skip
         return
     rows, step = padded // TILE, max(padded, SCRATCH)
-    scratch = torch.empty(min(step, -(-count // padded) * padded), device=out.device)
+    scratch = torch.empty(min(step, -(-count // padded) * padded), dtype=torch.float32, device=out.device)
     flat_out, flat_base = _plain(out).view(-1), _plain(base).view(-1)
     for start in range(0, count, step):
         part = min(step, count - start)

@@ -204,18 +204,19 @@ def accumulate(
     KIND: tl.constexpr, PER_WORD: tl.constexpr, LANES: tl.constexpr,
     OUT_BFLOAT: tl.constexpr, BASE_BFLOAT: tl.constexpr,
 ):  # fmt: skip
-    """Form `out = base + sum_k a_k z_k` in the order given; all terms of a tile are summed before memory is touched.
+    """Form `out = (base + a_1 z_1) + a_2 z_2 ...` in the order given; all terms of a tile in one pass over memory.
 
     `seeds` are int32 [terms, 2], the low halves first; `coefficients` int32 [terms], the bits of a_k.
     """
     first = tl.program_id(0).to(tl.int64) * (LANES * WORDS * PER_WORD)
     blocks = stream_blocks(first, PER_WORD, LANES)
-    total = tl.zeros([LANES * WORDS, PER_WORD], tl.float32)
+    at = places(tl.arange(0, LANES), LANES, PER_WORD)
+    inside = at < count - first
+    total = read(base + first, at, inside, BASE_BFLOAT)
     for k in range(terms):
         low, high = tl.load(seeds + 2 * k), tl.load(seeds + 2 * k + 1)
         total += term(key, tensor, low, high, tl.load(coefficients + k), table, blocks, KIND, 1, LANES)
-    at = places(tl.arange(0, LANES), LANES, PER_WORD)
-    add(out + first, base + first, count - first, at, total, OUT_BFLOAT, BASE_BFLOAT)
+    write(out + first, at, inside, total, OUT_BFLOAT)
 
 
 @triton.jit

@@ -34,7 +34,7 @@ enum { MAX_THREADS = 64, LANES = 16, WORDS = 16, BLOCK = 512, CHUNK = LANES * BL
 enum dtype { FLOAT32 = 0, FLOAT16 = 1, BFLOAT16 = 2, Q8_0 = 3, Q4_0 = 4 };
 enum kind { RADEMACHER = 0, GAUSSIAN = 1, HADAMARD = 2 };
 
-/* One operation on one tensor. `terms` directions are summed: one for a perturbation, K for a replay. */
+/* One operation on one tensor. `terms` directions are added: one for a perturbation, K for a replay. */
 typedef struct {
     void *out;
     const void *base;
@@ -61,6 +61,13 @@ typedef struct {
     int64_t first;
     uint32_t bits[LANES];
 } columns;
+
+/* One operation on a 16-bit tensor, the job's `out`, and the remainders of its rounding. */
+typedef struct {
+    job task;
+    int16_t *remainder;
+    int32_t joins;              /* start from out and remainder instead of from base */
+} followed;
 
 /* Lane numbers, and for each butterfly stage within a vector the sign of lanes that are subtracted. */
 static const uint32_t lane_number[LANES] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
@@ -181,6 +188,7 @@ static void share_out(void *parts, size_t size, int count, void *(*enter)(void *
 #include "turn.h"
 #include "bases.h"
 #include "lanes.h"
+#include "remainder.h"
 #include "product.h"
 #include "end.h"
 
@@ -194,6 +202,7 @@ static void share_out(void *parts, size_t size, int count, void *(*enter)(void *
 #include "turn.h"
 #include "bases.h"
 #include "lanes.h"
+#include "remainder.h"
 #include "product.h"
 #include "end.h"
 #define NAME(x) x##_avx512
@@ -209,6 +218,7 @@ static void share_out(void *parts, size_t size, int count, void *(*enter)(void *
 #include "turn.h"
 #include "bases.h"
 #include "lanes.h"
+#include "remainder.h"
 #include "product.h"
 #include "end.h"
 #endif
@@ -259,7 +269,7 @@ static int spread(const job *task, int64_t unit, int threads, team together, int
     return status;
 }
 
-/* out = base + sum_t coefficients[t] z(seeds[t]), rounded once.
+/* out = (base + coefficients[0] z(seeds[0])) + coefficients[1] z(seeds[1]) ..., in float32, rounded once.
  *
  * Returns 0, 1 if the arguments are not supported, 2 if there is no memory. `replay` selects the fast transform of a Hadamard pool, for which
  * `coefficients` has `padded` entries and `seeds` is not read.
@@ -272,6 +282,22 @@ EXPORT int edgetune_run(const job *task, int replay, int level, int threads, tea
     if (task->start < 0 || task->start % unit) return 1;
     return task->count ? spread(task, unit, threads, together, choose(level, task, replay)) : 0;
 }
+
+/* Add terms to a 16-bit tensor and its remainders, kind RADEMACHER or GAUSSIAN; returns as edgetune_run does. */
+EXPORT int edgetune_follow(const followed *all, int level, int threads, team together) {
+    const job *task = &all->task;
+    if (task->count < 0 || task->out_dtype < FLOAT16 || task->out_dtype > BFLOAT16 || task->base_dtype > BFLOAT16 ||
+        task->kind < RADEMACHER || task->kind > GAUSSIAN || task->start % CHUNK || level > edgetune_best() || level < 0) return 1;
+    if (all->joins && task->base != task->out) return 1;
+    int (*work)(const job *, int64_t, int64_t) = follow_baseline;
+#if defined(__x86_64__)
+    if (level == AVX512) work = follow_avx512;
+    if (level == AVX2) work = follow_avx2;
+#endif
+    return task->count ? spread(task, CHUNK, threads, together, work) : 0;
+}
+
+EXPORT int64_t edgetune_followed_size(void) { return (int64_t)sizeof(followed); }
 
 EXPORT int64_t edgetune_job_size(void) { return (int64_t)sizeof(job); }
 

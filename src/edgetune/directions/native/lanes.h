@@ -149,11 +149,24 @@ TARGET static void NAME(direction_bits)(const job *task, int t, int64_t at, colu
     NAME(hadamard_bits)(task, task->seeds[t], task->start + at, known, bits);
 }
 
-/* Elements [first, last): base plus the sum of all terms, chunk by chunk, so that memory is passed once. */
+/* Add all terms to the elements [at, at + CHUNK), one after the other. */
+TARGET static void NAME(add_terms)(const job *task, int64_t at, columns *known, float *to) {
+    uint32_t bits[LANES * WORDS];
+    for (int t = 0; t < task->terms; t++) {
+        if (task->kind == GAUSSIAN) {
+            NAME(add_gaussian)(task, task->seeds[t], task->coefficients[t], task->start + at, to);
+        } else {
+            NAME(direction_bits)(task, t, at, known, bits);
+            NAME(add_signs)(to, to, bits, task->coefficients[t], LANES * WORDS);
+        }
+    }
+}
+
+/* Elements [first, last): base and then the terms in their order, chunk by chunk, so that memory is passed once. */
 TARGET static int NAME(sum)(const job *task, int64_t first, int64_t last) {
     uint32_t bits[LANES * WORDS];
     columns known = {-1, {0}};
-    float total[CHUNK];
+    float total[CHUNK] = {0};
     int direct = task->terms == 1 && task->kind != GAUSSIAN && task->out_dtype == FLOAT32 && task->base_dtype == FLOAT32;
     for (int64_t at = first; at < last; at += CHUNK) {
         int64_t count = last - at < CHUNK ? last - at : CHUNK;
@@ -163,19 +176,9 @@ TARGET static int NAME(sum)(const job *task, int64_t first, int64_t last) {
                             LANES * WORDS);
             continue;
         }
-        memset(total, 0, sizeof total);
-        for (int t = 0; t < task->terms; t++) {
-            if (task->kind == GAUSSIAN) {
-                NAME(add_gaussian)(task, task->seeds[t], task->coefficients[t], task->start + at, total);
-            } else {
-                NAME(direction_bits)(task, t, at, &known, bits);
-                NAME(add_signs)(total, total, bits, task->coefficients[t], LANES * WORDS);
-            }
-        }
-        float base[CHUNK];
-        NAME(read_base)(task, at, count, base);
-        for (int64_t i = 0; i < count; i++) base[i] = total[i] + base[i];
-        write_out(task, at, count, base);
+        NAME(read_base)(task, at, count, total);
+        NAME(add_terms)(task, at, &known, total);
+        write_out(task, at, count, total);
     }
     return 0;
 }

@@ -13,7 +13,7 @@ METHOD = TuningMethod(
     name="mezo",
     summary="Two forward passes a step along a regenerated direction; the run is a list of (seed, coefficient) pairs.",
     travels="one (seed, coefficient) pair a local step up, every pair so far down",
-    memory="inference + 16 MB of scratch",
+    memory="inference + 16 MB of scratch (+ 2 bytes a weight in half precision)",
     source="Malladi et al. 2023, arXiv:2305.17333; princeton-nlp/MeZO (gaussian there: directions = 'gaussian')",
     target=FullProjected(),
     directions=Fresh(Rademacher()),

@@ -30,7 +30,7 @@ static int64_t products(void) {
                         job direction = {w, w, outs * depth, FLOAT32, FLOAT32, kind, 1, {1, 2, 3}, 7, padded, &seed, sum, table, 0};
                         product p = {direction, direction, direction, x, y, rows, outs, depth, {0.5f, -0.5f}, 2, formed > 0,
                                      formed > 1 && kind == HADAMARD, formed == 0, 0, 0, NULL};
-                        float *scratch = exact((size_t)edgetune_product_scratch(&p, threads) * 4);
+                        float *scratch = exact((size_t)edgetune_product_scratch(&p, level, threads) * 4);
                         if (edgetune_product(&p, scratch, level, threads, NULL)) exit(4);
                         done++;
                         const int64_t ids[] = {0, outs - 1};

@@ -172,6 +172,7 @@ static void share_out(void *parts, size_t size, int count, void *(*enter)(void *
 #define TARGET
 #define WIDE 4
 #define ACROSS 12
+#define RUN 16
 #define SPLAT(x) ((vf_baseline){x, x, x, x})
 #if defined(__aarch64__)
 #define FMA(a, b, c) ((vf_baseline)vfmaq_f32((float32x4_t)(c), (float32x4_t)(a), (float32x4_t)(b)))
@@ -189,6 +190,7 @@ static void share_out(void *parts, size_t size, int count, void *(*enter)(void *
 #define TARGET __attribute__((target("avx2,fma")))
 #define WIDE 8
 #define ACROSS 12
+#define RUN 16
 #define SPLAT(x) ((vf_avx2)_mm256_set1_ps(x))
 #define FMA(a, b, c) ((vf_avx2)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c)))
 #include "turn.h"
@@ -204,6 +206,7 @@ static void share_out(void *parts, size_t size, int count, void *(*enter)(void *
 #endif
 #define WIDE 16
 #define ACROSS 24
+#define RUN 1
 #define SPLAT(x) ((vf_avx512)_mm512_set1_ps(x))
 #define FMA(a, b, c) ((vf_avx512)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c)))
 #include "turn.h"
@@ -214,6 +217,7 @@ static void share_out(void *parts, size_t size, int count, void *(*enter)(void *
 #endif
 
 enum { BASELINE = 0, AVX2 = 1, AVX512 = 2 };
+static const int lanes_of[] = {4, 8, 16};
 
 /* The best instruction set of this machine. */
 EXPORT int edgetune_best(void) {
@@ -278,8 +282,8 @@ EXPORT int64_t edgetune_job_size(void) { return (int64_t)sizeof(job); }
 EXPORT int64_t edgetune_product_size(void) { return (int64_t)sizeof(product); }
 
 /* Floats of scratch that a product needs with so many threads. */
-EXPORT int64_t edgetune_product_scratch(product *p, int threads) {
-    product_shape(p);
+EXPORT int64_t edgetune_product_scratch(product *p, int level, int threads) {
+    product_shape(p, lanes_of[level]);
     return product_shared(p) + (int64_t)product_threads(p, threads) * product_scratch(p);
 }
 
@@ -289,7 +293,7 @@ EXPORT int edgetune_product(product *p, float *scratch, int level, int threads, 
         p->direction.start || p->direction.kind == GAUSSIAN || p->direction.kind > HADAMARD || p->direction.terms != 1) return 1;
     if (!p->formed && p->direction.base_dtype != FLOAT32) return 1;
     if (p->folds && (p->formed || p->fold.kind == GAUSSIAN || p->fold.terms != 1 || p->fold.start)) return 1;
-    product_shape(p);
+    product_shape(p, lanes_of[level]);
     worker work = multiply_baseline;
     turner turn = turn_x_baseline;
 #if defined(__x86_64__)

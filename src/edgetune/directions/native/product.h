@@ -4,8 +4,8 @@
  * then the other, and multiplied from the first cache: memory sees it once for both halves of a step, and nothing is written
  * there but y.
  *
- * The includer defines NAME, TARGET and WIDE as for lanes.h, ACROSS (outputs of a tile that is one vector wide), SPLAT(x)
- * and FMA(a, b, c) = a b + c.
+ * The includer defines NAME, TARGET and WIDE as for lanes.h, ACROSS (outputs of a tile that is one vector wide), RUN (columns
+ * of a tile between prefetches), SPLAT(x) and FMA(a, b, c) = a b + c.
  */
 
 /* to[j][i] = from[i][j] for `rows` rows and `columns` columns; where `padded` is more than `rows`, zeros follow. */
@@ -21,14 +21,16 @@ TARGET static void NAME(transpose)(const float *from, int64_t from_step, int64_t
     }
 }
 
-/* x^T, GROUP columns after another; groups first ... last - 1, counted through all points. The last of a point may be narrower. */
+/* x^T, two vectors of rows after another, the last of a point perhaps one; shares first ... last - 1, counted through all points. */
 TARGET static void NAME(turn_x)(const product *p, int64_t first, int64_t last) {
-    const int64_t groups = (p->padded + GROUP - 1) / GROUP;
-    for (int64_t group = first; group < last; group++) {
-        const int64_t point = group / groups, row = group % groups * GROUP;
-        const int64_t width = p->padded - row < GROUP ? p->padded - row : GROUP;
-        NAME(transpose)(p->x + (point * p->rows + row) * p->depth, p->depth, p->rows - row, p->depth, width,
-                        p->across + (point * p->padded + row) * p->depth, width);
+    const int64_t shares = (p->padded + SHARE - 1) / SHARE;
+    for (int64_t share = first; share < last; share++) {
+        const int64_t point = share / shares, from = share % shares * SHARE;
+        for (int64_t row = from; row < from + SHARE && row < p->padded; row += 2 * WIDE) {
+            const int64_t width = p->padded - row < 2 * WIDE ? WIDE : 2 * WIDE;
+            NAME(transpose)(p->x + (point * p->rows + row) * p->depth, p->depth, p->rows - row, p->depth, width,
+                            p->across + (point * p->padded + row) * p->depth, width);
+        }
     }
 }
 
@@ -89,37 +91,46 @@ TARGET static void NAME(gather)(const job *task, const int64_t *rows, int64_t co
 
 /* y[o][t] = or += sum_k w[o][k] x[k][t] for `outs` rows of w and `vectors` vectors of t, constants after inlining. */
 TARGET static inline __attribute__((always_inline)) void NAME(tile)(
-    int outs, int vectors, const float *w, const float *x, int64_t x_step, int64_t depth, int more, float *y,
-    int64_t y_step, const float *ahead, int64_t ahead_step) {
+    const int outs, const int vectors, const float *w, const float *x, int64_t depth, int more, float *y, int64_t y_step,
+    coming *ahead) {
     VF sums[ACROSS][2];
     UNROLL for (int o = 0; o < outs; o++)
-        for (int v = 0; v < vectors; v++) sums[o][v] = more ? NAME(load_f)(y + o * y_step + v * WIDE) : (VF){0};
-    for (int64_t k = 0; k < depth; k++, x += x_step) {
-        VF column[2];
-        __builtin_prefetch(ahead + k / LINE * ahead_step + k % LINE * LINE, 0, 2); /* one line a turn never fills the queue */
-        for (int v = 0; v < vectors; v++) column[v] = NAME(load_f)(x + v * WIDE);
-        UNROLL for (int o = 0; o < outs; o++) {
-            const VF weight = SPLAT(w[o * STEP + k]);
-            for (int v = 0; v < vectors; v++) sums[o][v] = FMA(weight, column[v], sums[o][v]);
+        UNROLL for (int v = 0; v < vectors; v++) sums[o][v] = more ? NAME(load_f)(y + o * y_step + v * WIDE) : (VF){0};
+    for (int64_t k = 0; k < depth; k += RUN) {
+        bring(ahead);
+        for (const float *end = w + (depth - k < RUN ? depth - k : RUN); w < end; w++, x += vectors * WIDE) {
+            VF column[2];
+            UNROLL for (int v = 0; v < vectors; v++) column[v] = NAME(load_f)(x + v * WIDE);
+            UNROLL for (int o = 0; o < outs; o++) {
+                const VF weight = SPLAT(w[o * STEP]);
+                UNROLL for (int v = 0; v < vectors; v++) sums[o][v] = FMA(weight, column[v], sums[o][v]);
+            }
         }
     }
     UNROLL for (int o = 0; o < outs; o++)
-        for (int v = 0; v < vectors; v++) NAME(store_f)(y + o * y_step + v * WIDE, sums[o][v]);
+        UNROLL for (int v = 0; v < vectors; v++) NAME(store_f)(y + o * y_step + v * WIDE, sums[o][v]);
 }
 
-/* A block of PANEL rows of w and `depth` columns, times all rows of one point's x; meanwhile memory brings `ahead`. */
-TARGET static void NAME(block)(const product *p, const float *w, const float *x, int64_t k, int64_t depth, float *y,
-                               const float *ahead, int64_t ahead_step) {
+/* Functions of their own: the sums need every register, and compilers spill some where other things are alive. */
+TARGET static __attribute__((noinline)) void NAME(tile_of_two)(const float *w, const float *x, int64_t depth, int more, float *y,
+                                                               int64_t y_step, coming *ahead) {
+    NAME(tile)(ACROSS / 2, 2, w, x, depth, more, y, y_step, ahead);
+}
+TARGET static __attribute__((noinline)) void NAME(tile_of_one)(const float *w, const float *x, int64_t depth, int more, float *y,
+                                                               int64_t y_step, coming *ahead) {
+    NAME(tile)(ACROSS, 1, w, x, depth, more, y, y_step, ahead);
+}
+
+/* A block of `outs` rows of w and `depth` columns, times all rows of one point's x; meanwhile memory brings `ahead`. */
+TARGET static void NAME(block)(const product *p, const float *w, int64_t outs, const float *x, int64_t k, int64_t depth,
+                               float *y, coming *ahead) {
     for (int64_t t = 0; t < p->padded; ) {
-        const int64_t group = t / GROUP * GROUP, width = p->padded - group < GROUP ? p->padded - group : GROUP;
-        const float *from = x + group * p->depth + k * width + (t - group);
-        const int two = t - group + 2 * WIDE <= width;
-        for (int64_t o = 0; o < PANEL; o += two ? ACROSS / 2 : ACROSS) {
+        const int two = p->padded - t >= 2 * WIDE;
+        const float *from = x + t * p->depth + k * (two ? 2 * WIDE : WIDE);
+        for (int64_t o = 0; o < outs; o += two ? ACROSS / 2 : ACROSS) {
             float *to = y + o * p->padded + t;
-            if (two) NAME(tile)(ACROSS / 2, 2, w + o * STEP, from, width, depth, k > 0, to, p->padded, ahead, ahead_step);
-            else NAME(tile)(ACROSS, 1, w + o * STEP, from, width, depth, k > 0, to, p->padded, ahead, ahead_step);
-            ahead = from; /* already here */
-            ahead_step = 0;
+            if (two) NAME(tile_of_two)(w + o * STEP, from, depth, k > 0, to, p->padded, ahead);
+            else NAME(tile_of_one)(w + o * STEP, from, depth, k > 0, to, p->padded, ahead);
         }
         t += two ? 2 * WIDE : WIDE;
     }
@@ -161,13 +172,11 @@ TARGET static const float *NAME(panel_state)(const product *p, int64_t first, in
 /* Rows row ... row + outs - 1 of the matrix times x, into y^T of every point. */
 TARGET static void NAME(panel)(const product *p, int64_t row, int64_t outs, const float *w, const uint32_t *bits,
                                const uint32_t *before, float *block, float *across) {
-    const float *stop = (const float *)p->direction.base + p->outs * p->depth;
+    const int64_t tiles = p->padded / (2 * WIDE) * (2 * PANEL / ACROSS) + p->padded / WIDE % 2 * (PANEL / ACROSS);
     for (int64_t k = 0; k < p->depth; k += BLOCK_DEPTH) {
         const int64_t depth = p->depth - k < BLOCK_DEPTH ? p->depth - k : BLOCK_DEPTH;
         for (int point = 0; point < p->points; point++) {
-            int64_t ahead_step = p->depth;
-            const float *ahead = w + point * LINE * p->depth + (k + depth < p->depth ? k + depth : PANEL * p->depth);
-            if (p->formed || ahead + LINE * p->depth > stop) ahead = block, ahead_step = 0;
+            coming ahead = come(p, w, k, depth, point, tiles * ((depth + RUN - 1) / RUN));
             for (int64_t o = 0; o < outs; o++) {
                 const int64_t at = o * p->depth + k, bit = row * p->depth % CHUNK + at;
                 if (p->folds && !point)
@@ -175,8 +184,8 @@ TARGET static void NAME(panel)(const product *p, int64_t row, int64_t outs, cons
                                p->fold.coefficients[0], p->scales[0], depth);
                 else NAME(perturb)(block + o * STEP, w + at, bits, bit, p->scales[point], depth);
             }
-            NAME(block)(p, block, p->across + point * p->depth * p->padded, k, depth, across + point * OUTS * p->padded,
-                        ahead, ahead_step);
+            NAME(block)(p, block, outs, p->across + point * p->depth * p->padded, k, depth, across + point * OUTS * p->padded,
+                        &ahead);
         }
     }
 }

@@ -131,11 +131,12 @@ def multiply(
         points, int(formed), int(replays and isinstance(kind, Hadamard)), int(pending is not None),
     )  # fmt: skip
     threads = torch.get_num_threads() if threads is None else threads
-    scratch = torch.empty(kernel.edgetune_product_scratch(ctypes.byref(task), threads))
+    level = best_level() if level is None else level
+    scratch = torch.empty(kernel.edgetune_product_scratch(ctypes.byref(task), level, threads))
     status = kernel.edgetune_product(
         ctypes.byref(task),
         ctypes.c_void_p(scratch.data_ptr()),
-        best_level() if level is None else level,
+        level,
         threads,
         team(),
     )

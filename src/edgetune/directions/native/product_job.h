@@ -15,18 +15,41 @@ typedef struct {
     float scales[2];
     int32_t points, formed, replay, folds;
     /* set here: */
-    int64_t padded;     /* rows, up to a multiple of LANES */
+    int64_t padded;     /* rows, up to whole vectors */
     int64_t unit;       /* elements that must be formed together */
-    float *across;      /* [points][padded / GROUP][depth][GROUP] x transposed */
+    float *across;      /* x transposed, two vectors of rows after another: [points][padded / 2 vectors][depth][2 vectors] */
 } product;
 
 /* PANEL x BLOCK_DEPTH weights are perturbed at a time; STEP, their row length, is no power of two, which would crowd one set
  * of the cache. */
-enum { PANEL = 24, OUTS = 2 * PANEL, BLOCK_DEPTH = 256, STEP = BLOCK_DEPTH + LANES, GROUP = 2 * LANES, LINE = 16 };
+enum { PANEL = 24, OUTS = 2 * PANEL, BLOCK_DEPTH = 256, STEP = BLOCK_DEPTH + LANES, SHARE = 2 * LANES, LINE = 16 };
 
-static void product_shape(product *p) {
-    p->padded = (p->rows + LANES - 1) / LANES * LANES;
+static void product_shape(product *p, int wide) {
+    p->padded = (p->rows + wide - 1) / wide * wide;
     p->unit = p->formed && p->replay && p->state.padded > CHUNK ? p->state.padded : CHUNK;
+}
+
+/* Lines of the matrix that the cache will want next, brought a few at a time while others are multiplied. */
+typedef struct {
+    const float *row;          /* the present one */
+    int64_t step;              /* floats from row to row */
+    int across, column, left;  /* lines of a row, brought of this one, and to bring in all */
+    int each;                  /* lines at a time */
+} coming;
+
+static inline void bring(coming *ahead) {
+    for (int i = 0; i < ahead->each && ahead->left > 0; i++, ahead->left--) {
+        __builtin_prefetch(ahead->row + ahead->column * LINE, 0, 2);
+        if (++ahead->column == ahead->across) ahead->column = 0, ahead->row += ahead->step;
+    }
+}
+
+/* The block after columns k ... k + depth - 1, half of its rows at each of two points, in as many goes as there will be. */
+static coming come(const product *p, const float *w, int64_t k, int64_t depth, int point, int64_t goes) {
+    const int rows = PANEL / p->points, across = (int)((depth + LINE - 1) / LINE), lines = rows * across;
+    const float *from = w + point * rows * p->depth + (k + depth < p->depth ? k + depth : PANEL * p->depth);
+    const int inside = !p->formed && from + rows * p->depth <= (const float *)p->direction.base + p->outs * p->depth;
+    return (coming){from, p->depth, across, 0, inside ? lines : 0, (int)((lines + goes - 1) / goes)};
 }
 
 static int product_threads(const product *p, int threads) {
@@ -70,7 +93,7 @@ static void *enter_stripe(void *argument) {
 
 /* Turn x, then share the panels out among threads, this one included; what they write is disjoint. */
 static int product_spread(product *p, float *scratch, int threads, team together, worker work, turner turn) {
-    const int64_t panels = (p->outs + OUTS - 1) / OUTS, groups = p->points * ((p->padded + GROUP - 1) / GROUP);
+    const int64_t panels = (p->outs + OUTS - 1) / OUTS, groups = p->points * ((p->padded + SHARE - 1) / SHARE);
     stripe parts[MAX_THREADS];
     p->across = scratch;
     scratch += product_shared(p);

@@ -1,8 +1,7 @@
 /* Products with perturbed matrices, compiled once for every instruction set (see product_job.h).
  *
- * Lanes run along the rows of x, which is transposed once. The matrix is perturbed a small block at a time, for one point and
- * then the other, and multiplied from the first cache: memory sees it once for both halves of a step, and nothing is written
- * there but y.
+ * Lanes run along the rows of x, which is transposed once. The matrix is perturbed a small block at a time, for both points,
+ * and multiplied from the cache: memory sees it once for both halves of a step, and nothing is written there but y.
  *
  * The includer defines NAME, TARGET and WIDE as for lanes.h, ACROSS (outputs of a tile that is one vector wide), RUN (columns
  * of a tile between prefetches), SPLAT(x) and FMA(a, b, c) = a b + c.
@@ -34,40 +33,48 @@ TARGET static void NAME(turn_x)(const product *p, int64_t first, int64_t last) {
     }
 }
 
-/* to[i] = from[i] + (bit first + i ? -c : c) */
-TARGET static inline void NAME(perturb)(float *to, const float *from, const uint32_t *bits, int64_t first, float c,
-                                        int64_t count) {
-    const VU pattern = (VU){0} + bits_of(c);
-    int64_t i = 0;
-    bits += first / 32;
-    const int shift = (int)(first % 32);
-    for (; i + 32 <= count; i += 32, bits++) {
-        const uint32_t word = (uint32_t)(((uint64_t)bits[1] << 32 | bits[0]) >> shift);
-        for (int part = 0; part < 32; part += WIDE)
-            NAME(store_f)(to + i + part, NAME(load_f)(from + i + part) + (VF)(pattern ^ NAME(signs)(word, part)));
-    }
-    for (int64_t bit = shift; i < count; i++, bit++) to[i] = from[i] + (bits[bit / 32] >> (bit % 32) & 1 ? -c : c);
-}
+/* How elements of a matrix are perturbed: signs, and one factor a point; and the step that they take before, for good. */
+typedef struct {
+    const uint32_t *bits, *before;  /* signs from a chunk's first element on */
+    const float *scales;
+    float step;
+} NAME(change);
 
-/* w[i] += (bit first + i of `before` ? -step : step), then `perturb`: the last step's update, while its weights are here. */
-TARGET static inline void NAME(fold)(float *to, float *w, const uint32_t *before, const uint32_t *bits, int64_t first,
-                                     float step, float c, int64_t count) {
-    const VU pattern = (VU){0} + bits_of(c), moving = (VU){0} + bits_of(step);
-    int64_t i = 0, word = first / 32;
+/* to[p][i] = w[i] + (bit first + i ? -scales[p] : scales[p]), after w[i] += (bit of `before` ? -step : step) if it `folds`.
+ * The points, `apart` floats from each other, and whether it folds are constants after inlining. */
+TARGET static inline __attribute__((always_inline)) void NAME(change_of)(
+    const int points, const int folds, const NAME(change) *by, float *w, int64_t first, int64_t count, float *to, int64_t apart) {
+    const VU moving = (VU){0} + bits_of(by->step);
+    const VU pattern[2] = {(VU){0} + bits_of(by->scales[0]), (VU){0} + bits_of(by->scales[points - 1])};
+    const uint32_t *bits = by->bits, *before = by->before;
     const int shift = (int)(first % 32);
-    for (; i + 32 <= count; i += 32, word++) {
+    int64_t i = 0;
+    for (int64_t word = first / 32; i + 32 <= count; i += 32, word++) {
         const uint32_t now = (uint32_t)(((uint64_t)bits[word + 1] << 32 | bits[word]) >> shift);
-        const uint32_t then = (uint32_t)(((uint64_t)before[word + 1] << 32 | before[word]) >> shift);
-        for (int part = 0; part < 32; part += WIDE) {
-            const VF moved = NAME(load_f)(w + i + part) + (VF)(moving ^ NAME(signs)(then, part));
-            NAME(store_f)(w + i + part, moved);
-            NAME(store_f)(to + i + part, moved + (VF)(pattern ^ NAME(signs)(now, part)));
+        const uint32_t then = folds ? (uint32_t)(((uint64_t)before[word + 1] << 32 | before[word]) >> shift) : 0;
+        UNROLL for (int part = 0; part < 32; part += WIDE) {
+            VF value = NAME(load_f)(w + i + part);
+            if (folds) {
+                value += (VF)(moving ^ NAME(signs)(then, part));
+                NAME(store_f)(w + i + part, value);
+            }
+            const VU signs = NAME(signs)(now, part);
+            for (int p = 0; p < points; p++) NAME(store_f)(to + p * apart + i + part, value + (VF)(pattern[p] ^ signs));
         }
     }
     for (int64_t bit = first + i; i < count; i++, bit++) {
-        w[i] += before[bit / 32] >> (bit % 32) & 1 ? -step : step;
-        to[i] = w[i] + (bits[bit / 32] >> (bit % 32) & 1 ? -c : c);
+        if (folds) w[i] += before[bit / 32] >> (bit % 32) & 1 ? -by->step : by->step;
+        const float value = w[i];
+        for (int p = 0; p < points; p++)
+            to[p * apart + i] = value + (bits[bit / 32] >> (bit % 32) & 1 ? -by->scales[p] : by->scales[p]);
     }
+}
+
+TARGET static void NAME(change_at)(int points, const NAME(change) *by, float *w, int64_t first, int64_t count, float *to, int64_t apart) {
+    if (points == 2 && by->before) NAME(change_of)(2, 1, by, w, first, count, to, apart);
+    else if (points == 2) NAME(change_of)(2, 0, by, w, first, count, to, apart);
+    else if (by->before) NAME(change_of)(1, 1, by, w, first, count, to, apart);
+    else NAME(change_of)(1, 0, by, w, first, count, to, apart);
 }
 
 /* Rows of a perturbed matrix: out[r] = base[row r], plus every term in turn. */
@@ -83,7 +90,8 @@ TARGET static void NAME(gather)(const job *task, const int64_t *rows, int64_t co
             for (int64_t at = first; at < last; ) {
                 const int64_t chunk = at / CHUNK * CHUNK, end = chunk + CHUNK < last ? chunk + CHUNK : last;
                 NAME(direction_bits)(task, t, chunk, &known, bits);
-                NAME(perturb)(out + (at - first), out + (at - first), bits, at - chunk, task->coefficients[t], end - at);
+                const NAME(change) by = {bits, NULL, task->coefficients + t, 0.0f};
+                NAME(change_at)(1, &by, out + (at - first), at - chunk, end - at, out + (at - first), 0);
                 at = end;
             }
     }
@@ -170,22 +178,20 @@ TARGET static const float *NAME(panel_state)(const product *p, int64_t first, in
 }
 
 /* Rows row ... row + outs - 1 of the matrix times x, into y^T of every point. */
-TARGET static void NAME(panel)(const product *p, int64_t row, int64_t outs, const float *w, const uint32_t *bits,
-                               const uint32_t *before, float *block, float *across) {
+TARGET static void NAME(panel)(const product *p, int64_t row, int64_t outs, const float *w, const NAME(change) *by, float *block,
+                               float *across) {
     const int64_t tiles = p->padded / (2 * WIDE) * (2 * PANEL / ACROSS) + p->padded / WIDE % 2 * (PANEL / ACROSS);
+    float *own = by->before ? (float *)p->fold.out + row * p->depth : (float *)w; /* read only unless a step is taken */
     for (int64_t k = 0; k < p->depth; k += BLOCK_DEPTH) {
-        const int64_t depth = p->depth - k < BLOCK_DEPTH ? p->depth - k : BLOCK_DEPTH;
+        const int64_t depth = p->depth - k < BLOCK_DEPTH ? p->depth - k : BLOCK_DEPTH, goes = tiles * ((depth + RUN - 1) / RUN);
+        for (int64_t o = 0; o < outs; o++) {
+            const int64_t at = o * p->depth + k;
+            NAME(change_at)(p->points, by, own + at, row * p->depth % CHUNK + at, depth, block + o * STEP, PANEL * STEP);
+        }
         for (int point = 0; point < p->points; point++) {
-            coming ahead = come(p, w, k, depth, point, tiles * ((depth + RUN - 1) / RUN));
-            for (int64_t o = 0; o < outs; o++) {
-                const int64_t at = o * p->depth + k, bit = row * p->depth % CHUNK + at;
-                if (p->folds && !point)
-                    NAME(fold)(block + o * STEP, (float *)p->fold.out + row * p->depth + at, before, bits, bit,
-                               p->fold.coefficients[0], p->scales[0], depth);
-                else NAME(perturb)(block + o * STEP, w + at, bits, bit, p->scales[point], depth);
-            }
-            NAME(block)(p, block, outs, p->across + point * p->depth * p->padded, k, depth, across + point * OUTS * p->padded,
-                        &ahead);
+            coming ahead = come(p, w, k, depth, point, goes);
+            NAME(block)(p, block + point * PANEL * STEP, outs, p->across + point * p->depth * p->padded, k, depth,
+                        across + point * OUTS * p->padded, &ahead);
         }
     }
 }
@@ -195,7 +201,7 @@ TARGET static int NAME(multiply)(const product *p, int64_t first, int64_t last, 
     columns known = {-1, {0}}, known_before = {-1, {0}};
     int64_t have[2] = {-1, -1}, before[2] = {-1, -1}, formed[2] = {-1, -1};
     int status = 0;
-    float *block = scratch, *across = block + PANEL * STEP, *state = across + p->points * OUTS * p->padded;
+    float *block = scratch, *across = block + p->points * PANEL * STEP, *state = across + p->points * OUTS * p->padded;
     uint32_t *bits = (uint32_t *)(state + product_state(p)), *bits_before = bits + product_bits(p);
     for (int64_t from = first; from < last && !status; from += OUTS) {
         const int64_t to = last - from < OUTS ? last : from + OUTS;
@@ -204,7 +210,8 @@ TARGET static int NAME(multiply)(const product *p, int64_t first, int64_t last, 
             NAME(panel_bits)(&p->direction, at / CHUNK, (end - 1) / CHUNK, have, &known, bits);
             const float *w = p->formed ? NAME(panel_state)(p, at, end, formed, state, &status) : (const float *)p->direction.base + at;
             if (p->folds) NAME(panel_bits)(&p->fold, at / CHUNK, (end - 1) / CHUNK, before, &known_before, bits_before);
-            NAME(panel)(p, row, outs, w, bits, bits_before, block, across + (row - from) * p->padded);
+            const NAME(change) by = {bits, p->folds ? bits_before : NULL, p->scales, p->folds ? p->fold.coefficients[0] : 0.0f};
+            NAME(panel)(p, row, outs, w, &by, block, across + (row - from) * p->padded);
         }
         for (int point = 0; point < p->points; point++) /* whole cache lines of y */
             NAME(transpose)(across + point * OUTS * p->padded, p->padded, to - from, p->rows, to - from,

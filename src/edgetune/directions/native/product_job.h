@@ -64,9 +64,9 @@ static int64_t product_state(const product *p) { return p->formed ? PANEL * p->d
 /* Words of sign bits of a panel, which may start and end within a chunk, and one that is read beyond it. */
 static int64_t product_bits(const product *p) { return (PANEL * p->depth / CHUNK + 2) * (CHUNK / 32) + LANES; }
 
-/* Floats every thread has to itself: a block of weights, y^T, weights of a panel if they are not stored, signs twice. */
+/* Floats every thread has to itself: a block of weights a point, y^T, weights of a panel if they are not stored, signs twice. */
 static int64_t product_scratch(const product *p) {
-    return PANEL * STEP + p->points * OUTS * p->padded + product_state(p) + 2 * product_bits(p);
+    return p->points * (PANEL * STEP + OUTS * p->padded) + product_state(p) + 2 * product_bits(p);
 }
 
 static int64_t product_shared(const product *p) { return p->points * p->depth * p->padded; }

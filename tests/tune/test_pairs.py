@@ -15,7 +15,6 @@ from edgetune.directions import Hadamard, Rademacher, native
 from edgetune.directions.space import BoundSpace
 from edgetune.estimators import TwoPoint
 from edgetune.tune import ProjectedTuned, StreamedTuned
-from edgetune.tune.readers import MOST
 from edgetune.updates import Sgd
 
 KEY = pool_key(3)
@@ -54,7 +53,7 @@ def test_one_walk_gives_the_losses_of_two(family: str, kind: Any, records: int, 
 
 def test_a_large_batch_and_other_objectives_go_point_by_point(tiny_model: Any) -> None:
     tuned = ProjectedTuned(tiny_model(), BoundSpace(Rademacher(), KEY))
-    large, small = batch_of(4, MOST // 4 + 1), batch_of(1, 16)
+    large, small = batch_of(4, tuned.few.stop // 4 + 1), batch_of(1, 16)
     expected = [alone(tuned, large, 9, scale) for scale in (0.02, -0.02)]
     assert tuned.losses(response_loss, large, 9, (0.02, -0.02)) == expected
     seen = []

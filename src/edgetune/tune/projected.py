@@ -15,12 +15,14 @@ from edgetune.core.tuned import Adds, Space
 from edgetune.core.update import Dense, Projected, Update
 from edgetune.tune.parts import PART, Form, reads_in_parts
 from edgetune.tune.readers import (
-    MOST,
+    NORMS,
     EmbeddingReader,
     LinearReader,
+    NormReader,
     NotStackableError,
     Perturbation,
     Reader,
+    VectorReader,
 )
 from edgetune.tune.scaled import ScaledSpace
 from edgetune.tune.walk import one_walk, probe_batch, refuse_direct_reads, stacks
@@ -114,20 +116,37 @@ class ProjectedTuned:
         weight = self._weights.value(name)
         if len(now.scales) == 1 or not self._directions.multiplies(x, weight):
             return None
-        factor = self.scales.get(name, 1.0)
-        scales = [scale * (1 / factor) for scale in now.scales]
+        scales, factor = self._factored(name, now)
         with self._weights.taking(name) as pending:
             step = (pending[0], pending[1] * factor) if pending else None
             return self._directions.multiply(x, weight, name, now.seed, scales, step)
 
     def rows(self, name: str, ids: torch.Tensor, now: Perturbation) -> torch.Tensor | None:
-        """Return rows of a matrix at one point, a pending step included; None if that is not served."""
-        weight, (scale,) = self._weights.value(name), now.scales
+        """Return rows of a matrix at all points, a pending step included; None if that is not served."""
+        weight = self._weights.value(name)
         if not self._directions.multiplies(weight, weight):
             return None
-        factor, pending = self.scales.get(name, 1.0), self._weights.pending.get(name)
-        steps = [(pending[0], pending[1] * factor)] if pending else []
-        return self._directions.gather(ids, weight, name, [*steps, (now.seed, scale * (1 / factor))])
+        scales, factor = self._factored(name, now)
+        pending = self._weights.pending.get(name)
+        step = (pending[0], pending[1] * factor) if pending else None
+        return self._directions.gather(ids, weight, name, now.seed, scales, step)
+
+    def points(self, name: str, now: Perturbation) -> torch.Tensor:
+        """Return a small parameter at all points, [points, ...]; it takes its pending step."""
+        scales, factor = self._factored(name, now)
+        with self._weights.taking(name) as pending:
+            step = (pending[0], pending[1] * factor) if pending else None
+            return self._directions.points(self._weights.value(name), name, now.seed, scales, step)
+
+    def _factored(self, name: str, now: Perturbation) -> tuple[list[float], float]:
+        """Return the perturbations of a parameter under layer-wise scaling, and its factor on steps."""
+        factor = self.scales.get(name, 1.0)
+        return [scale * (1 / factor) for scale in now.scales], factor
+
+    @property
+    def few(self) -> range:
+        """Rows of one point for which reading a matrix in the cache is the faster way."""
+        return self._directions.few
 
     @property
     def pending(self) -> Mapping[str, tuple[int, float]]:
@@ -172,7 +191,7 @@ class ProjectedTuned:
         Cost: one forward pass a scale; two scales on a small batch pass the weights once.
         """
         self._weights.recover()
-        few = batch.input_ids.numel() <= MOST
+        few = batch.input_ids.numel() < self.few.stop
         if self._stacks is None:
             self._stacks = self._inspect()
         if self._stacks and few and len(scales) == 2 and objective is response_loss:
@@ -264,10 +283,13 @@ class ProjectedTuned:
             own = {key: names[id(value)] for key, value in module._parameters.items() if id(value) in names}
             if not own:
                 continue
-            if not (self.alignment and "weight" in own and reads_in_parts(module)):
+            if all(module._parameters[key].dim() == 1 and len(module._parameters[key]) for key in own):
+                yield (NormReader if type(module) in NORMS else VectorReader)(self, module, own)
+                self._weights.late.update(own.values() if self.alignment else ())
+            elif not (self.alignment and "weight" in own and reads_in_parts(module)):
                 yield Reader(self, module, own)
             elif isinstance(module, nn.Embedding):
                 yield EmbeddingReader(self, module, own)
             else:
                 yield LinearReader(self, module, own)
-                self._weights.late.add(own["weight"])
+                self._weights.late.update(own.values())

@@ -77,23 +77,43 @@ TARGET static void NAME(change_at)(int points, const NAME(change) *by, float *w,
     else NAME(change_of)(1, 0, by, w, first, count, to, apart);
 }
 
-/* Rows of a perturbed matrix: out[r] = base[row r], plus every term in turn. */
-TARGET static void NAME(gather)(const job *task, const int64_t *rows, int64_t count, int64_t width) {
-    uint32_t bits[LANES * WORDS + 1];
-    columns known = {-1, {0}};
-    bits[LANES * WORDS] = 0;
-    for (int64_t r = 0; r < count; r++) {
-        float *out = (float *)task->out + r * width;
-        const int64_t first = rows[r] * width, last = first + width;
-        memcpy(out, (const float *)task->base + first, (size_t)width * 4);
-        for (int t = 0; t < task->terms; t++)
-            for (int64_t at = first; at < last; ) {
-                const int64_t chunk = at / CHUNK * CHUNK, end = chunk + CHUNK < last ? chunk + CHUNK : last;
-                NAME(direction_bits)(task, t, chunk, &known, bits);
-                const NAME(change) by = {bits, NULL, task->coefficients + t, 0.0f};
-                NAME(change_at)(1, &by, out + (at - first), at - chunk, end - at, out + (at - first), 0);
-                at = end;
-            }
+/* Elements first ... last - 1 of w at every point, into to[p * apart ...]; w itself is written only if a step is taken for good. */
+TARGET static void NAME(points)(const product *p, int64_t first, int64_t last, float *to, int64_t apart) {
+    uint32_t bits[LANES * WORDS + 1], before[LANES * WORDS + 1];
+    columns known = {-1, {0}}, known_before = {-1, {0}};
+    bits[LANES * WORDS] = before[LANES * WORDS] = 0;
+    const NAME(change) by = {bits, p->folds ? before : NULL, p->scales, p->step};
+    for (int64_t at = first; at < last; ) {
+        const int64_t chunk = at / CHUNK * CHUNK, end = chunk + CHUNK < last ? chunk + CHUNK : last;
+        NAME(direction_bits)(&p->direction, 0, chunk, &known, bits);
+        if (p->folds) NAME(direction_bits)(&p->fold, 0, chunk, &known_before, before);
+        NAME(change_at)(p->points, &by, (float *)p->direction.base + at, at - chunk, end - at, to + (at - first), apart);
+        at = end;
+    }
+}
+
+/* Rows ids[order[0 ... count - 1]], in ascending order, into y[p][order[i]]; w is not written. Signs are drawn once a chunk. */
+TARGET static void NAME(gather)(const product *p, const int64_t *ids, const int64_t *order, int64_t count) {
+    uint32_t bits[2][LANES * WORDS + 1];
+    columns known[2] = {{-1, {0}}, {-1, {0}}};
+    const job *tasks[2] = {&p->fold, &p->direction};
+    const int64_t apart = count * p->depth;
+    int64_t drawn = -1;
+    bits[0][LANES * WORDS] = bits[1][LANES * WORDS] = 0;
+    for (int64_t i = 0; i < count; i++) {
+        const int64_t first = ids[order[i]] * p->depth, last = first + p->depth;
+        float *row = p->y + order[i] * p->depth;
+        memcpy(row, (const float *)p->direction.base + first, (size_t)p->depth * 4);
+        for (int64_t at = first; at < last; ) {
+            const int64_t chunk = at / CHUNK * CHUNK, end = chunk + CHUNK < last ? chunk + CHUNK : last;
+            float *part = row + (at - first);
+            for (int t = p->folds ? 0 : 1; t < 2 && chunk != drawn; t++) NAME(direction_bits)(tasks[t], 0, chunk, &known[t], bits[t]);
+            drawn = chunk;
+            const NAME(change) taken = {bits[0], NULL, &p->step, 0.0f}, by = {bits[1], NULL, p->scales, 0.0f};
+            if (p->folds) NAME(change_at)(1, &taken, part, at - chunk, end - at, part, 0);
+            NAME(change_at)(p->points, &by, part, at - chunk, end - at, part, apart);
+            at = end;
+        }
     }
 }
 
@@ -163,7 +183,7 @@ TARGET static const float *NAME(panel_state)(const product *p, int64_t first, in
     int64_t start = unit * p->unit, stop = (last + p->unit - 1) / p->unit * p->unit;
     if (stop > all) stop = all;
     job part = p->state;
-    part.out = state;
+    part.out = state; part.out_dtype = FLOAT32;
     if (unit == have[1]) {
         const int64_t kept = start + p->unit < all ? p->unit : all - start;
         memmove(state, state + (unit - have[0]) * p->unit, (size_t)kept * sizeof(float));
@@ -181,12 +201,11 @@ TARGET static const float *NAME(panel_state)(const product *p, int64_t first, in
 TARGET static void NAME(panel)(const product *p, int64_t row, int64_t outs, const float *w, const NAME(change) *by, float *block,
                                float *across) {
     const int64_t tiles = p->padded / (2 * WIDE) * (2 * PANEL / ACROSS) + p->padded / WIDE % 2 * (PANEL / ACROSS);
-    float *own = by->before ? (float *)p->fold.out + row * p->depth : (float *)w; /* read only unless a step is taken */
     for (int64_t k = 0; k < p->depth; k += BLOCK_DEPTH) {
         const int64_t depth = p->depth - k < BLOCK_DEPTH ? p->depth - k : BLOCK_DEPTH, goes = tiles * ((depth + RUN - 1) / RUN);
         for (int64_t o = 0; o < outs; o++) {
             const int64_t at = o * p->depth + k;
-            NAME(change_at)(p->points, by, own + at, row * p->depth % CHUNK + at, depth, block + o * STEP, PANEL * STEP);
+            NAME(change_at)(p->points, by, (float *)w + at, row * p->depth % CHUNK + at, depth, block + o * STEP, PANEL * STEP);
         }
         for (int point = 0; point < p->points; point++) {
             coming ahead = come(p, w, k, depth, point, goes);
@@ -210,7 +229,7 @@ TARGET static int NAME(multiply)(const product *p, int64_t first, int64_t last, 
             NAME(panel_bits)(&p->direction, at / CHUNK, (end - 1) / CHUNK, have, &known, bits);
             const float *w = p->formed ? NAME(panel_state)(p, at, end, formed, state, &status) : (const float *)p->direction.base + at;
             if (p->folds) NAME(panel_bits)(&p->fold, at / CHUNK, (end - 1) / CHUNK, before, &known_before, bits_before);
-            const NAME(change) by = {bits, p->folds ? bits_before : NULL, p->scales, p->folds ? p->fold.coefficients[0] : 0.0f};
+            const NAME(change) by = {bits, p->folds ? bits_before : NULL, p->scales, p->step};
             NAME(panel)(p, row, outs, w, &by, block, across + (row - from) * p->padded);
         }
         for (int point = 0; point < p->points; point++) /* whole cache lines of y */

@@ -62,7 +62,7 @@ def work(folder: Path, side: str, tokens: int = 64, size: int = 2) -> None:
         "base": sum(one.numel() * 4 for one in backbone.model.parameters()),
     }
     walks = (
-        1 if side == PLAIN or ids.numel() >= few_rows(compiled_level()).stop else 2
+        1 if side == PLAIN or ids.numel() > few_rows(compiled_level()) else 2
     )  # a step on a small batch takes both points in one walk
     walked = Batch(*(one.repeat(walks, 1) for one in (ids, mask, ids)))
     with torch.no_grad():

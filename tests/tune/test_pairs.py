@@ -53,7 +53,7 @@ def test_one_walk_gives_the_losses_of_two(family: str, kind: Any, records: int, 
 
 def test_a_large_batch_and_other_objectives_go_point_by_point(tiny_model: Any) -> None:
     tuned = ProjectedTuned(tiny_model(), BoundSpace(Rademacher(), KEY))
-    large, small = batch_of(4, tuned.few.stop // 4 + 1), batch_of(1, 16)
+    large, small = batch_of(4, tuned.few // 4 + 1), batch_of(1, 16)
     expected = [alone(tuned, large, 9, scale) for scale in (0.02, -0.02)]
     assert tuned.losses(response_loss, large, 9, (0.02, -0.02)) == expected
     seen = []

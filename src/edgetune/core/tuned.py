@@ -94,8 +94,8 @@ class Space(Adds, Protocol):
         ...
 
     @property
-    def few(self) -> range:
-        """Rows of one point for which `multiply` beats a matrix formed in memory."""
+    def few(self) -> int:
+        """Greatest number of rows of one point for which `multiply` beats a matrix formed in memory."""
         ...
 
 

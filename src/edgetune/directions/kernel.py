@@ -8,6 +8,7 @@ import torch
 
 from edgetune.core.errors import ConfigError, MissingExtraError, nearest
 from edgetune.directions import gpu, native
+from edgetune.directions.few import few_rows
 
 VARIABLE = "EDGETUNE_KERNEL"
 COMPILED = {"c": None} | {f"c-{name}": level for level, name in enumerate(native.LEVELS)}
@@ -25,7 +26,7 @@ def _choice() -> str:
 
 
 def compiled_level() -> int | None:
-    """Read the environment: the instruction set (see `native.LEVELS`) of the compiled kernel, None if it is not to be used.
+    """Read the environment: the compiled kernel's instruction set, an index of `native.LEVELS`; None if it is not used.
 
     Raises:
         ConfigError: if EDGETUNE_KERNEL is none of CHOICES, or asks for a kernel that was not built or a set that this
@@ -46,7 +47,9 @@ def compiled_level() -> int | None:
     level = COMPILED.get(wanted)
     if level is not None and level > best:
         raise ConfigError(
-            f"this machine has no {native.LEVELS[level]}", where=VARIABLE, hint=f"c-{native.LEVELS[best]}, or c"
+            f"this machine has no {native.LEVELS[level]}",
+            where=VARIABLE,
+            hint=f"c-{native.LEVELS[best]}, or c",
         )
     return best if level is None else level
 
@@ -81,5 +84,5 @@ def describe_kernel() -> str:
         used.append("triton (interpreter)" if gpu.interpreted() else "triton (CUDA tensors)")
     level = compiled_level()
     if level is not None:
-        used.append(f"c ({native.LEVELS[level]})")
+        used.append(f"c ({native.LEVELS[level]}, products of up to {few_rows(level)} rows)")
     return ", ".join(used) or "torch"

@@ -144,8 +144,8 @@ class ProjectedTuned:
         return [scale * (1 / factor) for scale in now.scales], factor
 
     @property
-    def few(self) -> range:
-        """Rows of one point for which reading a matrix in the cache is the faster way."""
+    def few(self) -> int:
+        """Greatest number of rows of one point for which reading a matrix in the cache is the faster way."""
         return self._directions.few
 
     @property
@@ -191,7 +191,7 @@ class ProjectedTuned:
         Cost: one forward pass a scale; two scales on a small batch pass the weights once.
         """
         self._weights.recover()
-        few = batch.input_ids.numel() < self.few.stop
+        few = batch.input_ids.numel() <= self.few
         if self._stacks is None:
             self._stacks = self._inspect()
         if self._stacks and few and len(scales) == 2 and objective is response_loss:
@@ -283,7 +283,7 @@ class ProjectedTuned:
             own = {key: names[id(value)] for key, value in module._parameters.items() if id(value) in names}
             if not own:
                 continue
-            if all(module._parameters[key].dim() == 1 and len(module._parameters[key]) for key in own):
+            if all(len(weight.shape) == 1 and weight.numel() for weight in map(module.get_parameter, own)):
                 yield (NormReader if type(module) in NORMS else VectorReader)(self, module, own)
                 self._weights.late.update(own.values() if self.alignment else ())
             elif not (self.alignment and "weight" in own and reads_in_parts(module)):

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from edgetune.tune.parts import Form, perturbed_linear, perturbed_rows
 
+
 class NotStackableError(Exception):
     """A module got an argument whose halves cannot be told apart; the points are then evaluated one by one."""
 
@@ -89,8 +90,8 @@ class Reads(Protocol):
         ...
 
     @property
-    def few(self) -> range:
-        """Rows of one point for which `product` and `rows` are the faster way."""
+    def few(self) -> int:
+        """Greatest number of rows of one point for which `product` and `rows` are the faster way."""
         ...
 
     def settle(self, name: str) -> None:
@@ -124,6 +125,8 @@ class Reader:
             for name in self._own.values():
                 self._tuned.settle(name)
             return self._plain(*args, **kwargs)
+        if not torch.is_grad_enabled():
+            return self.perturbed(now, *args, **kwargs)
         with torch.no_grad():
             return self.perturbed(now, *args, **kwargs)
 
@@ -202,19 +205,19 @@ class VectorReader(Reader):
         try:
             for key, name in self._own.items():
                 parameters[key] = self._tuned.points(name, now).view(2, *ones, -1)  # type: ignore[assignment]
-            y: torch.Tensor = self._plain(x.unflatten(0, (2, -1)))
+            y: torch.Tensor = self._plain(_split(x))
         finally:
             parameters.update(before)
         return y.flatten(0, 1)
 
 
 class NormReader(VectorReader):
-    """Computes torch's own norms, which take no vectors with a leading dimension: normalises, then scales and shifts."""
+    """Computes torch's own norms, whose vectors take no leading dimension: normalises, then scales and shifts."""
 
     _broadcasts = True
 
     def _at_once(self, now: Perturbation, x: torch.Tensor) -> torch.Tensor:
-        y = NORMS[type(self._module)](self._module, x.unflatten(0, (2, -1)))
+        y = NORMS[type(self._module)](self._module, _split(x))
         weight, bias = (self._vectors(now, key, y.dim()) for key in ("weight", "bias"))
         y = y if weight is None else y.mul_(weight)
         return (y if bias is None else y.add_(bias)).flatten(0, 1)
@@ -223,6 +226,11 @@ class NormReader(VectorReader):
         if key in self._own:
             return self._tuned.points(self._own[key], now).view(2, *(1,) * (dimensions - 2), -1)
         return self._module._parameters.get(key)
+
+
+def _split(x: torch.Tensor) -> torch.Tensor:
+    """Give both points a dimension of their own, the first."""
+    return x.view(2, x.shape[0] // 2, *x.shape[1:])
 
 
 NORMS: dict[type, Callable[[Any, torch.Tensor], torch.Tensor]] = {
@@ -249,7 +257,7 @@ class EmbeddingReader(Reader):
     def _rows(self, ids: torch.Tensor, now: Perturbation) -> list[torch.Tensor]:
         """Return the rows at every point."""
         name, like, points = self._own["weight"], self.like("weight"), range(len(now.scales))
-        if ids.numel() < self._tuned.few.stop:
+        if ids.numel() <= self._tuned.few:
             rows = self._tuned.rows(name, ids.reshape(-1), now)
             if rows is not None:
                 return list(rows.view(len(points), *ids.shape, like.shape[1]))
@@ -271,7 +279,7 @@ class LinearReader(Reader):
         if points > 1 and x.shape[0] % (2 * now.records):
             raise NotStackableError(f"rows of shape {tuple(x.shape)}")
         y = None
-        if x.numel() // (points * like.shape[1]) in self._tuned.few:
+        if x.numel() // (points * like.shape[1]) <= self._tuned.few:
             y = self._tuned.product(self._own["weight"], x, now)
         if y is None:
             formed = [self._formed(now.only(point), half) for point, half in enumerate(x.chunk(points))]

@@ -36,8 +36,8 @@ def serves(kind: Kind, *tensors: StoredTensor) -> bool:
 def readable(tensor: StoredTensor) -> bool:
     """Say whether the kernel can read this tensor."""
     if isinstance(tensor, PackedTensor):
-        return tensor.blocks.device.type == "cpu" and tensor.grid.name in PACKED
-    return tensor.device.type == "cpu" and tensor.dtype in DTYPES and tensor.is_contiguous()
+        return tensor.blocks.is_cpu and tensor.grid.name in PACKED
+    return tensor.is_cpu and tensor.dtype in DTYPES and tensor.is_contiguous()
 
 
 def where(tensor: StoredTensor) -> tuple[int, int]:
@@ -95,7 +95,9 @@ class TensorDirections:
             table=self._table.data_ptr() if self._table is not None else None,
         )
 
-    def job(self, out: torch.Tensor | None, base: StoredTensor, start: int = 0, *, unit: int = ALIGNMENT) -> Job:
+    def job(
+        self, out: torch.Tensor | None, base: StoredTensor, start: int = 0, *, unit: int = ALIGNMENT
+    ) -> Job:
         """Return a job without terms, as the kernel reads it; both tensors must outlive it.
 
         Args:

@@ -1,4 +1,4 @@
-"""Perturbed matrices that never exist in memory: products with them and rows of them, at both points of a step at once."""
+"""Perturbed matrices that never exist in memory: products with them and their rows, at both points of a step."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class Matrix(TensorDirections):
 
         w + scales[p] z(seed),   p = 0 or p = 0, 1
 
-    If a step (s, c) is pending, w <- w + c z(s) first. The perturbed elements have the bits of `axpy`; a product is summed
-    over the inputs in order, so the result does not depend on threads.
+    If a step (s, c) is pending, w <- w + c z(s) first. The perturbed elements have the bits of `axpy`; a product is
+    summed over the inputs in order, so the result does not depend on threads.
 
     Args:
         kind: Rademacher or Hadamard.
@@ -156,7 +156,7 @@ class Matrix(TensorDirections):
             y[p][i] = (W[rows[i]] + c z(s)) + scales[p] z(seed)
 
         Args:
-            rows: int64 [n], each in range.
+            rows: integers [n], each in range.
             weight: float32 [rows, width], contiguous; not written, even if a step is pending.
             seed: the direction.
             scales: one or two signed factors.
@@ -171,9 +171,9 @@ class Matrix(TensorDirections):
             RuntimeError: if the kernel is not installed.
         Cost: one pass over the rows; a draw of 8192 signs for every such part of the matrix in which there are rows.
         """
-        if rows.dtype != torch.int64 or rows.device.type != "cpu":
+        if rows.is_floating_point() or not rows.is_cpu:
             raise ModelError(f"row numbers of type {rows.dtype} on {rows.device}", where=self.name)
-        rows = rows.reshape(-1).contiguous()
+        rows = rows.reshape(-1).contiguous().long()
         count = len(rows)
         out = weight.new_empty(len(scales) * count, weight.shape[1])
         if not count:
@@ -186,9 +186,7 @@ class Matrix(TensorDirections):
         task.y = out.data_ptr()
         ids, places = ctypes.c_void_p(rows.data_ptr()), ctypes.c_void_p(order.data_ptr())
         level = best_level() if level is None else level
-        status = installed().edgetune_gather(
-            ctypes.byref(task), ids, places, ctypes.c_int64(count), level
-        )
+        status = installed().edgetune_gather(ctypes.byref(task), ids, places, ctypes.c_int64(count), level)
         check(status, self.name)
         return out
 

@@ -36,6 +36,7 @@ from edgetune.export.llama_cpp import LlamaCpp
 from edgetune.measure.memory import PeakMemory
 from edgetune.measure.versions import versions
 from edgetune.methods.catalogue import compression_method, tuning_method
+from edgetune.run.arithmetic import refuse_other_arithmetic
 from edgetune.run.deploy import compress_to_file, file_quality, verify_file
 from edgetune.run.precision import check_precision
 from edgetune.run.prepare import Prepared, prepare
@@ -114,6 +115,8 @@ def _logged(
         prepared.backbone, prepared.method, recipe.seed, accept=recipe.model.accept_rounding
     )
     done = completed_rounds(prepared, out / LEDGER, single=single)
+    if done:
+        refuse_other_arithmetic(out / EVENTS)
     log = EventLog(out / EVENTS)
 
     def tell(event: Event) -> None:

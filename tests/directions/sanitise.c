@@ -38,6 +38,7 @@ static int64_t products(int level) {
                     if (edgetune_gather(&p, ids, order, 2, level)) exit(5);
                     free(p.y);
                     p.y = exact((size_t)(2 * outs * depth) * 4);
+                    p.folds = 0;
                     if (edgetune_points(&p, level)) exit(6);
                     free(p.y);
                     free(w); free(x); free(y); free(sum);

@@ -36,8 +36,7 @@ def uses(space: BoundSpace) -> dict[str, Callable[[int], object]]:
         "replay": lambda seed: space.replay(w, w, Projected.of(3, 0.1) + Projected.of(seed, 0.5), "w"),
         "read": lambda seed: space.read(w, w, Projected.of(seed, 0.5), "w", (3, 0.5), 0),
         "read at": lambda seed: space.read(w, w, Projected.of(3, 0.5), "w", (seed, 0.5), 0),
-        "points": lambda seed: space.points(w[0], "w", seed, (0.5,), None),
-        "pending": lambda seed: space.points(w[0], "w", 3, (0.5,), (seed, 0.5)),
+        "points": lambda seed: space.points(w[0], "w", seed, (0.5,)),
     } | (
         {
             "multiply": lambda seed: space.multiply(x, w, "w", seed, (0.5, -0.5), None),

@@ -57,7 +57,6 @@ def test_the_slope_is_along_z_over_c_and_the_step_along_c_z(space: Any) -> None:
     exact = float(model.a @ za) / 4 + float(3 * zb.sum()) / 0.5
     assert float(estimate.update.coefficients[0]) == pytest.approx(exact, rel=1e-3, abs=1e-3)
     tuned.apply(Projected.of(5, 0.25))
-    assert tuned.model is model  # which has taken the step now
     assert torch.allclose(model.a, start["a"] + 0.25 * 4 * za, atol=1e-6)
     assert torch.allclose(model.b, start["b"] + 0.25 * 0.5 * zb, atol=1e-6)
 

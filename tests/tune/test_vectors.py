@@ -1,8 +1,7 @@
-"""Norms, biases and embeddings are read at both points at once, with the bits of two readings; on every instruction set."""
+"""Norms, biases and embeddings are read at both points at once, with the bits of two readings, on every kernel."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from torch import nn
 from edgetune.core.batch import Batch, response_loss, response_losses
 from edgetune.core.keys import pool_key
 from edgetune.directions import Gaussian, Hadamard, Rademacher, native
-from edgetune.directions.kernel import VARIABLE
+from edgetune.directions.kernel import VARIABLE, compiled_level
 from edgetune.directions.space import BoundSpace
 from edgetune.estimators import TwoPoint
 from edgetune.tune import ProjectedTuned
@@ -22,6 +21,9 @@ from edgetune.updates import Sgd
 KEY = pool_key(3)
 FAMILIES = ("llama", "gpt2", "opt", "qwen2", "gemma")
 KERNELS = [f"c-{name}" for name in native.LEVELS[: native.best_level() + 1] if native.library()]
+needs_kernel = pytest.mark.skipif(
+    compiled_level() is None, reason="the compiled kernel is not built, or EDGETUNE_KERNEL asks for another"
+)
 BOTH = Perturbation(9, (0.02, -0.02), records=3)
 
 
@@ -112,7 +114,7 @@ def test_no_norm_of_a_model_is_read_point_by_point(family: str, tiny_model: Any)
     assert all(norm._broadcasts for norm in norms)
 
 
-@pytest.mark.skipif(native.library() is None, reason="no compiled kernel: no C compiler at install")
+@needs_kernel
 def test_points_that_ask_for_other_tokens_get_their_own() -> None:
     table = nn.Embedding(50, 8).requires_grad_(False)
     tuned = ProjectedTuned(nn.Sequential(table), BoundSpace(Rademacher(), KEY))
@@ -123,9 +125,9 @@ def test_points_that_ask_for_other_tokens_get_their_own() -> None:
 
 
 @pytest.fixture(params=KERNELS)
-def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv(VARIABLE, request.param)
-    yield request.param
+    return str(request.param)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -82,15 +82,8 @@ class Space(Adds, Protocol):
         """Return rows of `(W + pending) + scales[p] z(seed)` for the points p; where `multiplies` holds for W."""
         ...
 
-    def points(
-        self,
-        weight: torch.Tensor,
-        name: str,
-        seed: int,
-        scales: Sequence[float],
-        pending: tuple[int, float] | None,
-    ) -> torch.Tensor:
-        """Return a small tensor plus `scales[p] z(seed)` for the points p, [points, ...]; it takes a pending step."""
+    def points(self, weight: torch.Tensor, name: str, seed: int, scales: Sequence[float]) -> torch.Tensor:
+        """Return a small tensor plus `scales[p] z(seed)` for the points p, [points, ...]."""
         ...
 
     @property

@@ -152,22 +152,13 @@ class BoundSpace:
         """Return rows of a perturbed matrix where `multiplies` holds; see `native.product.Matrix.gather`."""
         return self._tensor(name).gather(rows, weight, seed, scales, pending=pending, level=self._level)
 
-    def points(
-        self,
-        weight: torch.Tensor,
-        name: str,
-        seed: int,
-        scales: Sequence[float],
-        pending: tuple[int, float] | None,
-    ) -> torch.Tensor:
-        """Return a small tensor at one or two points of a line, [points, ...]; it takes a pending step.
+    def points(self, weight: torch.Tensor, name: str, seed: int, scales: Sequence[float]) -> torch.Tensor:
+        """Return a small tensor at one or two points of a line, [points, ...].
 
         Cost: one draw and one pass for all points where `multiplies` holds, else one a point.
         """
         if self.multiplies(weight, weight):
-            return self._tensor(name).points(weight, seed, scales, pending=pending, level=self._level)
-        if pending:
-            self.axpy(weight, weight, pending[1], name, pending[0])
+            return self._tensor(name).points(weight, seed, scales, level=self._level)
         out = weight.new_empty(len(scales), *weight.shape)
         for point, scale in enumerate(scales):
             self.axpy(out[point], weight, scale, name, seed)

@@ -132,11 +132,10 @@ class ProjectedTuned:
         return self._directions.gather(ids, weight, name, now.seed, scales, step)
 
     def points(self, name: str, now: Perturbation) -> torch.Tensor:
-        """Return a small parameter at all points, [points, ...]; it takes its pending step."""
-        scales, factor = self._factored(name, now)
-        with self._weights.taking(name) as pending:
-            step = (pending[0], pending[1] * factor) if pending else None
-            return self._directions.points(self._weights.value(name), name, now.seed, scales, step)
+        """Return a small parameter at all points, [points, ...]."""
+        self._weights.settle([name])
+        scales, _ = self._factored(name, now)
+        return self._directions.points(self._weights.value(name), name, now.seed, scales)
 
     def _factored(self, name: str, now: Perturbation) -> tuple[list[float], float]:
         """Return the perturbations of a parameter under layer-wise scaling, and its factor on steps."""
@@ -285,11 +284,10 @@ class ProjectedTuned:
                 continue
             if all(len(weight.shape) == 1 and weight.numel() for weight in map(module.get_parameter, own)):
                 yield (NormReader if type(module) in NORMS else VectorReader)(self, module, own)
-                self._weights.late.update(own.values() if self.alignment else ())
             elif not (self.alignment and "weight" in own and reads_in_parts(module)):
                 yield Reader(self, module, own)
             elif isinstance(module, nn.Embedding):
                 yield EmbeddingReader(self, module, own)
             else:
                 yield LinearReader(self, module, own)
-                self._weights.late.update(own.values())
+                self._weights.late.add(own["weight"])

@@ -253,15 +253,15 @@ EXPORT int edgetune_product(product *p, int level, int threads, team together) {
     return status;
 }
 
-/* y[p] = w + scales[p] z, [points, outs, depth], on the calling thread; returns as edgetune_run does. */
+/* y[p] = w + scales[p] z, [points, outs, depth], on the calling thread, no step before; returns as edgetune_run does. */
 EXPORT int edgetune_points(product *p, int level) {
-    if (!product_fits(p, level) || p->formed) return 1;
-    const int64_t count = p->outs * p->depth;
+    if (!product_fits(p, level) || p->formed || p->folds) return 1;
+    void (*work)(const product *) = points_baseline;
 #if defined(__x86_64__)
-    if (level == AVX512) { points_avx512(p, 0, count, p->y, count); return 0; }
-    if (level == AVX2) { points_avx2(p, 0, count, p->y, count); return 0; }
+    if (level == AVX2) work = points_avx2;
+    if (level == AVX512) work = points_avx512;
 #endif
-    points_baseline(p, 0, count, p->y, count);
+    work(p);
     return 0;
 }
 

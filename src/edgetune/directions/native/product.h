@@ -77,18 +77,16 @@ TARGET static void NAME(change_at)(int points, const NAME(change) *by, float *w,
     else NAME(change_of)(1, 0, by, w, first, count, to, apart);
 }
 
-/* Elements first ... last - 1 of w at every point, into to[p * apart ...]; w itself is written only if a step is taken for good. */
-TARGET static void NAME(points)(const product *p, int64_t first, int64_t last, float *to, int64_t apart) {
-    uint32_t bits[LANES * WORDS + 1], before[LANES * WORDS + 1];
-    columns known = {-1, {0}}, known_before = {-1, {0}};
-    bits[LANES * WORDS] = before[LANES * WORDS] = 0;
-    const NAME(change) by = {bits, p->folds ? before : NULL, p->scales, p->step};
-    for (int64_t at = first; at < last; ) {
-        const int64_t chunk = at / CHUNK * CHUNK, end = chunk + CHUNK < last ? chunk + CHUNK : last;
-        NAME(direction_bits)(&p->direction, 0, chunk, &known, bits);
-        if (p->folds) NAME(direction_bits)(&p->fold, 0, chunk, &known_before, before);
-        NAME(change_at)(p->points, &by, (float *)p->direction.base + at, at - chunk, end - at, to + (at - first), apart);
-        at = end;
+/* All of w at every point, into y. */
+TARGET static void NAME(points)(const product *p) {
+    uint32_t bits[LANES * WORDS + 1];
+    columns known = {-1, {0}};
+    const int64_t count = p->outs * p->depth;
+    const NAME(change) by = {bits, NULL, p->scales, 0.0f};
+    bits[LANES * WORDS] = 0;
+    for (int64_t at = 0; at < count; at += CHUNK) {
+        NAME(direction_bits)(&p->direction, 0, at, &known, bits);
+        NAME(change_at)(p->points, &by, (float *)p->direction.base + at, 0, count - at < CHUNK ? count - at : CHUNK, p->y + at, count);
     }
 }
 

@@ -108,21 +108,14 @@ class Matrix(TensorDirections):
         return y
 
     def points(
-        self,
-        weight: torch.Tensor,
-        seed: int,
-        scales: Sequence[float],
-        *,
-        pending: Step | None = None,
-        level: int | None = None,
+        self, weight: torch.Tensor, seed: int, scales: Sequence[float], *, level: int | None = None
     ) -> torch.Tensor:
-        """Return the whole tensor at every point; it takes a pending step.
+        """Return the whole tensor at every point.
 
         Args:
-            weight: float32, contiguous, of any shape; written only if a step is pending.
+            weight: float32, contiguous, of any shape; not written.
             seed: the direction.
             scales: one or two signed factors.
-            pending: a step that the weights have not taken yet.
             level: instruction set, an index of LEVELS; the best one if not given.
 
         Returns:
@@ -135,7 +128,7 @@ class Matrix(TensorDirections):
         """
         out = weight.new_empty(len(scales), *weight.shape)
         if weight.numel():
-            task = self._read(weight, seed, scales, pending)
+            task = self._read(weight, seed, scales, None)
             task.y = out.data_ptr()
             level = best_level() if level is None else level
             check(installed().edgetune_points(ctypes.byref(task), level), self.name)

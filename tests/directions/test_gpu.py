@@ -93,7 +93,11 @@ def test_equal_bits(kind: Kind, replay: bool, device: str) -> None:
         assert same(got, reference(kind, base, terms, replay, dtype)), (size, dtype)
         if native.library() is not None:
             compiled = torch.empty_like(base)
-            native.run(kind, KEY, "w", compiled, base, projected(terms), replay=replay)
+            kernel = native.TensorDirections(kind, KEY, "w")
+            if replay:
+                kernel.replay(compiled, base, native.Terms(kind, projected(terms)))
+            else:
+                kernel.axpy(compiled, base, terms[0][1], terms[0][0])
             assert same(got, compiled), (size, dtype)
 
 

@@ -12,9 +12,9 @@ from edgetune.core.errors import ConfigError
 from edgetune.directions.native import LEVELS
 
 VARIABLE = "EDGETUNE_PRODUCT_ROWS"
-MEASURED = {"baseline": 16, "avx2": 256, "avx512": 256}
-"""Rows of one point by instruction set, from `edgetune bench rows` (docs/results/bench.md): with more, the matrix
-library's larger tiles win more than a pass over memory costs."""
+MEASURED = {"baseline": 16, "avx2": 192, "avx512": 192}
+"""Rows of one point by instruction set, not more than `edgetune bench rows` found (docs/results/bench.md): with more,
+the matrix library's larger tiles win more than a pass over memory costs, and activations of both points take room."""
 UNCOMPILED = 192
 """Without the compiled kernel it only decides whether both points of a step share one walk of the model."""
 LARGEST = 1 << 20

@@ -68,6 +68,18 @@ class Picky(nn.LayerNorm):
     """Takes no vectors with a leading dimension, and is not torch's own."""
 
 
+class Parent(Mean):
+    """Owns a vector beside a child that reads its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.inner(x) * self.weight
+        return y
+
+
 class Scale(Mean):
     """What a norm of any family does in the end."""
 
@@ -87,6 +99,14 @@ def test_a_module_of_vectors_gives_at_once_what_two_calls_give(kind: Any, shape:
             (reader,) = readers(tuned, VectorReader)
             assert reader._broadcasts is broadcasts
         assert not torch.equal(*expected.chunk(2))
+
+
+def test_a_vector_beside_children_is_read_point_by_point() -> None:
+    module, x = Parent(), torch.randn(6, 5, 8, generator=torch.Generator().manual_seed(1))
+    tuned = ProjectedTuned(nn.Sequential(module), BoundSpace(Rademacher(), KEY))
+    assert not readers(tuned, VectorReader)
+    expected = point_by_point(tuned, module, x)
+    assert torch.allclose(at_once(tuned, module, x), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("affine", ["both", "weight", "neither tuned"])

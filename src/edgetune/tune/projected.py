@@ -282,7 +282,9 @@ class ProjectedTuned:
             own = {key: names[id(value)] for key, value in module._parameters.items() if id(value) in names}
             if not own:
                 continue
-            if all(len(weight.shape) == 1 and weight.numel() for weight in map(module.get_parameter, own)):
+            if not module._modules and all(
+                len(weight.shape) == 1 and weight.numel() for weight in map(module.get_parameter, own)
+            ):
                 yield (NormReader if type(module) in NORMS else VectorReader)(self, module, own)
             elif not (self.alignment and "weight" in own and reads_in_parts(module)):
                 yield Reader(self, module, own)

@@ -91,7 +91,7 @@ class Reads(Protocol):
 
     @property
     def few(self) -> int:
-        """Greatest number of rows of one point for which `product` and `rows` are the faster way."""
+        """Greatest number of rows of one point for which `product` is the faster way."""
         ...
 
     def settle(self, name: str) -> None:
@@ -170,7 +170,7 @@ class Reader:
 
 
 class VectorReader(Reader):
-    """Computes a module that owns vectors only, a norm for example, at both points at once.
+    """Computes a module without children that owns vectors only, a norm for example, at both points at once.
 
     Most such modules broadcast: given x with a leading dimension of points, and their vectors so too, they give what
     two calls give. Whether one does is found out at the first reading, on the fixed batch that every handle starts with
@@ -196,7 +196,7 @@ class VectorReader(Reader):
     def _agrees(self, now: Perturbation, x: torch.Tensor, expected: torch.Tensor) -> bool:
         try:
             return torch.equal(self._at_once(now, x), expected)
-        except RuntimeError:  # shapes that do not broadcast
+        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError):  # it expects other shapes
             return False
 
     def _at_once(self, now: Perturbation, x: torch.Tensor) -> torch.Tensor:
@@ -257,10 +257,9 @@ class EmbeddingReader(Reader):
     def _rows(self, ids: torch.Tensor, now: Perturbation) -> list[torch.Tensor]:
         """Return the rows at every point."""
         name, like, points = self._own["weight"], self.like("weight"), range(len(now.scales))
-        if ids.numel() <= self._tuned.few:
-            rows = self._tuned.rows(name, ids.reshape(-1), now)
-            if rows is not None:
-                return list(rows.view(len(points), *ids.shape, like.shape[1]))
+        rows = self._tuned.rows(name, ids.reshape(-1), now)
+        if rows is not None:
+            return list(rows.view(len(points), *ids.shape, like.shape[1]))
         return [self._formed(ids, like, now.only(point)) for point in points]
 
     def _formed(self, ids: torch.Tensor, like: torch.Tensor, now: Perturbation) -> torch.Tensor:

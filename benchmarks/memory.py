@@ -38,6 +38,8 @@ def work(folder: Path, side: str, tokens: int = 64, size: int = 2) -> None:
     """Run one side and print its figures as JSON (called by `main`)."""
     from edgetune.core.batch import Batch, response_loss
     from edgetune.core.quantised import PackedTensor
+    from edgetune.directions.few import few_rows
+    from edgetune.directions.kernel import compiled_level
     from edgetune.measure.allocator import allocator_peak
     from edgetune.measure.memory import PeakMemory
     from edgetune.methods.tuning.fedkseed import METHOD
@@ -46,7 +48,6 @@ def work(folder: Path, side: str, tokens: int = 64, size: int = 2) -> None:
     from edgetune.run.steps import take_steps
     from edgetune.run.worker import Worker
     from edgetune.tune import StreamedTuned
-    from edgetune.tune.readers import MOST
 
     torch.set_num_threads(1)
     settled = load_backbone("embedded").model  # libraries settle before anything is measured
@@ -61,7 +62,7 @@ def work(folder: Path, side: str, tokens: int = 64, size: int = 2) -> None:
         "base": sum(one.numel() * 4 for one in backbone.model.parameters()),
     }
     walks = (
-        1 if side == PLAIN or ids.numel() > MOST else 2
+        1 if side == PLAIN or ids.numel() > few_rows(compiled_level()) else 2
     )  # a step on a small batch takes both points in one walk
     walked = Batch(*(one.repeat(walks, 1) for one in (ids, mask, ids)))
     with torch.no_grad():

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import pytest
 import torch
 
 from edgetune.bench import reference
+from edgetune.bench import rows as bench_rows_module
 from edgetune.bench.directions import bench_directions
+from edgetune.bench.embedded import bench_embedded
 from edgetune.bench.models import random_batch
+from edgetune.bench.rows import bench_rows, break_even
 from edgetune.bench.step import bench_step
-from edgetune.bench.timing import compare, take_turns
+from edgetune.bench.timing import Ratio, compare, take_turns
 from edgetune.cli import bench
 from edgetune.cli.app import execute
 from edgetune.core.batch import response_loss
+from edgetune.directions import native
+from edgetune.directions.kernel import VARIABLE, describe_kernel
 
 
 def test_sides_take_turns() -> None:
@@ -67,6 +73,57 @@ def test_the_suites_yield_positive_ratios() -> None:
     assert all(0 < row.low <= row.ratio <= row.high for row in rows)
 
 
+KERNELS = ["torch", *(f"c-{name}" for name in native.LEVELS[: native.best_level() + 1] if native.library())]
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_every_kernel_can_be_measured(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, kernel)
+    rows = [
+        *bench_directions(weights=1 << 13, rounds=3, pool=64),
+        *bench_step(64, 1, 100, rounds=3),
+        *bench_embedded(rounds=3, steps=1),
+        *(bench_rows(64, 1, 100, rounds=3, counts=(2, 5)) if kernel != "torch" else ()),
+    ]
+    assert all(row.ratio > 0 for row in rows)
+    assert any("streamed" in row.what for row in rows) == (kernel != "torch")
+
+
+def test_the_break_even_is_the_last_count_before_the_cache_loses() -> None:
+    def rows(*ratios: float) -> list[Ratio]:
+        return [Ratio("", ratio, ratio, ratio, 1.0, 1.0) for ratio in ratios]
+
+    assert break_even((2, 8, 16), rows(0.5, 1.0, 1.01)) == 8
+    assert break_even((2, 8, 16), rows(0.5, 1.2, 0.9)) == 2
+    assert break_even((2, 8, 16), rows(1.1, 0.9, 0.9)) == 0
+    assert break_even((2, 8, 16), rows(0.7, 0.8, 0.9)) == 16
+
+
+def test_rows_need_the_compiled_kernel(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert execute(["bench", "rows", "--kernel", "torch"]) == 2
+    assert "only the compiled kernel has two ways" in capsys.readouterr().err
+    assert VARIABLE not in os.environ
+    assert execute(["bench", "rows", "--kernel", "c-avx3"]) == 2
+    assert "did you mean 'c-avx2'" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(native.library() is None, reason="no compiled kernel: no C compiler at install")
+def test_the_command_says_what_to_pin(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench_rows_module, "COUNTS", (2, 5))
+    monkeypatch.setitem(bench.SUITES, "rows", lambda: bench_rows(64, 1, 100, rounds=3, counts=(2, 5)))
+    monkeypatch.setenv(VARIABLE, "torch")
+    assert execute(["bench", "rows", "--kernel", "c-baseline"]) == 0
+    printed = capsys.readouterr().out
+    assert "kernel c (baseline, products of up to 16 rows)" in printed
+    assert any(f"EDGETUNE_PRODUCT_ROWS={most}" in printed for most in (0, 2, 5))
+    assert os.environ[VARIABLE] == "torch"
+
+
 @pytest.mark.gpu
 def test_directions_are_timed_on_a_gpu() -> None:
     if not torch.cuda.is_available():
@@ -95,6 +152,9 @@ def test_the_command_prints_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert execute(["bench", "directions", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["kernel"]
-    assert {"what", "ratio", "low", "high", "seconds", "other_seconds", "note"} == set(found["ratios"][0])
+    figures = {"what", "ratio", "low", "high", "seconds", "other_seconds", "note"}
+    for row in found["ratios"]:
+        assert set(row) == figures | {"kernel", "torch", "threads"}
+        assert (row["kernel"], row["torch"]) == (describe_kernel(), torch.backends.cpu.get_cpu_capability())
     assert execute(["bench", "direction"]) == 2
     assert "did you mean 'directions'" in capsys.readouterr().err

@@ -164,6 +164,14 @@ def test_the_quantile_table_is_a_symmetric_unit_normal_and_the_same_everywhere()
     assert digest == GOLDEN["quantile_table"]
 
 
+def test_gaussian_values_reach_as_far_as_the_outermost_quantile_and_no_farther() -> None:
+    """Phi(x) is checked by the error function, which the table does not use."""
+    greatest = float(quantile_table().max())
+    assert greatest == pytest.approx(4.325, abs=5e-4)
+    assert math.erfc(greatest / math.sqrt(2)) / 2 == pytest.approx(2**-17, rel=1e-5)
+    assert float(quantile_table().min()) == -greatest
+
+
 @kinds
 def test_moments_are_those_of_independent_unit_values(kind: Kind) -> None:
     n = 1 << 15

@@ -8,13 +8,17 @@ import numpy as np
 import pytest
 import torch
 
+from edgetune.core.errors import ModelError
 from edgetune.core.remainder import held, join, split
 from edgetune.core.update import Projected
 from edgetune.directions import Gaussian, Kind, Rademacher, Source, native
+from edgetune.directions.native import TensorDirections, Terms
 from edgetune.directions.native.remainder import follow, follows
 from edgetune.directions.space import BoundSpace, KeptSpace
 
 KEY = bytes(range(32))
+SIGNS = TensorDirections(Rademacher(), KEY, "w")
+NOTHING = Terms(Rademacher(), Projected.none())
 NARROW = (torch.float16, torch.bfloat16)
 needs_kernel = pytest.mark.skipif(
     native.library() is None, reason="no compiled kernel: no C compiler at install"
@@ -57,7 +61,15 @@ def test_equal_bits(kind: Kind, dtype: torch.dtype, level: int) -> None:
         x = expected(kind, base, update, dtype)
         want, left = split(x, dtype)
         weight, remainder = empty(size, dtype)
-        follow(kind, KEY, "w", weight, remainder, update, base=base, level=level, threads=3)
+        follow(
+            TensorDirections(kind, KEY, "w"),
+            weight,
+            remainder,
+            Terms(kind, update),
+            base=base,
+            level=level,
+            threads=3,
+        )
         assert torch.equal(weight.view(torch.int16), want.view(torch.int16)), (size, wide)
         assert torch.equal(remainder, left), (size, wide)
 
@@ -69,11 +81,12 @@ def test_equal_bits(kind: Kind, dtype: torch.dtype, level: int) -> None:
 def test_steps_one_by_one_are_the_steps_at_once(kind: Kind, dtype: torch.dtype, level: int) -> None:
     base, update = base_of(20_000), steps()
     whole, parts = empty(20_000, dtype), empty(20_000, dtype)
-    follow(kind, KEY, "w", *whole, update, base=base, level=level)
-    follow(kind, KEY, "w", *parts, Projected.none(), base=base, level=level)
+    directions = TensorDirections(kind, KEY, "w")
+    follow(directions, *whole, Terms(kind, update), base=base, level=level)
+    follow(directions, *parts, Terms(kind, Projected.none()), base=base, level=level)
     for at in range(len(update.keys)):
         one = Projected(update.keys[at : at + 1], update.coefficients[at : at + 1])
-        follow(kind, KEY, "w", *parts, one, level=level, threads=1 + at % 3)
+        follow(directions, *parts, Terms(kind, one), level=level, threads=1 + at % 3)
     assert torch.equal(whole[0], parts[0])
     assert torch.equal(whole[1], parts[1])
 
@@ -88,11 +101,11 @@ def test_every_16_bit_number_is_read_and_written(dtype: torch.dtype) -> None:
     weight = every.clone().view(dtype)
     remainder = torch.zeros_like(every)
     for level in range(native.best_level() + 1):
-        follow(Rademacher(), KEY, "w", weight, remainder, Projected.none(), level=level)
+        follow(SIGNS, weight, remainder, NOTHING, level=level)
         assert torch.equal(weight.view(torch.int16), every)
         assert not remainder.any()
     large = torch.tensor([1e6, -1e6])
-    follow(Rademacher(), KEY, "w", weight[:2], remainder[:2], Projected.none(), base=large)
+    follow(SIGNS, weight[:2], remainder[:2], NOTHING, base=large)
     assert torch.equal(weight[:2].float(), large.to(dtype).float())
 
 
@@ -120,4 +133,7 @@ def test_what_the_kernel_does_not_follow_is_left_to_the_reference() -> None:
     assert not follows(Rademacher(), weight, wide.double())
     remainder = torch.zeros(4, dtype=torch.int16)
     with pytest.raises(RuntimeError, match="refused"):
-        follow(Rademacher(), KEY, "w", weight, remainder, steps(), level=9)
+        follow(SIGNS, weight, remainder, NOTHING, level=9)
+    for other in (remainder[:3], remainder.int(), remainder.view(2, 2)):
+        with pytest.raises(ModelError, match="remainders"):
+            follow(SIGNS, weight, other, NOTHING)

@@ -20,7 +20,7 @@ from edgetune.core.errors import ConfigError, MissingExtraError
 from edgetune.core.keys import pool_key
 from edgetune.core.update import Projected
 from edgetune.directions import KINDS, CachedSource, Gaussian, Hadamard, Kind, Rademacher, gpu, native
-from edgetune.directions.kernel import VARIABLE, compiled_wanted, describe_kernel, triton_wanted
+from edgetune.directions.kernel import VARIABLE, compiled_level, describe_kernel, triton_wanted
 from edgetune.directions.space import BoundSpace
 
 GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text())["directions"]
@@ -93,7 +93,11 @@ def test_equal_bits(kind: Kind, replay: bool, device: str) -> None:
         assert same(got, reference(kind, base, terms, replay, dtype)), (size, dtype)
         if native.library() is not None:
             compiled = torch.empty_like(base)
-            native.run(kind, KEY, "w", compiled, base, projected(terms), replay=replay)
+            kernel = native.TensorDirections(kind, KEY, "w")
+            if replay:
+                kernel.replay(compiled, base, native.Terms(kind, projected(terms)))
+            else:
+                kernel.axpy(compiled, base, terms[0][1], terms[0][0])
             assert same(got, compiled), (size, dtype)
 
 
@@ -246,11 +250,11 @@ def test_triton_on_demand_needs_a_gpu_or_the_interpreter(monkeypatch: pytest.Mon
         triton_wanted()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert triton_wanted()
-    assert not compiled_wanted()
+    assert compiled_level() is None
     assert describe_kernel() == "triton (CUDA tensors)"
     monkeypatch.setenv(VARIABLE, "auto")
     assert describe_kernel().startswith("triton (CUDA tensors)")
-    assert compiled_wanted() == (native.library() is not None)
+    assert (compiled_level() is None) == (native.library() is None)
     monkeypatch.setenv(VARIABLE, "tritn")
     with pytest.raises(ConfigError, match="did you mean 'triton'"):
         triton_wanted()

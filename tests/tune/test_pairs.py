@@ -11,17 +11,17 @@ from edgetune.core.batch import Batch, response_loss
 from edgetune.core.errors import ModelError
 from edgetune.core.keys import pool_key
 from edgetune.core.update import Projected
-from edgetune.directions import Hadamard, Rademacher, native
+from edgetune.directions import Hadamard, Rademacher
+from edgetune.directions.kernel import compiled_level
 from edgetune.directions.space import BoundSpace
 from edgetune.estimators import TwoPoint
 from edgetune.tune import ProjectedTuned, StreamedTuned
-from edgetune.tune.readers import MOST
 from edgetune.updates import Sgd
 
 KEY = pool_key(3)
 FAMILIES = ("llama", "gpt2", "opt", "qwen2", "gemma")
 pytestmark = pytest.mark.skipif(
-    native.library() is None, reason="no compiled kernel: no C compiler at install"
+    compiled_level() is None, reason="the compiled kernel is not built, or EDGETUNE_KERNEL asks for another"
 )
 
 
@@ -54,7 +54,7 @@ def test_one_walk_gives_the_losses_of_two(family: str, kind: Any, records: int, 
 
 def test_a_large_batch_and_other_objectives_go_point_by_point(tiny_model: Any) -> None:
     tuned = ProjectedTuned(tiny_model(), BoundSpace(Rademacher(), KEY))
-    large, small = batch_of(4, MOST // 4 + 1), batch_of(1, 16)
+    large, small = batch_of(4, tuned.few // 4 + 1), batch_of(1, 16)
     expected = [alone(tuned, large, 9, scale) for scale in (0.02, -0.02)]
     assert tuned.losses(response_loss, large, 9, (0.02, -0.02)) == expected
     seen = []

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,15 +23,20 @@ def register(app: typer.Typer) -> None:
 
 
 def bench(
-    what: Annotated[str, typer.Argument(help="directions, step or catchup.")],
+    what: Annotated[str, typer.Argument(help="directions, step, embedded, rows or catchup.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads; all sides use the same number.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda; cuda for directions only.")] = "cpu",
+    kernel: Annotated[
+        str | None, typer.Option(help="In place of EDGETUNE_KERNEL, for example c-avx2.")
+    ] = None,
 ) -> None:
-    """Measure ratios side by side in one run: directions, a whole step, or a device's catch-up."""
-    import torch
+    """Measure ratios side by side in one run.
 
-    from edgetune.directions.kernel import describe_kernel
+    Directions, a whole step, one of the embedded model, up to how many rows a matrix is better perturbed in the cache,
+    or a device's catch-up.
+    """
+    import torch
 
     if what not in SUITES:
         close = nearest(what, SUITES)
@@ -43,23 +50,61 @@ def bench(
         raise ConfigError(f"the benchmark {what!r} runs on the CPU", where="--device", hint="--device cpu")
     if threads is not None:
         torch.set_num_threads(threads)
-    console = Console(highlight=False, soft_wrap=True)
-    rows = []
+    with _environment(kernel):
+        _report(SUITES[what]() if device == "cpu" else _directions(device), as_json, rows=what == "rows")
+
+
+@contextmanager
+def _environment(kernel: str | None) -> Iterator[None]:
+    """While entered, the environment asks for this kernel."""
+    from edgetune.directions.kernel import VARIABLE
+
+    before = os.environ.get(VARIABLE)
+    if kernel is not None:
+        os.environ[VARIABLE] = kernel
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ[VARIABLE] = before
+        elif kernel is not None:
+            del os.environ[VARIABLE]
+
+
+def _report(measured: Iterator[Ratio], as_json: bool, *, rows: bool) -> None:
+    """Print the ratios as they come, or all as JSON; each says which kernel and which of torch's made it."""
+    import torch
+
+    from edgetune.bench.rows import COUNTS, break_even
+    from edgetune.directions.few import VARIABLE
+    from edgetune.directions.kernel import describe_kernel
+
+    console, found = Console(highlight=False, soft_wrap=True), []
+    made = {
+        "kernel": describe_kernel(),
+        "torch": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+    }
     if not as_json:
         console.print(
-            f"kernel {describe_kernel()}, {torch.get_num_threads()} threads; median [quartiles] of the ratio"
+            f"kernel {made['kernel']}; torch {made['torch']}; {made['threads']} threads;"
+            " median \\[quartiles] of the ratio"
         )
-    for row in SUITES[what]() if device == "cpu" else _directions(device):
-        rows.append(row.to_json())
+    for row in measured:
+        found.append(row)
         if not as_json:
             note = f"  ({row.note})" if row.note else ""
             console.print(
                 f"{row.what:<64} {row.ratio:>10,.3f} \\[{row.low:,.3f}, {row.high:,.3f}]"
                 f"  {1e3 * row.seconds:,.1f} ms against {1e3 * row.other_seconds:,.1f} ms{note}"
             )
+    most = {"rows": break_even(COUNTS, found)} if rows else {}
     if as_json:
-        kernel = {"kernel": describe_kernel(), "threads": torch.get_num_threads()}
-        typer.echo(json.dumps({**kernel, "ratios": rows}, indent=1))
+        typer.echo(json.dumps({**made, **most, "ratios": [row.to_json() | made for row in found]}, indent=1))
+    elif rows:
+        console.print(
+            f"the cache is the faster way up to {most['rows']} rows here: {VARIABLE}={most['rows']}"
+        )
 
 
 def _directions(device: str = "cpu") -> Iterator[Ratio]:
@@ -74,6 +119,18 @@ def _step() -> Iterator[Ratio]:
     return bench_step()
 
 
+def _embedded() -> Iterator[Ratio]:
+    from edgetune.bench.embedded import bench_embedded
+
+    return bench_embedded()
+
+
+def _rows() -> Iterator[Ratio]:
+    from edgetune.bench.rows import bench_rows
+
+    return bench_rows()
+
+
 def _catchup() -> Iterator[Ratio]:
     from edgetune.bench.catchup import bench_catchup
 
@@ -84,5 +141,7 @@ DEVICES = ("cpu", "cuda")
 SUITES: dict[str, Callable[[], Iterator[Ratio]]] = {
     "directions": _directions,
     "step": _step,
+    "embedded": _embedded,
+    "rows": _rows,
     "catchup": _catchup,
 }

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from typing import cast
 
 import torch
 from torch import nn
@@ -69,14 +72,23 @@ def response_losses(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch
 
         loss_b = - sum_{t in response} log p(x_t | x_<t)
 
+    The model is asked for the logits of positions that some record needs, if it can leave out the others.
+
     Returns:
         (float32 [batch] summed losses, int64 [batch] numbers of response tokens).
     Cost: one forward pass; beside the logits, two copies of LOGITS_AT_ONCE of them.
     """
     hidden_labels = batch.labels[:, 1:]
-    rows, columns = torch.nonzero(hidden_labels != IGNORED, as_tuple=True)
-    logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits
+    said = hidden_labels != IGNORED
+    rows, columns = torch.nonzero(said, as_tuple=True)
     labels = hidden_labels[rows, columns]
+    needed, kind = torch.nonzero(said.any(dim=0))[:, 0], cast(object, type(model))
+    asked = {"logits_to_keep": needed} if _leaves_out(kind) else {}
+    logits = model(
+        input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **asked
+    ).logits
+    if asked:
+        columns = torch.searchsorted(needed, columns)
     each = max(1, LOGITS_AT_ONCE // logits.shape[-1])
     parts = [
         functional.cross_entropy(logits[row, column].float(), label, reduction="none")
@@ -88,7 +100,13 @@ def response_losses(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch
     summed = torch.zeros(len(batch.labels), dtype=torch.float32, device=losses.device).index_add_(
         0, rows, losses
     )
-    return summed, (hidden_labels != IGNORED).sum(dim=1)
+    return summed, said.sum(dim=1)
+
+
+@cache
+def _leaves_out(kind: object) -> bool:
+    """Say whether such a model can be asked for the logits of some positions only."""
+    return "logits_to_keep" in inspect.signature(cast(type[nn.Module], kind).forward).parameters
 
 
 def response_loss(model: nn.Module, batch: Batch) -> torch.Tensor:

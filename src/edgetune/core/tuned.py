@@ -93,9 +93,24 @@ class Space(Adds, Protocol):
         ...
 
     def gather(
-        self, rows: torch.Tensor, weight: torch.Tensor, name: str, steps: Sequence[tuple[int, float]]
+        self,
+        rows: torch.Tensor,
+        weight: torch.Tensor,
+        name: str,
+        seed: int,
+        scales: Sequence[float],
+        pending: tuple[int, float] | None,
     ) -> torch.Tensor:
-        """Return rows of `W + sum_i c_i z(s_i)`, added in this order; where `multiplies` holds for W."""
+        """Return rows of `(W + pending) + scales[p] z(seed)` for the points p; where `multiplies` holds for W."""
+        ...
+
+    def points(self, weight: torch.Tensor, name: str, seed: int, scales: Sequence[float]) -> torch.Tensor:
+        """Return a small tensor plus `scales[p] z(seed)` for the points p, [points, ...]."""
+        ...
+
+    @property
+    def few(self) -> int:
+        """Greatest number of rows of one point for which `multiply` beats a matrix formed in memory."""
         ...
 
 

@@ -38,7 +38,9 @@ class Gaussian(Kind):
 
         z_j = table[ (word_{j // 2} >> 16 (j mod 2)) & 0xFFFF ],  table[i] = Phi^-1((i + 1/2) / 65536)
 
-    Values lie in [-4.17, 4.17]. Cost: 32 elements a ChaCha20 block, sixteen times Rademacher's draws.
+    Values lie in [-4.325, 4.325]: the outermost is Phi^-1(1 - 2^-17).
+
+    Cost: 32 elements a ChaCha20 block, sixteen times Rademacher's draws.
     """
 
     name: ClassVar[str] = "gaussian"

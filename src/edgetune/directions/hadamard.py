@@ -78,6 +78,11 @@ class Hadamard(Kind):
             raise ConfigError(f"a Hadamard pool needs 1 to 1,048,576 directions, not {self.size}")
 
     @property
+    def limit(self) -> int:
+        """K."""
+        return self.size
+
+    @property
     def padded(self) -> int:
         """P, the block length."""
         return 1 << (self.size - 1).bit_length()

@@ -8,9 +8,12 @@ import torch
 
 from edgetune.core.errors import ConfigError, MissingExtraError, nearest
 from edgetune.directions import gpu, native
+from edgetune.directions.few import few_rows
 
 VARIABLE = "EDGETUNE_KERNEL"
-CHOICES = ("auto", "c", "torch", "triton")
+COMPILED = {"c": None} | {f"c-{name}": level for level, name in enumerate(native.LEVELS)}
+"""Names of the compiled kernel, and the instruction set that each asks for; the machine's best one if None."""
+CHOICES = ("auto", *COMPILED, "torch", "triton")
 
 
 def _choice() -> str:
@@ -22,20 +25,33 @@ def _choice() -> str:
     return wanted
 
 
-def compiled_wanted() -> bool:
-    """Read the environment: True if the compiled kernel shall be used where it can.
+def compiled_level() -> int | None:
+    """Read the environment: the compiled kernel's instruction set, an index of `native.LEVELS`; None if it is not used.
 
     Raises:
-        ConfigError: if EDGETUNE_KERNEL is none of auto, c, torch and triton, or is c and the kernel was not built.
+        ConfigError: if EDGETUNE_KERNEL is none of CHOICES, or asks for a kernel that was not built or a set that this
+            machine lacks.
     """
     wanted = _choice()
-    if wanted == "c" and native.library() is None:
+    if wanted not in ("auto", *COMPILED):
+        return None
+    best = native.best_level()
+    if native.library() is None:
+        if wanted == "auto":
+            return None
         raise ConfigError(
             "the compiled kernel is not installed",
             where=VARIABLE,
             hint="install a C compiler and reinstall edgetune",
         )
-    return wanted in ("auto", "c") and native.library() is not None
+    level = COMPILED.get(wanted)
+    if level is not None and level > best:
+        raise ConfigError(
+            f"this machine has no {native.LEVELS[level]}",
+            where=VARIABLE,
+            hint=f"c-{native.LEVELS[best]}, or c",
+        )
+    return best if level is None else level
 
 
 def triton_wanted() -> bool:
@@ -44,7 +60,7 @@ def triton_wanted() -> bool:
     By themselves (auto) they serve CUDA tensors only; in Triton's interpreter, CPU tensors too, but only on demand.
 
     Raises:
-        ConfigError: if EDGETUNE_KERNEL is none of auto, c, torch and triton, or is triton on a machine that cannot.
+        ConfigError: if EDGETUNE_KERNEL is none of CHOICES, or is triton on a machine that cannot.
         MissingExtraError: if it is triton and Triton is not installed.
     """
     wanted = _choice()
@@ -66,6 +82,7 @@ def describe_kernel() -> str:
     used = []
     if triton_wanted():
         used.append("triton (interpreter)" if gpu.interpreted() else "triton (CUDA tensors)")
-    if compiled_wanted():
-        used.append(f"c ({native.LEVELS[native.best_level()]})")
+    level = compiled_level()
+    if level is not None:
+        used.append(f"c ({native.LEVELS[level]}, products of up to {few_rows(level)} rows)")
     return ", ".join(used) or "torch"

@@ -6,8 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import ClassVar
 
+import numpy as np
 import torch
 
+from edgetune.core.errors import ModelError
+from edgetune.core.update import Keys
 from edgetune.directions.source import Source
 
 CHUNK = 1 << 18
@@ -18,6 +21,24 @@ class Kind(ABC):
     """How key streams become directions; implementations are frozen values."""
 
     name: ClassVar[str]
+
+    @property
+    def limit(self) -> int:
+        """Seeds of this kind are at least 0 and below it."""
+        return 1 << 64
+
+    def refuse(self, seeds: int | Keys) -> None:
+        """Refuse seeds (or pool indices) that this kind has not: whatever computes with them relies on it.
+
+        Raises:
+            ModelError: naming one of them.
+        """
+        low, high = (seeds, seeds) if not isinstance(seeds, np.ndarray) else _ends(seeds)
+        if low < 0 or high >= self.limit:
+            raise ModelError(
+                f"there is no direction {low if low < 0 else high}: {self.name} directions are numbered"
+                f" from 0 to {self.limit - 1}"
+            )
 
     @abstractmethod
     def values(
@@ -87,3 +108,7 @@ class Kind(ABC):
             for seed, value in pairs:
                 total += self.values(source, name, seed, start, part.stop - start, out.device).mul_(value)
             flat_out[part] = total
+
+
+def _ends(seeds: Keys) -> tuple[int, int]:
+    return (int(seeds.min()), int(seeds.max())) if len(seeds) else (0, 0)

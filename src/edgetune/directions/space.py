@@ -10,10 +10,11 @@ from edgetune.core.quantised import PackedTensor, StoredTensor
 from edgetune.core.remainder import held, join, split
 from edgetune.core.update import Projected
 from edgetune.directions import gpu, native
+from edgetune.directions.few import few_rows
 from edgetune.directions.hadamard import Hadamard
-from edgetune.directions.kernel import compiled_wanted, triton_wanted
+from edgetune.directions.kernel import compiled_level, triton_wanted
 from edgetune.directions.kind import Kind
-from edgetune.directions.native import product
+from edgetune.directions.native.product import Matrix, multiplies
 from edgetune.directions.native.remainder import follow, follows
 from edgetune.directions.source import CachedSource, Source
 
@@ -37,24 +38,31 @@ class BoundSpace:
     def __init__(self, kind: Kind, key: bytes, *, pooled: bool = False) -> None:
         self.kind, self.key = kind, key
         self.pooled = pooled or isinstance(kind, Hadamard)
-        self._compiled, self._triton = compiled_wanted(), triton_wanted()
+        self._level, self._triton = compiled_level(), triton_wanted()
+        self.few = few_rows(self._level)
         self._source = CachedSource(key) if isinstance(kind, Hadamard) else Source(key)
+        self._tensors: dict[str, Matrix] = {}
+        self._summed: tuple[Projected, native.Terms] | None = None
 
     @property
     def alignment(self) -> int:
         """Multiples at which a part of a tensor may start; 0 if tensors are formed whole."""
         return native.ALIGNMENT if self._compiled or self._triton else 0
 
+    @property
+    def _compiled(self) -> bool:
+        return self._level is not None
+
     def axpy(
         self, out: torch.Tensor, base: torch.Tensor, coefficient: float, name: str, seed: int, start: int = 0
     ) -> None:
         """Form `out = base + coefficient * z(seed)`, of a whole tensor or of the part from element `start` on."""
+        self.kind.refuse(seed)
         if self._triton and gpu.serves(self.kind, out, base):
             step = Projected.of(seed, coefficient)
             gpu.run(self.kind, self.key, name, out, base, step, replay=False, start=start)
         elif self._compiled and native.serves(self.kind, out, base):
-            step = Projected.of(seed, coefficient)
-            native.run(self.kind, self.key, name, out, base, step, replay=False, start=start)
+            self._tensor(name).axpy(out, base, coefficient, seed, start=start, level=self._level)
         elif start == 0:
             self.kind.axpy(out, base, coefficient, self._source, name, seed)
         else:
@@ -63,10 +71,11 @@ class BoundSpace:
 
     def replay(self, out: torch.Tensor, base: torch.Tensor, update: Projected, name: str) -> None:
         """Form `out = base + sum_k a_k z_k`; see `Kind.replay`."""
+        self.kind.refuse(update.keys)
         if self._triton and gpu.serves(self.kind, out, base):
             gpu.run(self.kind, self.key, name, out, base, update, replay=True)
         elif self._compiled and native.serves(self.kind, out, base):
-            native.run(self.kind, self.key, name, out, base, update, replay=True)
+            self._tensor(name).replay(out, base, self._terms(update), level=self._level)
         else:
             terms = zip(update.keys.tolist(), update.coefficients.tolist(), strict=True)
             self.kind.replay(out, base, terms, self._source, name)
@@ -101,7 +110,8 @@ class BoundSpace:
             and weight.is_contiguous()
             and follows(self.kind, weight, weight if base is None else base)
         ):
-            follow(self.kind, self.key, name, weight, remainder, update, base=base)
+            terms = self._terms(update)
+            follow(self._tensor(name), weight, remainder, terms, base=base, level=self._level)
             return
         x = join(weight, remainder) if base is None else held(base.float(), weight.dtype)
         for seed, coefficient in zip(update.keys.tolist(), update.coefficients.tolist(), strict=True):
@@ -136,8 +146,7 @@ class BoundSpace:
         if isinstance(base, torch.Tensor) and base.dtype not in native.DTYPES:
             base = base.float()  # a double
         if self._compiled and native.serves(self.kind, wide, base):
-            replays = len(state.keys) > 0
-            native.run(self.kind, self.key, name, wide, base, state, replay=replays, start=start)
+            self._tensor(name).replay(wide, base, self._terms(state), start=start, level=self._level)
         else:
             if start:
                 raise RuntimeError("only the compiled kernel forms parts of weights that are not stored")
@@ -157,7 +166,7 @@ class BoundSpace:
 
     def multiplies(self, x: torch.Tensor, weight: StoredTensor, *, stored: bool = True) -> bool:
         """Say whether `multiply` serves these operands; see `native.product.multiplies`."""
-        return self._compiled and product.multiplies(self.kind, x, weight, stored=stored)
+        return self._compiled and multiplies(self.kind, x, weight, stored=stored)
 
     def multiply(
         self,
@@ -169,16 +178,48 @@ class BoundSpace:
         pending: tuple[int, float] | None,
         state: Projected | None = None,
     ) -> torch.Tensor:
-        """Multiply by a matrix at one or two points of a line; see `native.product.multiply`."""
-        return product.multiply(
-            self.kind, self.key, name, x, weight, seed, scales, pending=pending, state=state
+        """Multiply by a matrix at one or two points of a line; see `native.product.Matrix.multiply`."""
+        summed = None if state is None else self._terms(state)
+        return self._tensor(name).multiply(
+            x, weight, seed, scales, pending=pending, state=summed, level=self._level
         )
 
     def gather(
-        self, rows: torch.Tensor, weight: torch.Tensor, name: str, steps: Sequence[tuple[int, float]]
+        self,
+        rows: torch.Tensor,
+        weight: torch.Tensor,
+        name: str,
+        seed: int,
+        scales: Sequence[float],
+        pending: tuple[int, float] | None,
     ) -> torch.Tensor:
-        """Return rows of a perturbed matrix where `multiplies` holds; see `native.product.gather`."""
-        return product.gather(self.kind, self.key, name, rows, weight, steps)
+        """Return rows of a perturbed matrix where `multiplies` holds; see `native.product.Matrix.gather`."""
+        return self._tensor(name).gather(rows, weight, seed, scales, pending=pending, level=self._level)
+
+    def points(self, weight: torch.Tensor, name: str, seed: int, scales: Sequence[float]) -> torch.Tensor:
+        """Return a small tensor at one or two points of a line, [points, ...].
+
+        Cost: one draw and one pass for all points where `multiplies` holds, else one a point.
+        """
+        if self.multiplies(weight, weight):
+            return self._tensor(name).points(weight, seed, scales, level=self._level)
+        out = weight.new_empty(len(scales), *weight.shape)
+        for point, scale in enumerate(scales):
+            self.axpy(out[point], weight, scale, name, seed)
+        return out
+
+    def _tensor(self, name: str) -> Matrix:
+        """Return a tensor's directions in the compiled kernel, worked out once."""
+        found = self._tensors.get(name)
+        if found is None:
+            found = self._tensors[name] = Matrix(self.kind, self.key, name)
+        return found
+
+    def _terms(self, update: Projected) -> native.Terms:
+        """Return a sum as the kernel reads it; all tensors of a model ask for the same one in turn."""
+        if self._summed is None or self._summed[0] is not update:
+            self._summed = update, native.Terms(self.kind, update)
+        return self._summed[1]
 
 
 class KeptSpace(BoundSpace):
@@ -205,6 +246,7 @@ class KeptSpace(BoundSpace):
         self, out: torch.Tensor, base: torch.Tensor, coefficient: float, name: str, seed: int, start: int = 0
     ) -> None:
         """Form `out = base + coefficient * z(seed)` of a whole tensor from the kept direction."""
+        self.kind.refuse(seed)
         if seed != self._seed:
             self._seed, self._kept = seed, {}
         if name not in self._kept:

@@ -36,6 +36,7 @@ from edgetune.export.plan import ExportPlan
 from edgetune.measure.memory import PeakMemory
 from edgetune.measure.versions import versions
 from edgetune.methods.catalogue import compression_method, tuning_method
+from edgetune.run.arithmetic import refuse_other_arithmetic
 from edgetune.run.crew import Crew
 from edgetune.run.deploy import compress_to_file, deploy, file_quality, scratch_file, verify_file
 from edgetune.run.precision import check_precision, check_reads
@@ -127,6 +128,8 @@ def _logged(
         )
         check_reads(prepared.backbone, prepared.method)
         done = completed_rounds(prepared, out / LEDGER, single=single)
+        if done:
+            refuse_other_arithmetic(out / EVENTS)
         log = EventLog(out / EVENTS)
 
         def tell(event: Event) -> None:

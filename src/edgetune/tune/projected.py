@@ -16,12 +16,14 @@ from edgetune.core.tuned import Adds, Space
 from edgetune.core.update import Dense, Projected, Update
 from edgetune.tune.parts import PART, Form, reads_in_parts
 from edgetune.tune.readers import (
-    MOST,
+    NORMS,
     EmbeddingReader,
     LinearReader,
+    NormReader,
     NotStackableError,
     Perturbation,
     Reader,
+    VectorReader,
 )
 from edgetune.tune.scaled import ScaledSpace
 from edgetune.tune.walk import one_walk, probe_batch, refuse_direct_reads, stacks
@@ -114,20 +116,36 @@ class ProjectedTuned:
         weight = self._weights.value(name)
         if len(now.scales) == 1 or not self._directions.multiplies(x, weight):
             return None
-        factor = self.scales.get(name, 1.0)
-        scales = [scale * (1 / factor) for scale in now.scales]
+        scales, factor = self._factored(name, now)
         with self._weights.taking(name) as pending:
             step = (pending[0], pending[1] * factor) if pending else None
             return self._directions.multiply(x, weight, name, now.seed, scales, step)
 
     def rows(self, name: str, ids: torch.Tensor, now: Perturbation) -> torch.Tensor | None:
-        """Return rows of a matrix at one point, a pending step included; None if that is not served."""
-        weight, (scale,) = self._weights.value(name), now.scales
+        """Return rows of a matrix at all points, a pending step included; None if that is not served."""
+        weight = self._weights.value(name)
         if not self._directions.multiplies(weight, weight):
             return None
-        factor, pending = self.scales.get(name, 1.0), self._weights.pending.get(name)
-        steps = [(pending[0], pending[1] * factor)] if pending else []
-        return self._directions.gather(ids, weight, name, [*steps, (now.seed, scale * (1 / factor))])
+        scales, factor = self._factored(name, now)
+        pending = self._weights.pending.get(name)
+        step = (pending[0], pending[1] * factor) if pending else None
+        return self._directions.gather(ids, weight, name, now.seed, scales, step)
+
+    def points(self, name: str, now: Perturbation) -> torch.Tensor:
+        """Return a small parameter at all points, [points, ...]."""
+        self._weights.settle([name])
+        scales, _ = self._factored(name, now)
+        return self._directions.points(self._weights.value(name), name, now.seed, scales)
+
+    def _factored(self, name: str, now: Perturbation) -> tuple[list[float], float]:
+        """Return the perturbations of a parameter under layer-wise scaling, and its factor on steps."""
+        factor = self.scales.get(name, 1.0)
+        return [scale * (1 / factor) for scale in now.scales], factor
+
+    @property
+    def few(self) -> int:
+        """Greatest number of rows of one point for which reading a matrix in the cache is the faster way."""
+        return self._directions.few
 
     @property
     def pending(self) -> Mapping[str, tuple[int, float]]:
@@ -172,7 +190,7 @@ class ProjectedTuned:
         Cost: one forward pass a scale; two scales on a small batch pass the weights once.
         """
         self._weights.recover()
-        few = batch.input_ids.numel() <= MOST
+        few = batch.input_ids.numel() <= self.few
         if self.inspect() and few and len(scales) == 2 and objective is response_loss:
             try:
                 return one_walk(self, self._model, batch, seed, scales)
@@ -278,7 +296,11 @@ class ProjectedTuned:
             own = {key: names[id(value)] for key, value in module._parameters.items() if id(value) in names}
             if not own:
                 continue
-            if not (self.alignment and "weight" in own and reads_in_parts(module)):
+            if not module._modules and all(
+                len(weight.shape) == 1 and weight.numel() for weight in map(module.get_parameter, own)
+            ):
+                yield (NormReader if type(module) in NORMS else VectorReader)(self, module, own)
+            elif not (self.alignment and "weight" in own and reads_in_parts(module)):
                 yield Reader(self, module, own)
             elif isinstance(module, nn.Embedding):
                 yield EmbeddingReader(self, module, own)

@@ -9,12 +9,9 @@ from typing import Any, Protocol, cast
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from edgetune.tune.parts import Form, perturbed_linear, perturbed_rows
-
-FEWEST, MOST = 8, 192
-"""Rows of one point between which a product that forms the matrix in the cache beats one that forms it in memory:
-below, lanes are empty; above, the matrix library's larger tiles win more than a pass over memory costs."""
 
 
 class NotStackableError(Exception):
@@ -85,7 +82,16 @@ class Reads(Protocol):
         ...
 
     def rows(self, name: str, ids: torch.Tensor, now: Perturbation) -> torch.Tensor | None:
-        """Return rows of a matrix at one point, without a loop in Python; None if that is not served."""
+        """Return rows of a matrix at all points, without a loop in Python; None if that is not served."""
+        ...
+
+    def points(self, name: str, now: Perturbation) -> torch.Tensor:
+        """Return a small parameter at all points, [points, ...]."""
+        ...
+
+    @property
+    def few(self) -> int:
+        """Greatest number of rows of one point for which `product` is the faster way."""
         ...
 
     def settle(self, name: str) -> None:
@@ -119,6 +125,8 @@ class Reader:
             for name in self._own.values():
                 self._tuned.settle(name)
             return self._plain(*args, **kwargs)
+        if not torch.is_grad_enabled():
+            return self.perturbed(now, *args, **kwargs)
         with torch.no_grad():
             return self.perturbed(now, *args, **kwargs)
 
@@ -161,26 +169,103 @@ class Reader:
         return out
 
 
+class VectorReader(Reader):
+    """Computes a module without children that owns vectors only, a norm for example, at both points at once.
+
+    Most such modules broadcast: given x with a leading dimension of points, and their vectors so too, they give what
+    two calls give. Whether one does is found out at the first reading, on the fixed batch that every handle starts with
+    (`walk.stacks`), so that the answer is the model's and not the data's.
+    """
+
+    _broadcasts: bool | None = None
+
+    def perturbed(self, now: Perturbation, *args: Any, **kwargs: Any) -> Any:
+        """Compute at one point, or at both."""
+        x = args[0] if len(args) == 1 and not kwargs else None
+        if len(now.scales) == 1 or not isinstance(x, torch.Tensor) or x.dim() < 2 or x.shape[0] == 1:
+            return super().perturbed(now, *args, **kwargs)
+        if x.shape[0] % (2 * now.records):
+            raise NotStackableError(f"an argument of shape {tuple(x.shape)}")
+        if self._broadcasts:
+            return self._at_once(now, x)
+        expected = super().perturbed(now, x)
+        if self._broadcasts is None:
+            self._broadcasts = self._agrees(now, x, expected)
+        return expected
+
+    def _agrees(self, now: Perturbation, x: torch.Tensor, expected: torch.Tensor) -> bool:
+        try:
+            return torch.equal(self._at_once(now, x), expected)
+        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError):  # it expects other shapes
+            return False
+
+    def _at_once(self, now: Perturbation, x: torch.Tensor) -> torch.Tensor:
+        parameters, ones = self._module._parameters, (1,) * (x.dim() - 1)
+        before = {key: parameters[key] for key in self._own}
+        try:
+            for key, name in self._own.items():
+                parameters[key] = self._tuned.points(name, now).view(2, *ones, -1)  # type: ignore[assignment]
+            y: torch.Tensor = self._plain(_split(x))
+        finally:
+            parameters.update(before)
+        return y.flatten(0, 1)
+
+
+class NormReader(VectorReader):
+    """Computes torch's own norms, whose vectors take no leading dimension: normalises, then scales and shifts."""
+
+    _broadcasts = True
+
+    def _at_once(self, now: Perturbation, x: torch.Tensor) -> torch.Tensor:
+        y = NORMS[type(self._module)](self._module, _split(x))
+        weight, bias = (self._vectors(now, key, y.dim()) for key in ("weight", "bias"))
+        y = y if weight is None else y.mul_(weight)
+        return (y if bias is None else y.add_(bias)).flatten(0, 1)
+
+    def _vectors(self, now: Perturbation, key: str, dimensions: int) -> torch.Tensor | None:
+        if key in self._own:
+            return self._tuned.points(self._own[key], now).view(2, *(1,) * (dimensions - 2), -1)
+        return self._module._parameters.get(key)
+
+
+def _split(x: torch.Tensor) -> torch.Tensor:
+    """Give both points a dimension of their own, the first."""
+    return x.view(2, x.shape[0] // 2, *x.shape[1:])
+
+
+NORMS: dict[type, Callable[[Any, torch.Tensor], torch.Tensor]] = {
+    nn.LayerNorm: lambda norm, x: functional.layer_norm(x, norm.normalized_shape, None, None, norm.eps),
+    nn.RMSNorm: lambda norm, x: functional.rms_norm(x, norm.normalized_shape, None, norm.eps),
+}
+"""Torch's norms over the last dimension, without their vectors."""
+
+
 class EmbeddingReader(Reader):
     """Forms only the rows of an embedding that are asked for."""
 
     def perturbed(self, now: Perturbation, *args: Any, **kwargs: Any) -> Any:
-        """Look tokens up; every point forms its own rows."""
+        """Look tokens up; both points usually ask for the same."""
         (ids,) = args
-        found = []
-        for point in range(len(now.scales)):
-            here = now.part(ids, point) if len(now.scales) > 1 else ids
-            found.append(self._rows(here, now.only(point)))
+        points = range(len(now.scales))
+        halves = [now.part(ids, point) for point in points] if len(points) > 1 else [ids]
+        if len(halves) > 1 and torch.equal(*halves):
+            found = self._rows(halves[0], now)
+        else:
+            found = [self._rows(half, now.only(point))[0] for point, half in enumerate(halves)]
         return now.join(found) if len(found) > 1 else found[0]
 
-    def _rows(self, ids: torch.Tensor, now: Perturbation) -> torch.Tensor:
-        name, like = self._own["weight"], self.like("weight")
-        if ids.numel() <= MOST:
-            rows = self._tuned.rows(name, ids.reshape(-1), now)
-            if rows is not None:
-                return rows.view(*ids.shape, like.shape[1])
-        rows = perturbed_rows(ids, like, self._tuned.form(name, now, few=True), self._tuned.alignment)
-        return rows if rows is not None else nn.functional.embedding(ids, self.whole(now, "weight"))
+    def _rows(self, ids: torch.Tensor, now: Perturbation) -> list[torch.Tensor]:
+        """Return the rows at every point."""
+        name, like, points = self._own["weight"], self.like("weight"), range(len(now.scales))
+        rows = self._tuned.rows(name, ids.reshape(-1), now)
+        if rows is not None:
+            return list(rows.view(len(points), *ids.shape, like.shape[1]))
+        return [self._formed(ids, like, now.only(point)) for point in points]
+
+    def _formed(self, ids: torch.Tensor, like: torch.Tensor, now: Perturbation) -> torch.Tensor:
+        form = self._tuned.form(self._own["weight"], now, few=True)
+        rows = perturbed_rows(ids, like, form, self._tuned.alignment)
+        return rows if rows is not None else functional.embedding(ids, self.whole(now, "weight"))
 
 
 class LinearReader(Reader):
@@ -193,14 +278,13 @@ class LinearReader(Reader):
         if points > 1 and x.shape[0] % (2 * now.records):
             raise NotStackableError(f"rows of shape {tuple(x.shape)}")
         y = None
-        if FEWEST <= x.numel() // (points * like.shape[1]) <= MOST:
+        if x.numel() // (points * like.shape[1]) <= self._tuned.few:
             y = self._tuned.product(self._own["weight"], x, now)
         if y is None:
             formed = [self._formed(now.only(point), half) for point, half in enumerate(x.chunk(points))]
             y = torch.cat(formed) if points > 1 else formed[0]
         if "bias" in self._own:
-            for point, half in enumerate(y.chunk(points)):
-                half.add_(self.whole(now.only(point), "bias"))
+            y.view(points, -1, like.shape[0]).add_(self._tuned.points(self._own["bias"], now).unsqueeze(1))
         return y.view(*x.shape[:-1], like.shape[0])
 
     def _formed(self, now: Perturbation, x: torch.Tensor) -> torch.Tensor:

@@ -94,6 +94,14 @@ class StreamedTuned(ProjectedTuned):
         """Return None: rows that are not stored are formed in parts."""
         return None
 
+    def points(self, name: str, now: Perturbation) -> torch.Tensor:
+        """Return a small parameter at all points, [points, ...]."""
+        like = self._weights.parameters[name]
+        out = like.new_empty(len(now.scales), *like.shape)
+        for point, one in enumerate(out):
+            self.form(name, now.only(point))(one, 0)
+        return out
+
     @torch.no_grad()
     def reset(self, state: Update | None) -> None:
         """Become the base plus `state`."""

@@ -10,5 +10,6 @@
 #undef TARGET
 #undef WIDE
 #undef ACROSS
+#undef RUN
 #undef SPLAT
 #undef FMA

@@ -30,7 +30,8 @@
 #define EXPORT __attribute__((visibility("default")))
 #endif
 
-enum { MAX_THREADS = 64, LANES = 16, WORDS = 16, BLOCK = 512, CHUNK = LANES * BLOCK };
+enum { MAX_THREADS = 64, LANES = 16, WORDS = 16, BLOCK = 512, CHUNK = LANES * BLOCK, LARGEST_POOL = 1 << 20 };
+static const int64_t MOST = (int64_t)1 << 37; /* elements of a tensor: 32 to a block of the key stream, whose counter has 32 bits */
 enum dtype { FLOAT32 = 0, FLOAT16 = 1, BFLOAT16 = 2, Q8_0 = 3, Q4_0 = 4 };
 enum kind { RADEMACHER = 0, GAUSSIAN = 1, HADAMARD = 2 };
 
@@ -88,36 +89,7 @@ static const uint32_t lane_signs[4][LANES] = {
 #define PAIR(x, y, indices, ...) __builtin_shuffle(x, y, (indices){__VA_ARGS__})
 #endif
 
-static inline float float_of(uint32_t bits) { float x; memcpy(&x, &bits, 4); return x; }
-static inline uint32_t bits_of(float x) { uint32_t bits; memcpy(&bits, &x, 4); return bits; }
-
-static inline float half_to_float(uint16_t h) {
-    uint32_t sign = (uint32_t)(h & 0x8000u) << 16, rest = h & 0x7fffu;
-    if (rest >= 0x7c00u) return float_of(sign | 0x7f800000u | (rest & 0x3ffu) << 13);
-    if (rest >= 0x400u) return float_of(sign | ((rest << 13) + 0x38000000u));
-    float tiny = (float)rest * 5.9604644775390625e-8f; /* subnormal: rest * 2^-24, exact */
-    return float_of(sign | bits_of(tiny));
-}
-
-static inline uint16_t float_to_half(float x) {
-    uint32_t bits = bits_of(x), sign = (bits >> 16) & 0x8000u, rest = bits & 0x7fffffffu;
-    if (rest > 0x7f800000u) return (uint16_t)(sign | 0x7e00u);
-    if (rest >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u); /* rounds to infinity */
-    if (rest < 0x38800000u) { /* subnormal: adding 0.5 aligns the bits, the FPU rounds to nearest even */
-        float aligned = float_of(rest) + 0.5f;
-        return (uint16_t)(sign | (bits_of(aligned) - 0x3f000000u));
-    }
-    rest += 0xfffu + ((rest >> 13) & 1u);
-    return (uint16_t)(sign | ((rest - 0x38000000u) >> 13));
-}
-
-static inline float bfloat_to_float(uint16_t b) { return float_of((uint32_t)b << 16); }
-
-static inline uint16_t float_to_bfloat(float x) {
-    uint32_t bits = bits_of(x);
-    if ((bits & 0x7fffffffu) > 0x7f800000u) return (uint16_t)((bits >> 16) | 0x40u);
-    return (uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
-}
+#include "floats.h"
 
 static void write_out(const job *task, int64_t first, int64_t count, const float *from) {
     switch (task->out_dtype) {
@@ -135,42 +107,36 @@ static const void *base_at(const job *task, int64_t first) {
     return (const uint8_t *)task->base + first / 32 * block_bytes[task->base_dtype];
 }
 
-/* GOMP_parallel of the OpenMP runtime that the process uses already, or NULL for threads of our own. Idle threads of that
- * runtime spin, and a thread of our own would share a core with one. */
-typedef void (*team)(void (*)(void *), void *, unsigned, unsigned);
+#include "threads.h"
 
-typedef struct {
-    char *parts;
-    size_t size;
-    int count, next;
-    void *(*enter)(void *);
-} crew;
+enum { BASELINE = 0, AVX2 = 1, AVX512 = 2 };
+static const int lanes_of[] = {4, 8, 16};
 
-/* Take parts until there are none; any number of threads may be in here. */
-static void take_parts(void *argument) {
-    crew *work = argument;
-    for (int i; (i = __atomic_fetch_add(&work->next, 1, __ATOMIC_RELAXED)) < work->count; ) work->enter(work->parts + (size_t)i * work->size);
+/* The best instruction set of this machine. */
+EXPORT int edgetune_best(void) {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl")) return AVX512;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return AVX2;
+#endif
+    return BASELINE;
 }
 
-/* Work on `count` parts of `size` bytes in as many threads, this one included. */
-static void share_out(void *parts, size_t size, int count, void *(*enter)(void *), team together) {
-    crew work = {parts, size, count, 0, enter};
-    if (together && count > 1) {
-        together(take_parts, &work, (unsigned)count, 0);
-        return;
-    }
-#if EDGETUNE_THREADS
-    pthread_t running[MAX_THREADS];
-    int started[MAX_THREADS] = {0};
-    for (int t = 1; t < count; t++) started[t] = !pthread_create(&running[t], NULL, enter, work.parts + (size_t)t * size);
-    enter(work.parts);
-    for (int t = 1; t < count; t++) {
-        if (started[t]) pthread_join(running[t], NULL);
-        else enter(work.parts + (size_t)t * size);
-    }
-#else
-    take_parts(&work);
-#endif
+/* Whether the kernel may read and write what a job names: nothing here depends on an array's contents but seeds of a pool, whose
+ * bits lie within a block. `fast` is a whole Hadamard pool, which has no seeds. */
+static int reads_right(const job *task, int fast) {
+    const int64_t unit = fast && task->padded > CHUNK ? task->padded : CHUNK;
+    if (task->count < 0 || task->start < 0 || task->start > MOST || task->count > MOST - task->start || task->terms < 0) return 0;
+    if (task->kind < RADEMACHER || task->kind > HADAMARD || task->base_dtype < FLOAT32 || task->base_dtype > Q4_0) return 0;
+    if (task->kind == HADAMARD && (task->padded < 1 || task->padded > LARGEST_POOL || (task->padded & (task->padded - 1)))) return 0;
+    if (task->start % unit || (task->kind == GAUSSIAN && !task->table)) return 0;
+    if (task->count && !task->base) return 0;
+    if (fast) return task->coefficients != NULL;
+    if (task->terms && (!task->seeds || !task->coefficients)) return 0;
+    for (int t = 0; task->kind == HADAMARD && t < task->terms; t++)
+        if (task->seeds[t] >= task->padded) return 0;
+    return 1;
 }
 
 #include "product_job.h"
@@ -179,6 +145,7 @@ static void share_out(void *parts, size_t size, int count, void *(*enter)(void *
 #define TARGET
 #define WIDE 4
 #define ACROSS 12
+#define RUN 16
 #define SPLAT(x) ((vf_baseline){x, x, x, x})
 #if defined(__aarch64__)
 #define FMA(a, b, c) ((vf_baseline)vfmaq_f32((float32x4_t)(c), (float32x4_t)(a), (float32x4_t)(b)))
@@ -197,6 +164,7 @@ static void share_out(void *parts, size_t size, int count, void *(*enter)(void *
 #define TARGET __attribute__((target("avx2,fma")))
 #define WIDE 8
 #define ACROSS 12
+#define RUN 16
 #define SPLAT(x) ((vf_avx2)_mm256_set1_ps(x))
 #define FMA(a, b, c) ((vf_avx2)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c)))
 #include "turn.h"
@@ -213,6 +181,7 @@ static void share_out(void *parts, size_t size, int count, void *(*enter)(void *
 #endif
 #define WIDE 16
 #define ACROSS 24
+#define RUN 1
 #define SPLAT(x) ((vf_avx512)_mm512_set1_ps(x))
 #define FMA(a, b, c) ((vf_avx512)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c)))
 #include "turn.h"
@@ -222,19 +191,6 @@ static void share_out(void *parts, size_t size, int count, void *(*enter)(void *
 #include "product.h"
 #include "end.h"
 #endif
-
-enum { BASELINE = 0, AVX2 = 1, AVX512 = 2 };
-
-/* The best instruction set of this machine. */
-EXPORT int edgetune_best(void) {
-#if defined(__x86_64__)
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl")) return AVX512;
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return AVX2;
-#endif
-    return BASELINE;
-}
 
 static int (*choose(int level, const job *task, int replay))(const job *, int64_t, int64_t) {
     int fast = replay && task->kind == HADAMARD;
@@ -275,19 +231,19 @@ static int spread(const job *task, int64_t unit, int threads, team together, int
  * `coefficients` has `padded` entries and `seeds` is not read.
  */
 EXPORT int edgetune_run(const job *task, int replay, int level, int threads, team together) {
-    if (task->count < 0 || task->out_dtype < FLOAT32 || task->out_dtype > BFLOAT16 || task->base_dtype > Q4_0 ||
-        task->kind < RADEMACHER || task->kind > HADAMARD || level > edgetune_best() || level < 0) return 1;
-    if (task->kind == HADAMARD && (task->padded < 1 || (task->padded & (task->padded - 1)))) return 1;
-    const int64_t unit = replay && task->kind == HADAMARD && task->padded > CHUNK ? task->padded : CHUNK;
-    if (task->start < 0 || task->start % unit) return 1;
+    if (!task || level > edgetune_best() || level < 0 || task->out_dtype < FLOAT32 || task->out_dtype > BFLOAT16) return 1;
+    const int fast = replay && task->kind == HADAMARD;
+    if (!reads_right(task, fast) || (task->count && !task->out)) return 1;
+    const int64_t unit = fast && task->padded > CHUNK ? task->padded : CHUNK;
     return task->count ? spread(task, unit, threads, together, choose(level, task, replay)) : 0;
 }
 
 /* Add terms to a 16-bit tensor and its remainders, kind RADEMACHER or GAUSSIAN; returns as edgetune_run does. */
 EXPORT int edgetune_follow(const followed *all, int level, int threads, team together) {
+    if (!all || level > edgetune_best() || level < 0) return 1;
     const job *task = &all->task;
-    if (task->count < 0 || task->out_dtype < FLOAT16 || task->out_dtype > BFLOAT16 || task->base_dtype > BFLOAT16 ||
-        task->kind < RADEMACHER || task->kind > GAUSSIAN || task->start % CHUNK || level > edgetune_best() || level < 0) return 1;
+    if (!reads_right(task, 0) || task->kind > GAUSSIAN || task->base_dtype > BFLOAT16) return 1;
+    if (task->out_dtype < FLOAT16 || task->out_dtype > BFLOAT16 || (task->count && (!task->out || !all->remainder))) return 1;
     if (all->joins && task->base != task->out) return 1;
     int (*work)(const job *, int64_t, int64_t) = follow_baseline;
 #if defined(__x86_64__)
@@ -303,37 +259,49 @@ EXPORT int64_t edgetune_job_size(void) { return (int64_t)sizeof(job); }
 
 EXPORT int64_t edgetune_product_size(void) { return (int64_t)sizeof(product); }
 
-/* Floats of scratch that a product needs with so many threads. */
-EXPORT int64_t edgetune_product_scratch(product *p, int threads) {
-    product_shape(p);
-    return product_shared(p) + (int64_t)product_threads(p, threads) * product_scratch(p);
-}
-
 /* y = x (w + scale z)^T for one or two scales, see product_job.h; returns as edgetune_run does. */
-EXPORT int edgetune_product(product *p, float *scratch, int level, int threads, team together) {
-    if (p->rows < 1 || p->outs < 1 || p->depth < 1 || p->points < 1 || p->points > 2 || level > edgetune_best() || level < 0 ||
-        p->direction.start || p->direction.kind == GAUSSIAN || p->direction.kind > HADAMARD || p->direction.terms != 1) return 1;
-    if (!p->formed && p->direction.base_dtype != FLOAT32) return 1;
-    if (p->folds && (p->formed || p->fold.kind == GAUSSIAN || p->fold.terms != 1 || p->fold.start)) return 1;
-    product_shape(p);
+EXPORT int edgetune_product(product *p, int level, int threads, team together) {
+    if (!product_fits(p, level) || !p->x || p->rows < 1 || p->rows > MOST / p->depth || p->rows > MOST / p->outs) return 1;
+    if (p->formed && (p->state.start || p->state.count != p->direction.count || p->state.kind == GAUSSIAN ||
+                      (p->replay && p->state.kind != HADAMARD) || !reads_right(&p->state, p->replay))) return 1;
     worker work = multiply_baseline;
     turner turn = turn_x_baseline;
 #if defined(__x86_64__)
     if (level == AVX2) { work = multiply_avx2; turn = turn_x_avx2; }
     if (level == AVX512) { work = multiply_avx512; turn = turn_x_avx512; }
 #endif
-    return product_spread(p, scratch, product_threads(p, threads), together, work, turn);
+    product_shape(p, lanes_of[level]);
+    threads = product_threads(p, threads);
+    char *scratch = malloc((size_t)(product_shared(p) + threads * product_scratch(p)) * sizeof(float) + 4 * LINE);
+    if (!scratch) return 2;
+    p->scratch = (float *)(scratch + (4 * LINE - (uintptr_t)scratch % (4 * LINE)) % (4 * LINE)); /* whole cache lines */
+    const int status = product_spread(p, threads, together, work, turn);
+    free(scratch);
+    return status;
 }
 
-/* out[r] = rows[r] of a float32 matrix of `width` columns, plus the terms one after the other; returns as edgetune_run does. */
-EXPORT int edgetune_gather(const job *task, const int64_t *rows, int64_t count, int64_t width, int level) {
-    if (task->kind == GAUSSIAN || task->out_dtype != FLOAT32 || task->base_dtype != FLOAT32 || task->start ||
-        level > edgetune_best() || level < 0) return 1;
-    void (*work)(const job *, const int64_t *, int64_t, int64_t) = gather_baseline;
+/* y[p] = w + scales[p] z, [points, outs, depth], on the calling thread, no step before; returns as edgetune_run does. */
+EXPORT int edgetune_points(product *p, int level) {
+    if (!product_fits(p, level) || p->formed || p->folds) return 1;
+    void (*work)(const product *) = points_baseline;
+#if defined(__x86_64__)
+    if (level == AVX2) work = points_avx2;
+    if (level == AVX512) work = points_avx512;
+#endif
+    work(p);
+    return 0;
+}
+
+/* y[p][i] = row ids[i] of w + scales[p] z, [points, count, depth]; `order` sorts ids. A step that folds is added, but not to w. */
+EXPORT int edgetune_gather(product *p, const int64_t *ids, const int64_t *order, int64_t count, int level) {
+    if (!product_fits(p, level) || p->formed || count < 0 || count > MOST / p->depth || (count && (!ids || !order))) return 1;
+    for (int64_t i = 0; i < count; i++)
+        if (order[i] < 0 || order[i] >= count || ids[i] < 0 || ids[i] >= p->outs) return 1;
+    void (*work)(const product *, const int64_t *, const int64_t *, int64_t) = gather_baseline;
 #if defined(__x86_64__)
     if (level == AVX2) work = gather_avx2;
     if (level == AVX512) work = gather_avx512;
 #endif
-    work(task, rows, count, width);
+    work(p, ids, order, count);
     return 0;
 }

@@ -1,11 +1,10 @@
 /* Products with perturbed matrices, compiled once for every instruction set (see product_job.h).
  *
- * Lanes run along the rows of x, which is transposed once. The matrix is perturbed a small block at a time, for one point and
- * then the other, and multiplied from the first cache: memory sees it once for both halves of a step, and nothing is written
- * there but y.
+ * Lanes run along the rows of x, which is transposed once. The matrix is perturbed a small block at a time, for both points,
+ * and multiplied from the cache: memory sees it once for both halves of a step, and nothing is written there but y.
  *
- * The includer defines NAME, TARGET and WIDE as for lanes.h, ACROSS (outputs of a tile that is one vector wide), SPLAT(x)
- * and FMA(a, b, c) = a b + c.
+ * The includer defines NAME, TARGET and WIDE as for lanes.h, ACROSS (outputs of a tile that is one vector wide), RUN (columns
+ * of a tile between prefetches), SPLAT(x) and FMA(a, b, c) = a b + c.
  */
 
 /* to[j][i] = from[i][j] for `rows` rows and `columns` columns; where `padded` is more than `rows`, zeros follow. */
@@ -21,105 +20,143 @@ TARGET static void NAME(transpose)(const float *from, int64_t from_step, int64_t
     }
 }
 
-/* x^T, GROUP columns after another; groups first ... last - 1, counted through all points. The last of a point may be narrower. */
+/* x^T, two vectors of rows after another, the last of a point perhaps one; shares first ... last - 1, counted through all points. */
 TARGET static void NAME(turn_x)(const product *p, int64_t first, int64_t last) {
-    const int64_t groups = (p->padded + GROUP - 1) / GROUP;
-    for (int64_t group = first; group < last; group++) {
-        const int64_t point = group / groups, row = group % groups * GROUP;
-        const int64_t width = p->padded - row < GROUP ? p->padded - row : GROUP;
-        NAME(transpose)(p->x + (point * p->rows + row) * p->depth, p->depth, p->rows - row, p->depth, width,
-                        p->across + (point * p->padded + row) * p->depth, width);
+    const int64_t shares = (p->padded + SHARE - 1) / SHARE;
+    for (int64_t share = first; share < last; share++) {
+        const int64_t point = share / shares, from = share % shares * SHARE;
+        for (int64_t row = from; row < from + SHARE && row < p->padded; row += 2 * WIDE) {
+            const int64_t width = p->padded - row < 2 * WIDE ? WIDE : 2 * WIDE;
+            NAME(transpose)(p->x + (point * p->rows + row) * p->depth, p->depth, p->rows - row, p->depth, width,
+                            p->across + (point * p->padded + row) * p->depth, width);
+        }
     }
 }
 
-/* to[i] = from[i] + (bit first + i ? -c : c) */
-TARGET static inline void NAME(perturb)(float *to, const float *from, const uint32_t *bits, int64_t first, float c,
-                                        int64_t count) {
-    const VU pattern = (VU){0} + bits_of(c);
+/* How elements of a matrix are perturbed: signs, and one factor a point; and the step that they take before, for good. */
+typedef struct {
+    const uint32_t *bits, *before;  /* signs from a chunk's first element on */
+    const float *scales;
+    float step;
+} NAME(change);
+
+/* to[p][i] = w[i] + (bit first + i ? -scales[p] : scales[p]), after w[i] += (bit of `before` ? -step : step) if it `folds`.
+ * The points, `apart` floats from each other, and whether it folds are constants after inlining. */
+TARGET static inline __attribute__((always_inline)) void NAME(change_of)(
+    const int points, const int folds, const NAME(change) *by, float *w, int64_t first, int64_t count, float *to, int64_t apart) {
+    const VU moving = (VU){0} + bits_of(by->step);
+    const VU pattern[2] = {(VU){0} + bits_of(by->scales[0]), (VU){0} + bits_of(by->scales[points - 1])};
+    const uint32_t *bits = by->bits, *before = by->before;
+    const int shift = (int)(first % 32);
     int64_t i = 0;
-    bits += first / 32;
-    const int shift = (int)(first % 32);
-    for (; i + 32 <= count; i += 32, bits++) {
-        const uint32_t word = (uint32_t)(((uint64_t)bits[1] << 32 | bits[0]) >> shift);
-        for (int part = 0; part < 32; part += WIDE)
-            NAME(store_f)(to + i + part, NAME(load_f)(from + i + part) + (VF)(pattern ^ NAME(signs)(word, part)));
-    }
-    for (int64_t bit = shift; i < count; i++, bit++) to[i] = from[i] + (bits[bit / 32] >> (bit % 32) & 1 ? -c : c);
-}
-
-/* w[i] += (bit first + i of `before` ? -step : step), then `perturb`: the last step's update, while its weights are here. */
-TARGET static inline void NAME(fold)(float *to, float *w, const uint32_t *before, const uint32_t *bits, int64_t first,
-                                     float step, float c, int64_t count) {
-    const VU pattern = (VU){0} + bits_of(c), moving = (VU){0} + bits_of(step);
-    int64_t i = 0, word = first / 32;
-    const int shift = (int)(first % 32);
-    for (; i + 32 <= count; i += 32, word++) {
+    for (int64_t word = first / 32; i + 32 <= count; i += 32, word++) {
         const uint32_t now = (uint32_t)(((uint64_t)bits[word + 1] << 32 | bits[word]) >> shift);
-        const uint32_t then = (uint32_t)(((uint64_t)before[word + 1] << 32 | before[word]) >> shift);
-        for (int part = 0; part < 32; part += WIDE) {
-            const VF moved = NAME(load_f)(w + i + part) + (VF)(moving ^ NAME(signs)(then, part));
-            NAME(store_f)(w + i + part, moved);
-            NAME(store_f)(to + i + part, moved + (VF)(pattern ^ NAME(signs)(now, part)));
+        const uint32_t then = folds ? (uint32_t)(((uint64_t)before[word + 1] << 32 | before[word]) >> shift) : 0;
+        UNROLL for (int part = 0; part < 32; part += WIDE) {
+            VF value = NAME(load_f)(w + i + part);
+            if (folds) {
+                value += (VF)(moving ^ NAME(signs)(then, part));
+                NAME(store_f)(w + i + part, value);
+            }
+            const VU signs = NAME(signs)(now, part);
+            for (int p = 0; p < points; p++) NAME(store_f)(to + p * apart + i + part, value + (VF)(pattern[p] ^ signs));
         }
     }
     for (int64_t bit = first + i; i < count; i++, bit++) {
-        w[i] += before[bit / 32] >> (bit % 32) & 1 ? -step : step;
-        to[i] = w[i] + (bits[bit / 32] >> (bit % 32) & 1 ? -c : c);
+        if (folds) w[i] += before[bit / 32] >> (bit % 32) & 1 ? -by->step : by->step;
+        const float value = w[i];
+        for (int p = 0; p < points; p++)
+            to[p * apart + i] = value + (bits[bit / 32] >> (bit % 32) & 1 ? -by->scales[p] : by->scales[p]);
     }
 }
 
-/* Rows of a perturbed matrix: out[r] = base[row r], plus every term in turn. */
-TARGET static void NAME(gather)(const job *task, const int64_t *rows, int64_t count, int64_t width) {
+TARGET static void NAME(change_at)(int points, const NAME(change) *by, float *w, int64_t first, int64_t count, float *to, int64_t apart) {
+    if (points == 2 && by->before) NAME(change_of)(2, 1, by, w, first, count, to, apart);
+    else if (points == 2) NAME(change_of)(2, 0, by, w, first, count, to, apart);
+    else if (by->before) NAME(change_of)(1, 1, by, w, first, count, to, apart);
+    else NAME(change_of)(1, 0, by, w, first, count, to, apart);
+}
+
+/* All of w at every point, into y. */
+TARGET static void NAME(points)(const product *p) {
     uint32_t bits[LANES * WORDS + 1];
     columns known = {-1, {0}};
+    const int64_t count = p->outs * p->depth;
+    const NAME(change) by = {bits, NULL, p->scales, 0.0f};
     bits[LANES * WORDS] = 0;
-    for (int64_t r = 0; r < count; r++) {
-        float *out = (float *)task->out + r * width;
-        const int64_t first = rows[r] * width, last = first + width;
-        memcpy(out, (const float *)task->base + first, (size_t)width * 4);
-        for (int t = 0; t < task->terms; t++)
-            for (int64_t at = first; at < last; ) {
-                const int64_t chunk = at / CHUNK * CHUNK, end = chunk + CHUNK < last ? chunk + CHUNK : last;
-                NAME(direction_bits)(task, t, chunk, &known, bits);
-                NAME(perturb)(out + (at - first), out + (at - first), bits, at - chunk, task->coefficients[t], end - at);
-                at = end;
-            }
+    for (int64_t at = 0; at < count; at += CHUNK) {
+        NAME(direction_bits)(&p->direction, 0, at, &known, bits);
+        NAME(change_at)(p->points, &by, (float *)p->direction.base + at, 0, count - at < CHUNK ? count - at : CHUNK, p->y + at, count);
+    }
+}
+
+/* Rows ids[order[0 ... count - 1]], in ascending order, into y[p][order[i]]; w is not written. Signs are drawn once a chunk. */
+TARGET static void NAME(gather)(const product *p, const int64_t *ids, const int64_t *order, int64_t count) {
+    uint32_t bits[2][LANES * WORDS + 1];
+    columns known[2] = {{-1, {0}}, {-1, {0}}};
+    const job *tasks[2] = {&p->fold, &p->direction};
+    const int64_t apart = count * p->depth;
+    int64_t drawn = -1;
+    bits[0][LANES * WORDS] = bits[1][LANES * WORDS] = 0;
+    for (int64_t i = 0; i < count; i++) {
+        const int64_t first = ids[order[i]] * p->depth, last = first + p->depth;
+        float *row = p->y + order[i] * p->depth;
+        memcpy(row, (const float *)p->direction.base + first, (size_t)p->depth * 4);
+        for (int64_t at = first; at < last; ) {
+            const int64_t chunk = at / CHUNK * CHUNK, end = chunk + CHUNK < last ? chunk + CHUNK : last;
+            float *part = row + (at - first);
+            for (int t = p->folds ? 0 : 1; t < 2 && chunk != drawn; t++) NAME(direction_bits)(tasks[t], 0, chunk, &known[t], bits[t]);
+            drawn = chunk;
+            const NAME(change) taken = {bits[0], NULL, &p->step, 0.0f}, by = {bits[1], NULL, p->scales, 0.0f};
+            if (p->folds) NAME(change_at)(1, &taken, part, at - chunk, end - at, part, 0);
+            NAME(change_at)(p->points, &by, part, at - chunk, end - at, part, apart);
+            at = end;
+        }
     }
 }
 
 /* y[o][t] = or += sum_k w[o][k] x[k][t] for `outs` rows of w and `vectors` vectors of t, constants after inlining. */
 TARGET static inline __attribute__((always_inline)) void NAME(tile)(
-    int outs, int vectors, const float *w, const float *x, int64_t x_step, int64_t depth, int more, float *y,
-    int64_t y_step, const float *ahead, int64_t ahead_step) {
+    const int outs, const int vectors, const float *w, const float *x, int64_t depth, int more, float *y, int64_t y_step,
+    coming *ahead) {
     VF sums[ACROSS][2];
     UNROLL for (int o = 0; o < outs; o++)
-        for (int v = 0; v < vectors; v++) sums[o][v] = more ? NAME(load_f)(y + o * y_step + v * WIDE) : (VF){0};
-    for (int64_t k = 0; k < depth; k++, x += x_step) {
-        VF column[2];
-        __builtin_prefetch(ahead + k / LINE * ahead_step + k % LINE * LINE, 0, 2); /* one line a turn never fills the queue */
-        for (int v = 0; v < vectors; v++) column[v] = NAME(load_f)(x + v * WIDE);
-        UNROLL for (int o = 0; o < outs; o++) {
-            const VF weight = SPLAT(w[o * STEP + k]);
-            for (int v = 0; v < vectors; v++) sums[o][v] = FMA(weight, column[v], sums[o][v]);
+        UNROLL for (int v = 0; v < vectors; v++) sums[o][v] = more ? NAME(load_f)(y + o * y_step + v * WIDE) : (VF){0};
+    for (int64_t k = 0; k < depth; k += RUN) {
+        bring(ahead);
+        for (const float *end = w + (depth - k < RUN ? depth - k : RUN); w < end; w++, x += vectors * WIDE) {
+            VF column[2];
+            UNROLL for (int v = 0; v < vectors; v++) column[v] = NAME(load_f)(x + v * WIDE);
+            UNROLL for (int o = 0; o < outs; o++) {
+                const VF weight = SPLAT(w[o * STEP]);
+                UNROLL for (int v = 0; v < vectors; v++) sums[o][v] = FMA(weight, column[v], sums[o][v]);
+            }
         }
     }
     UNROLL for (int o = 0; o < outs; o++)
-        for (int v = 0; v < vectors; v++) NAME(store_f)(y + o * y_step + v * WIDE, sums[o][v]);
+        UNROLL for (int v = 0; v < vectors; v++) NAME(store_f)(y + o * y_step + v * WIDE, sums[o][v]);
 }
 
-/* A block of PANEL rows of w and `depth` columns, times all rows of one point's x; meanwhile memory brings `ahead`. */
-TARGET static void NAME(block)(const product *p, const float *w, const float *x, int64_t k, int64_t depth, float *y,
-                               const float *ahead, int64_t ahead_step) {
+/* Functions of their own: the sums need every register, and compilers spill some where other things are alive. */
+TARGET static __attribute__((noinline)) void NAME(tile_of_two)(const float *w, const float *x, int64_t depth, int more, float *y,
+                                                               int64_t y_step, coming *ahead) {
+    NAME(tile)(ACROSS / 2, 2, w, x, depth, more, y, y_step, ahead);
+}
+TARGET static __attribute__((noinline)) void NAME(tile_of_one)(const float *w, const float *x, int64_t depth, int more, float *y,
+                                                               int64_t y_step, coming *ahead) {
+    NAME(tile)(ACROSS, 1, w, x, depth, more, y, y_step, ahead);
+}
+
+/* A block of `outs` rows of w and `depth` columns, times all rows of one point's x; meanwhile memory brings `ahead`. */
+TARGET static void NAME(block)(const product *p, const float *w, int64_t outs, const float *x, int64_t k, int64_t depth,
+                               float *y, coming *ahead) {
     for (int64_t t = 0; t < p->padded; ) {
-        const int64_t group = t / GROUP * GROUP, width = p->padded - group < GROUP ? p->padded - group : GROUP;
-        const float *from = x + group * p->depth + k * width + (t - group);
-        const int two = t - group + 2 * WIDE <= width;
-        for (int64_t o = 0; o < PANEL; o += two ? ACROSS / 2 : ACROSS) {
+        const int two = p->padded - t >= 2 * WIDE;
+        const float *from = x + t * p->depth + k * (two ? 2 * WIDE : WIDE);
+        for (int64_t o = 0; o < outs; o += two ? ACROSS / 2 : ACROSS) {
             float *to = y + o * p->padded + t;
-            if (two) NAME(tile)(ACROSS / 2, 2, w + o * STEP, from, width, depth, k > 0, to, p->padded, ahead, ahead_step);
-            else NAME(tile)(ACROSS, 1, w + o * STEP, from, width, depth, k > 0, to, p->padded, ahead, ahead_step);
-            ahead = from; /* already here */
-            ahead_step = 0;
+            if (two) NAME(tile_of_two)(w + o * STEP, from, depth, k > 0, to, p->padded, ahead);
+            else NAME(tile_of_one)(w + o * STEP, from, depth, k > 0, to, p->padded, ahead);
         }
         t += two ? 2 * WIDE : WIDE;
     }
@@ -144,7 +181,7 @@ TARGET static const float *NAME(panel_state)(const product *p, int64_t first, in
     int64_t start = unit * p->unit, stop = (last + p->unit - 1) / p->unit * p->unit;
     if (stop > all) stop = all;
     job part = p->state;
-    part.out = state;
+    part.out = state; part.out_dtype = FLOAT32;
     if (unit == have[1]) {
         const int64_t kept = start + p->unit < all ? p->unit : all - start;
         memmove(state, state + (unit - have[0]) * p->unit, (size_t)kept * sizeof(float));
@@ -159,24 +196,19 @@ TARGET static const float *NAME(panel_state)(const product *p, int64_t first, in
 }
 
 /* Rows row ... row + outs - 1 of the matrix times x, into y^T of every point. */
-TARGET static void NAME(panel)(const product *p, int64_t row, int64_t outs, const float *w, const uint32_t *bits,
-                               const uint32_t *before, float *block, float *across) {
-    const float *stop = (const float *)p->direction.base + p->outs * p->depth;
+TARGET static void NAME(panel)(const product *p, int64_t row, int64_t outs, const float *w, const NAME(change) *by, float *block,
+                               float *across) {
+    const int64_t tiles = p->padded / (2 * WIDE) * (2 * PANEL / ACROSS) + p->padded / WIDE % 2 * (PANEL / ACROSS);
     for (int64_t k = 0; k < p->depth; k += BLOCK_DEPTH) {
-        const int64_t depth = p->depth - k < BLOCK_DEPTH ? p->depth - k : BLOCK_DEPTH;
+        const int64_t depth = p->depth - k < BLOCK_DEPTH ? p->depth - k : BLOCK_DEPTH, goes = tiles * ((depth + RUN - 1) / RUN);
+        for (int64_t o = 0; o < outs; o++) {
+            const int64_t at = o * p->depth + k;
+            NAME(change_at)(p->points, by, (float *)w + at, row * p->depth % CHUNK + at, depth, block + o * STEP, PANEL * STEP);
+        }
         for (int point = 0; point < p->points; point++) {
-            int64_t ahead_step = p->depth;
-            const float *ahead = w + point * LINE * p->depth + (k + depth < p->depth ? k + depth : PANEL * p->depth);
-            if (p->formed || ahead + LINE * p->depth > stop) ahead = block, ahead_step = 0;
-            for (int64_t o = 0; o < outs; o++) {
-                const int64_t at = o * p->depth + k, bit = row * p->depth % CHUNK + at;
-                if (p->folds && !point)
-                    NAME(fold)(block + o * STEP, (float *)p->fold.out + row * p->depth + at, before, bits, bit,
-                               p->fold.coefficients[0], p->scales[0], depth);
-                else NAME(perturb)(block + o * STEP, w + at, bits, bit, p->scales[point], depth);
-            }
-            NAME(block)(p, block, p->across + point * p->depth * p->padded, k, depth, across + point * OUTS * p->padded,
-                        ahead, ahead_step);
+            coming ahead = come(p, w, k, depth, point, goes);
+            NAME(block)(p, block + point * PANEL * STEP, outs, p->across + point * p->depth * p->padded, k, depth,
+                        across + point * OUTS * p->padded, &ahead);
         }
     }
 }
@@ -186,7 +218,7 @@ TARGET static int NAME(multiply)(const product *p, int64_t first, int64_t last, 
     columns known = {-1, {0}}, known_before = {-1, {0}};
     int64_t have[2] = {-1, -1}, before[2] = {-1, -1}, formed[2] = {-1, -1};
     int status = 0;
-    float *block = scratch, *across = block + PANEL * STEP, *state = across + p->points * OUTS * p->padded;
+    float *block = scratch, *across = block + p->points * PANEL * STEP, *state = across + p->points * OUTS * p->padded;
     uint32_t *bits = (uint32_t *)(state + product_state(p)), *bits_before = bits + product_bits(p);
     for (int64_t from = first; from < last && !status; from += OUTS) {
         const int64_t to = last - from < OUTS ? last : from + OUTS;
@@ -195,7 +227,8 @@ TARGET static int NAME(multiply)(const product *p, int64_t first, int64_t last, 
             NAME(panel_bits)(&p->direction, at / CHUNK, (end - 1) / CHUNK, have, &known, bits);
             const float *w = p->formed ? NAME(panel_state)(p, at, end, formed, state, &status) : (const float *)p->direction.base + at;
             if (p->folds) NAME(panel_bits)(&p->fold, at / CHUNK, (end - 1) / CHUNK, before, &known_before, bits_before);
-            NAME(panel)(p, row, outs, w, bits, bits_before, block, across + (row - from) * p->padded);
+            const NAME(change) by = {bits, p->folds ? bits_before : NULL, p->scales, p->step};
+            NAME(panel)(p, row, outs, w, &by, block, across + (row - from) * p->padded);
         }
         for (int point = 0; point < p->points; point++) /* whole cache lines of y */
             NAME(transpose)(across + point * OUTS * p->padded, p->padded, to - from, p->rows, to - from,

@@ -1,57 +1,27 @@
-"""Products with perturbed matrices: both points of a step in one pass over the weights."""
+"""Perturbed matrices that never exist in memory: products with them and their rows, at both points of a step."""
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from functools import cache
 
 import torch
 
-from edgetune.core.quantised import PackedTensor, StoredTensor
-from edgetune.core.update import Projected
+from edgetune.core.errors import ModelError
+from edgetune.core.quantised import StoredTensor
 from edgetune.directions.hadamard import Hadamard
 from edgetune.directions.kind import Kind
-from edgetune.directions.native import Job, best_level, job, library, serves, team
+from edgetune.directions.native.jobs import TensorDirections, Terms, readable, serves, where
+from edgetune.directions.native.library import best_level, check, installed, team
+from edgetune.directions.native.structs import Reading
 from edgetune.directions.rademacher import Rademacher
 
-
-class _Product(ctypes.Structure):
-    """Mirror of `product` in product_job.h."""
-
-    _fields_ = (
-        ("direction", Job),
-        ("state", Job),
-        ("fold", Job),
-        ("x", ctypes.c_void_p),
-        ("y", ctypes.c_void_p),
-        ("rows", ctypes.c_int64),
-        ("outs", ctypes.c_int64),
-        ("depth", ctypes.c_int64),
-        ("scales", ctypes.c_float * 2),
-        ("points", ctypes.c_int32),
-        ("formed", ctypes.c_int32),
-        ("replay", ctypes.c_int32),
-        ("folds", ctypes.c_int32),
-        ("padded", ctypes.c_int64),
-        ("unit", ctypes.c_int64),
-        ("across", ctypes.c_void_p),
-    )
-
-
-@cache
-def _kernel() -> ctypes.CDLL | None:
-    """Return the compiled kernel if it has products of this layout."""
-    found = library()
-    if found is None or not hasattr(found, "edgetune_gather"):
-        return None
-    found.edgetune_product_size.restype = ctypes.c_int64
-    found.edgetune_product_scratch.restype = ctypes.c_int64
-    return found if found.edgetune_product_size() == ctypes.sizeof(_Product) else None
+Step = tuple[int, float]
+"""Seed and coefficient."""
 
 
 def multiplies(kind: Kind, x: torch.Tensor, weight: StoredTensor, *, stored: bool = True) -> bool:
-    """Say whether `multiply` can do this job.
+    """Say whether a `Matrix` can do this product.
 
     Args:
         kind: signs only.
@@ -61,140 +31,183 @@ def multiplies(kind: Kind, x: torch.Tensor, weight: StoredTensor, *, stored: boo
     """
     plain = isinstance(weight, torch.Tensor) and weight.dtype == torch.float32
     return (
-        _kernel() is not None
-        and isinstance(kind, Rademacher | Hadamard)
+        type(kind) in (Rademacher, Hadamard)
         and x.dtype == torch.float32
         and (plain or not stored)
         and serves(kind, x, weight)
     )
 
 
-def multiply(
-    kind: Kind,
-    key: bytes,
-    name: str,
-    x: torch.Tensor,
-    weight: StoredTensor,
-    seed: int,
-    scales: Sequence[float],
-    *,
-    pending: tuple[int, float] | None = None,
-    state: Projected | None = None,
-    level: int | None = None,
-    threads: int | None = None,
-) -> torch.Tensor:
-    """Multiply by a matrix perturbed in one or two ways, reading it once.
+class Matrix(TensorDirections):
+    """Readings of one perturbed tensor, for kinds of signs.
 
-        y[p] = x[p] (W + scales[p] z(seed))^T
+        w + scales[p] z(seed),   p = 0 or p = 0, 1
 
-    If a step (s, c) is pending, W <- W + c z(s) first. If a state is given, W = base + sum_k a_k z_k exists only in the
-    cache.
-
-    The perturbed elements have the bits of `axpy`; a product is summed over the inputs in order, so the result does not
-    depend on threads.
+    If a step (s, c) is pending, w <- w + c z(s) first. The perturbed elements have the bits of `axpy`; a product is
+    summed over the inputs in order, so the result does not depend on threads.
 
     Args:
         kind: Rademacher or Hadamard.
         key: 32 bytes.
-        name: the parameter's name.
-        x: float32 [points * rows, inputs], contiguous; the first `rows` rows belong to the first point.
-        weight: float32 [outputs, inputs], contiguous; written only if a step is pending. With a state the base, of
-            any stored type, and never written.
-        seed: the direction.
-        scales: one or two signed factors.
-        pending: seed and coefficient of a step that the weights have not taken yet; not together with a state.
-        state: what the weights are beyond the base; None if the weights are stored.
-        level: instruction set, an index of LEVELS; the best one if not given.
-        threads: at most this many; torch's number if not given.
-
-    Returns:
-        Float32 [points * rows, outputs].
-
-    Raises:
-        RuntimeError: if the kernel refuses the arguments.
-    Cost: one pass over the weights; scratch for x and a few rows of W (under a megabyte for common layers).
+        name: the tensor's name.
     """
-    kernel = _kernel()
-    if kernel is None:
-        raise RuntimeError("the compiled kernel is not installed")
-    outputs, inputs = weight.shape
-    points = len(scales)
-    rows = x.numel() // (inputs * points)
-    y = x.new_empty(points * rows, outputs)
-    formed, replays = state is not None, bool(state is not None and len(state.keys))
-    out = y if isinstance(weight, PackedTensor) else weight  # not written unless a step is pending
-    direction, *kept = job(kind, key, name, out, weight, Projected.of(seed, 1.0))
-    fold, *also = job(kind, key, name, out, weight, Projected.of(*(pending or (seed, 0.0))))
-    base, *too = job(kind, key, name, y, weight, state or Projected.none(), replay=replays)
-    task = _Product(
-        direction, base, fold, x.data_ptr(), y.data_ptr(), rows, outputs, inputs, (ctypes.c_float * 2)(*scales),
-        points, int(formed), int(replays and isinstance(kind, Hadamard)), int(pending is not None),
-    )  # fmt: skip
-    threads = torch.get_num_threads() if threads is None else threads
-    scratch = torch.empty(kernel.edgetune_product_scratch(ctypes.byref(task), threads), dtype=torch.float32)
-    status = kernel.edgetune_product(
-        ctypes.byref(task),
-        ctypes.c_void_p(scratch.data_ptr()),
-        best_level() if level is None else level,
-        threads,
-        team(),
-    )
-    del kept, also, too
-    if status:
-        raise RuntimeError(f"the compiled kernel refused the product (status {status})")
-    return y
 
+    def __init__(self, kind: Kind, key: bytes, name: str) -> None:
+        super().__init__(kind, key, name)
+        self._known: tuple[object, ...] = ()
+        self._reading = Reading()
 
-def gather(
-    kind: Kind,
-    key: bytes,
-    name: str,
-    rows: torch.Tensor,
-    weight: torch.Tensor,
-    steps: Sequence[tuple[int, float]],
-    *,
-    level: int | None = None,
-) -> torch.Tensor:
-    """Return rows of a perturbed matrix, which is not formed.
+    def multiply(
+        self,
+        x: torch.Tensor,
+        weight: StoredTensor,
+        seed: int,
+        scales: Sequence[float],
+        *,
+        pending: Step | None = None,
+        state: Terms | None = None,
+        level: int | None = None,
+        threads: int | None = None,
+    ) -> torch.Tensor:
+        """Multiply by the matrix perturbed in one or two ways, reading it once.
 
-        y[r] = (W[rows[r]] + c_1 z(s_1)) + c_2 z(s_2) ...
+            y[p] = x[p] (W + scales[p] z(seed))^T
 
-    Args:
-        kind: Rademacher or Hadamard.
-        key: 32 bytes.
-        name: the parameter's name.
-        rows: int64 [n], each in range.
-        weight: float32 [rows, width], contiguous; not written.
-        steps: pairs (seed, coefficient), added in this order with the bits of `axpy`.
-        level: instruction set, an index of LEVELS; the best one if not given.
+        Args:
+            x: float32 [points * rows, inputs], contiguous; the first `rows` rows belong to the first point.
+            weight: float32 [outputs, inputs], contiguous; written only if a step is pending. With a state the base, of
+                any stored type, and never written: W = base + sum_k a_k z_k exists only in the cache.
+            seed: the direction.
+            scales: one or two signed factors.
+            pending: a step that the weights have not taken yet; not together with a state.
+            state: what the weights are beyond the base; None if the weights are stored.
+            level: instruction set, an index of LEVELS; the best one if not given.
+            threads: at most this many; torch's number if not given.
 
-    Returns:
-        Float32 [n, width].
+        Returns:
+            Float32 [points * rows, outputs].
 
-    Raises:
-        IndexError: if a row is out of range.
-        RuntimeError: if the kernel refuses the arguments.
-    Cost: one to two draws of 8192 signs a row and step.
-    """
-    kernel = _kernel()
-    if kernel is None:
-        raise RuntimeError("the compiled kernel is not installed")
-    if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(weight):
-        raise IndexError(f"rows {int(rows.min())} to {int(rows.max())} of a matrix of {len(weight)}")
-    rows = rows.contiguous()
-    out = weight.new_empty(len(rows), weight.shape[1])
-    update = Projected.none()
-    for seed, coefficient in steps:
-        update = update + Projected.of(seed, coefficient)
-    task, *kept = job(kind, key, name, out, weight, update)
-    status = kernel.edgetune_gather(
-        ctypes.byref(task),
-        ctypes.c_void_p(rows.data_ptr()),
-        ctypes.c_int64(len(rows)),
-        ctypes.c_int64(weight.shape[1]),
-        best_level() if level is None else level,
-    )
-    del kept
-    if status:
-        raise RuntimeError(f"the compiled kernel refused the rows (status {status})")
-    return out
+        Raises:
+            ModelError: if the arguments do not fit.
+            RuntimeError: if the kernel is not installed.
+        Cost: one pass over the weights; scratch for x and a few rows of W (under a megabyte for common layers).
+        """
+        task = self._read(weight, seed, scales, pending, formed=state is not None)
+        rows, left = divmod(x.numel(), task.points * task.depth)
+        if left or not rows or x.dtype != torch.float32 or not readable(x):
+            raise ModelError(f"rows of {tuple(x.shape)} do not fit the matrix", where=self.name)
+        y = x.new_empty(task.points * rows, task.outs)
+        task.x, task.y, task.rows = x.data_ptr(), y.data_ptr(), rows
+        if state is not None:
+            task.state, task.replay = task.direction, int(state.replay)
+            task.state.terms = state.count
+            task.state.seeds, task.state.coefficients = state.seeds_at, state.coefficients_at
+        level = best_level() if level is None else level
+        threads = torch.get_num_threads() if threads is None else threads
+        check(installed().edgetune_product(ctypes.byref(task), level, threads, team()), self.name)
+        return y
+
+    def points(
+        self, weight: torch.Tensor, seed: int, scales: Sequence[float], *, level: int | None = None
+    ) -> torch.Tensor:
+        """Return the whole tensor at every point.
+
+        Args:
+            weight: float32, contiguous, of any shape; not written.
+            seed: the direction.
+            scales: one or two signed factors.
+            level: instruction set, an index of LEVELS; the best one if not given.
+
+        Returns:
+            Float32 [points, ...].
+
+        Raises:
+            ModelError: if the arguments do not fit.
+            RuntimeError: if the kernel is not installed.
+        Cost: one draw and one pass, on one thread: meant for vectors.
+        """
+        out = weight.new_empty(len(scales), *weight.shape)
+        if weight.numel():
+            task = self._read(weight, seed, scales, None)
+            task.y = out.data_ptr()
+            level = best_level() if level is None else level
+            check(installed().edgetune_points(ctypes.byref(task), level), self.name)
+        return out
+
+    def gather(
+        self,
+        rows: torch.Tensor,
+        weight: torch.Tensor,
+        seed: int,
+        scales: Sequence[float],
+        *,
+        pending: Step | None = None,
+        level: int | None = None,
+    ) -> torch.Tensor:
+        """Return rows of the matrix at every point.
+
+            y[p][i] = (W[rows[i]] + c z(s)) + scales[p] z(seed)
+
+        Args:
+            rows: integers [n], each in range.
+            weight: float32 [rows, width], contiguous; not written, even if a step is pending.
+            seed: the direction.
+            scales: one or two signed factors.
+            pending: a step that the weights have not taken yet.
+            level: instruction set, an index of LEVELS; the best one if not given.
+
+        Returns:
+            Float32 [points * n, width].
+
+        Raises:
+            ModelError: if a row is out of range, or the arguments do not fit.
+            RuntimeError: if the kernel is not installed.
+        Cost: one pass over the rows; a draw of 8192 signs for every such part of the matrix in which there are rows.
+        """
+        if rows.is_floating_point() or not rows.is_cpu:
+            raise ModelError(f"row numbers of type {rows.dtype} on {rows.device}", where=self.name)
+        rows = rows.reshape(-1).contiguous().long()
+        count = len(rows)
+        out = weight.new_empty(len(scales) * count, weight.shape[1])
+        if not count:
+            return out
+        order = rows.argsort(stable=True)
+        first, last = int(rows[order[0]]), int(rows[order[-1]])
+        if first < 0 or last >= len(weight):
+            raise ModelError(f"rows {first} to {last} of a matrix of {len(weight)}", where=self.name)
+        task = self._read(weight, seed, scales, pending)
+        task.y = out.data_ptr()
+        ids, places = ctypes.c_void_p(rows.data_ptr()), ctypes.c_void_p(order.data_ptr())
+        level = best_level() if level is None else level
+        status = installed().edgetune_gather(ctypes.byref(task), ids, places, ctypes.c_int64(count), level)
+        check(status, self.name)
+        return out
+
+    def _read(
+        self,
+        weight: StoredTensor,
+        seed: int,
+        scales: Sequence[float],
+        pending: Step | None,
+        *,
+        formed: bool = False,
+    ) -> Reading:
+        """Return a reading at these points; what the tensor alone decides is remembered."""
+        known = (*where(weight), weight.shape, formed) if readable(weight) else ()
+        if not known or known != self._known:
+            if not formed and (not isinstance(weight, torch.Tensor) or weight.dtype != torch.float32):
+                raise ModelError("weights that are perturbed in the cache must be float32", where=self.name)
+            shape = (*weight.shape,) if len(weight.shape) == 2 else (1, weight.numel())
+            direction = self.job(None, weight)
+            self._reading = Reading(direction=direction, outs=shape[0], depth=shape[1], formed=int(formed))
+            self._known = known
+        self.kind.refuse(seed)
+        if not 1 <= len(scales) <= 2 or (formed and pending):
+            raise ModelError(f"a reading at {len(scales)} points", where=self.name)
+        task = Reading.from_buffer_copy(self._reading)
+        task.seed, task.points = seed, len(scales)
+        task.scale, task.other_scale = scales[0], scales[-1]
+        if pending:
+            self.kind.refuse(pending[0])
+            task.folds, task.step_seed, task.step = 1, *pending
+        return task

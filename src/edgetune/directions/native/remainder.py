@@ -3,47 +3,29 @@
 from __future__ import annotations
 
 import ctypes
-from functools import cache
 
 import torch
 
+from edgetune.core.errors import ModelError
 from edgetune.core.remainder import narrow
-from edgetune.core.update import Projected
 from edgetune.directions.gaussian import Gaussian
 from edgetune.directions.kind import Kind
-from edgetune.directions.native import SMALL, Job, best_level, job, library, serves, team
+from edgetune.directions.native.jobs import SMALL, TensorDirections, Terms, serves
+from edgetune.directions.native.library import best_level, check, installed, team
+from edgetune.directions.native.structs import Followed
 from edgetune.directions.rademacher import Rademacher
-
-
-class _Followed(ctypes.Structure):
-    """Mirror of `followed` in kernel.c."""
-
-    _fields_ = (("task", Job), ("remainder", ctypes.c_void_p), ("joins", ctypes.c_int32))
-
-
-@cache
-def _kernel() -> ctypes.CDLL | None:
-    """Return the compiled kernel if it follows steps of this layout."""
-    found = library()
-    if found is None or not hasattr(found, "edgetune_followed_size"):
-        return None
-    found.edgetune_followed_size.restype = ctypes.c_int64
-    return found if found.edgetune_followed_size() == ctypes.sizeof(_Followed) else None
 
 
 def follows(kind: Kind, weight: torch.Tensor, base: torch.Tensor) -> bool:
     """Say whether `follow` can do this job: independent directions, CPU tensors that the kernel reads."""
-    signs = isinstance(kind, Rademacher | Gaussian)
-    return _kernel() is not None and signs and narrow(weight.dtype) and serves(kind, weight, base)
+    return isinstance(kind, Rademacher | Gaussian) and narrow(weight.dtype) and serves(kind, weight, base)
 
 
 def follow(
-    kind: Kind,
-    key: bytes,
-    name: str,
+    directions: TensorDirections,
     weight: torch.Tensor,
     remainder: torch.Tensor,
-    update: Projected,
+    terms: Terms,
     *,
     base: torch.Tensor | None = None,
     level: int | None = None,
@@ -54,32 +36,28 @@ def follow(
         x <- held(x + c_i z_i),   x = what weight and remainder hold, or held(base)
 
     Args:
-        kind: Rademacher or Gaussian.
-        key: 32 bytes.
-        name: the parameter's name.
+        directions: of this tensor, of Rademacher or Gaussian kind.
         weight: float16 or bfloat16, contiguous, on the CPU; written.
         remainder: int16, contiguous, like `weight` in shape; written.
-        update: the directions and coefficients, in this order.
+        terms: the directions and coefficients, in this order.
         base: start from it instead, of any float type.
         level: instruction set, an index of LEVELS; the best one if not given.
         threads: at most this many; torch's number if not given.
 
     Raises:
-        RuntimeError: if the kernel refuses the arguments.
+        ModelError: if the arguments do not fit.
+        RuntimeError: if the kernel is not installed.
     Cost: one pass over the tensor; a draw a direction.
     """
-    kernel = _kernel()
-    if kernel is None:
-        raise RuntimeError("the compiled kernel is not installed")
-    task, kept = job(kind, key, name, weight, weight if base is None else base, update)
+    fits = remainder.is_cpu and remainder.is_contiguous() and remainder.shape == weight.shape
+    if not fits or remainder.dtype != torch.int16 or not follows(directions.kind, weight, weight):
+        raise ModelError(
+            "the compiled kernel cannot keep the remainders of this tensor", where=directions.name
+        )
+    task = directions.job(weight, weight if base is None else base)
+    task.terms, task.seeds, task.coefficients = terms.count, terms.seeds_at, terms.coefficients_at
     if threads is None:
         threads = torch.get_num_threads() if weight.numel() >= SMALL else 1
-    status = kernel.edgetune_follow(
-        ctypes.byref(_Followed(task, remainder.data_ptr(), int(base is None))),
-        best_level() if level is None else level,
-        threads,
-        team(),
-    )
-    del kept
-    if status:
-        raise RuntimeError(f"the compiled kernel refused to follow the step (status {status})")
+    both = Followed(task, remainder.data_ptr(), int(base is None))
+    level = best_level() if level is None else level
+    check(installed().edgetune_follow(ctypes.byref(both), level, threads, team()), directions.name)

@@ -55,5 +55,6 @@ def test_a_run_with_another_number_of_rows_is_not_resumed(
 def test_a_log_that_does_not_say_is_no_reason(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     refuse_other_arithmetic(path)
-    path.write_text('[]\n{"event": "round"}\n{"event": "run_started"}\n{"event": "run_sta')
-    refuse_other_arithmetic(path)
+    for versions in ("", ', "versions": []', ', "versions": {"torch": "2"}'):
+        path.write_text('{"event": "round"}\n{"event": "run_started"%s}\n{"event": "run_sta' % versions)
+        refuse_other_arithmetic(path)

@@ -224,6 +224,7 @@ def _open(
     it was trained on counts as held out.
     """
     from edgetune.core.ledger import read_ledger
+    from edgetune.run.load import refuse_other_base
     from edgetune.run.prepare import prepare
     from edgetune.run.recipe import recipe_of_run
 
@@ -239,7 +240,10 @@ def _open(
     if target is not None:
         _refuse_target(target)
     opened = None if ledger is None else read_ledger(ledger)
-    return _Opened(prepare(recipe, split=False), ledger, opened)
+    prepared = prepare(recipe, split=False)
+    if opened is not None:
+        refuse_other_base(prepared.backbone, opened, ledger)
+    return _Opened(prepared, ledger, opened)
 
 
 def _say_planned(planned: ExportPlanned) -> None:

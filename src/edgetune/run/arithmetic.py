@@ -17,10 +17,11 @@ def refuse_other_arithmetic(events: Path) -> None:
 
     Raises:
         DigestError: naming both.
+        DataError: if the log is damaged.
     """
     lines = read_events(events) if events.exists() else ()
-    started = [one for one in lines if isinstance(one, dict) and one.get("event") == "run_started"]
-    before = started[-1].get("versions", {}).get("kernel") if started else None
+    versions = [one.get("versions") for one in lines if one["event"] == "run_started"]
+    before = versions[-1].get("kernel") if versions and isinstance(versions[-1], dict) else None
     now = kernel.describe_kernel()
     if before is not None and before != now:
         raise DigestError(

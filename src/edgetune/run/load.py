@@ -69,8 +69,8 @@ def materialise(
         ModelError: if the key is missing.
         DigestError: if base, key or result do not match the ledger.
     """
+    refuse_other_base(backbone, ledger, where)
     grid = _grid(ledger)
-    check_base(ledger, digest_of(backbone, grid), where)
     tuned: Tuned
     if ledger.directions is None:
         if not isinstance(ledger.update, Dense) or ledger.adapter is None:
@@ -95,6 +95,17 @@ def materialise(
                 hint="report this: every machine must rebuild the same bits",
             )
     return plain_model(tuned)
+
+
+def refuse_other_base(backbone: Backbone, ledger: Ledger, where: Path | None) -> None:
+    """Refuse a ledger that belongs to other weights or another configuration.
+
+    Raises:
+        DigestError: naming both digests.
+        ModelError: if the ledger names an unknown grid.
+    Cost: a digest of all weights if the ledger is over a rounded base.
+    """
+    check_base(ledger, digest_of(backbone, _grid(ledger)), where)
 
 
 def _grid(ledger: Ledger) -> BlockGrid | None:

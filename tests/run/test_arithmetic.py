@@ -56,5 +56,5 @@ def test_a_log_that_does_not_say_is_no_reason(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     refuse_other_arithmetic(path)
     for versions in ("", ', "versions": []', ', "versions": {"torch": "2"}'):
-        path.write_text('{"event": "round"}\n{"event": "run_started"%s}\n{"event": "run_sta' % versions)
+        path.write_text('{"event": "round"}\n{"event": "run_started"' + versions + '}\n{"event": "run_sta')
         refuse_other_arithmetic(path)

@@ -93,10 +93,17 @@ def test_a_thread_samples_where_the_kernel_does_not(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(memory, "_RESET", tmp_path / "absent" / "clear_refs")
     threads = threading.active_count()
     with PeakMemory() as outer:
-        with PeakMemory() as inner:
-            held = torch.ones(200 * MIB // 4)
-            time.sleep(0.1)
-            del held
+        with PeakMemory() as inner, mmap.mmap(-1, 200 * MIB) as held:
+            for page in range(0, len(held), mmap.PAGESIZE):
+                held[page] = 1
+            wait_until_sampled(inner, outer)
         assert not inner.exact
     assert min(inner.peak_bytes, outer.peak_bytes) - outer.start_bytes > 195 * MIB
     assert threading.active_count() == threads
+
+
+def wait_until_sampled(*measuring: PeakMemory) -> None:
+    """Hold the pages until every thread has looked: on a busy machine one may not run for seconds."""
+    end = time.monotonic() + 60
+    while min(one._seen - one.start_bytes for one in measuring) < 195 * MIB and time.monotonic() < end:
+        time.sleep(0.001)

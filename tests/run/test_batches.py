@@ -38,6 +38,12 @@ def test_batches_visit_every_example_before_any_again(records: int, size: int) -
         assert len({tuple(epoch) for epoch in epochs}) > 1, "every epoch has an order of its own"
 
 
+def test_a_batch_holds_no_record_twice() -> None:
+    share = examples(0, 3)
+    for batch in itertools.islice(draw_batches(share, 50_000, 0, seed=1, device=3), 4):
+        assert sorted(tuple(row) for row in batch.input_ids.tolist()) == sorted(everything(share))
+
+
 def test_batches_go_on_where_a_run_was_interrupted() -> None:
     share = examples(0, 5)
     whole = rows(draw_batches(share, 3, 0, seed=1, device=3), 20)

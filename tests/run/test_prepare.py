@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tokenizers import AddedToken
 
-from edgetune.core.errors import DataError
+from edgetune.core.errors import ConfigError, DataError
 from edgetune.data.holdout import text_of
 from edgetune.data.records import Record
 from edgetune.run.prepare import Prepared, prepare
@@ -54,6 +54,15 @@ def recipe(tmp_path: Path, save_tiny: Any, tiny_tokenizer: Any) -> Callable[...,
 
 def held(prepared: Prepared) -> list[Record]:
     return [prepared.records[index] for share in prepared.manifest.devices for index in share]
+
+
+def test_a_batch_larger_than_the_data_is_refused_where_somebody_asked_for_it(recipe: Any) -> None:
+    with pytest.raises(
+        ConfigError, match=r"method.batch_size.* 31 records .* 30 are trained on .*at most 30"
+    ):
+        prepare(recipe(rows(40), method__batch_size=31))
+    assert sum(map(len, prepare(recipe(rows(40), method__batch_size=30)).devices.values())) == 30
+    prepare(recipe(rows(16), method__name="mezo"))  # 16 records a step of its own, of 6
 
 
 def test_the_end_that_is_trained_on_comes_first_and_reaches_whoever_generates(recipe: Any) -> None:

@@ -62,7 +62,7 @@ class MethodSection(Section):
     warmup: Annotated[int, Field(ge=0, le=10**12)] | None = None
     """Steps over which the learning rate rises from 0."""
     batch_size: Annotated[int, Field(ge=0, le=65_536)] | None = None
-    """Records a step."""
+    """Records a step; a device that holds fewer takes all of them."""
     micro_batch: Annotated[int, Field(ge=0, le=65_536)] | None = None
     """Records a forward pass; a step of more of them is accumulated. 0: all of a step's records at once."""
     by_examples: bool | None = None

@@ -113,6 +113,8 @@ def prepare(recipe: Recipe, *, split: bool = True) -> Prepared:
     method = recipe_method(recipe)
     check_streams(method, RESIDENCIES[recipe.model.residency])
     data = divide(recipe, split=split)
+    if split:
+        _refuse_large_batch(recipe, sum(map(len, data.shares)))
     backbone = load_backbone(recipe.model.source, dtype=DTYPES[recipe.model.dtype])
     named = recipe.data.prompt
     prompt = default_prompt(backbone.tokenizer) if named == "auto" else PROMPTS[named]
@@ -168,6 +170,17 @@ def recipe_method(recipe: Recipe) -> TuningMethod:
         steps = recipe.federation.rounds * options.get("local_steps", named.local_steps)
         options.setdefault("schedule_steps", steps)
     return with_options(named, options)
+
+
+def _refuse_large_batch(recipe: Recipe, trained: int) -> None:
+    """Refuse a batch that somebody asked for and the data cannot fill; a method's own is cut to what there is."""
+    asked = recipe.method.batch_size
+    if asked is not None and asked > trained:
+        raise ConfigError(
+            f"a batch of {asked} records is larger than the data: {trained} are trained on",
+            where="method.batch_size",
+            hint=f"at most {trained}",
+        )
 
 
 def _longest(recipe: Recipe, method: TuningMethod, backbone: Backbone) -> int:

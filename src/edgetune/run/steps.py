@@ -36,19 +36,21 @@ def draw_batches(
 ) -> Iterator[Batch]:
     """Yield batches for ever: all examples in a random order, then all again in another.
 
-        batch t = records p(tb) ... p(tb + b - 1),   p(i) = element i mod n of the random order of epoch i div n
+        batch t = records p(tb) ... p(tb + b - 1),   p(i) = element i mod n of the random order of epoch i div n,
+        b = min(batch_size, n)
 
     A pure function of its arguments: whoever goes on at step t sees what an undisturbed run would have seen.
 
     Args:
         examples: at least one.
-        batch_size: records a batch, b; an epoch may end within a batch.
+        batch_size: records a batch; an epoch may end within one. No record is in one twice because there are few.
         pad_id: the padding token.
         seed: the run's seed; with the device it fixes the orders.
         device: whose examples they are.
         first: number of the first batch, from 0: steps that the device has taken before.
     """
     count, epoch, order = len(examples), -1, np.zeros(0, np.int64)
+    batch_size = min(batch_size, count)
     for place in itertools.count(first * batch_size, batch_size):
         rows = []
         for at in range(place, place + batch_size):

@@ -106,6 +106,9 @@ def test_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
     save_file({"coefficients": torch.ones(8)}, path)
     with pytest.raises(ModelError, match="not an edgetune ledger"):
         read_ledger(path)
+    save_file({"coefficients": torch.ones(8)}, path, metadata={"format": "edgetune-ledger-1"})
+    with pytest.raises(ModelError, match="this version reads edgetune-ledger-2"):
+        read_ledger(path)
 
 
 def test_a_ledger_of_another_base_is_refused(tmp_path: Path) -> None:

@@ -63,6 +63,16 @@ def test_what_cannot_be_scored_is_refused(llama: LlamaCpp) -> None:
         llama.log_probabilities([5] * 1000, 1)
 
 
+def test_numbers_that_overflow_are_said(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    broken = tiny_llama()
+    with torch.no_grad():
+        broken.model.norm.weight.fill_(1e38)
+        broken.lm_head.weight.mul_(1e4)
+    file = write_gguf(tmp_path / "m.gguf", broken, tokenizer, quantised={}, float_type="F32")
+    with LlamaCpp(file) as loaded, pytest.raises(ModelError, match="probability of token 3 is no number"):
+        loaded.log_probabilities([2, 3], 1)
+
+
 def test_generation_is_greedy(
     llama: LlamaCpp, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
 ) -> None:

@@ -34,7 +34,8 @@ from edgetune.core.ledger_checks import (
 )
 from edgetune.core.update import Dense, Projected, Update
 
-FORMAT = "edgetune-ledger-2"
+FAMILY = "edgetune-ledger-"
+FORMAT = FAMILY + "2"
 DIGEST = "[0-9a-f]{64}"
 """A SHA-256 in hexadecimal digits."""
 
@@ -162,7 +163,9 @@ def read_ledger(path: Path, *, base_digest: str | None = None) -> Ledger:
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise ModelError(f"not a readable ledger: {error}", where=path) from error
     if header.get("format") != FORMAT:
-        raise ModelError(f"not an edgetune ledger (format {str(header.get('format'))[:40]!r})", where=path)
+        found = str(header.get("format"))[:40]
+        hint = f"this version reads {FORMAT}" if found.startswith(FAMILY) else None
+        raise ModelError(f"not an edgetune ledger (format {found!r})", where=path, hint=hint)
     try:
         ledger = _from_header(header, tensors)
     except MalformedError as error:

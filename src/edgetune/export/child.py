@@ -154,7 +154,9 @@ class _Child:
                 raise _RefusedError({"message": f"token {token} was not scored"})
             count *= GROWTH
         if entry["logprob"] is None:  # JSON has no word for it
-            raise _RefusedError({"message": f"the probability of token {token} is no number: something overflows"})
+            raise _RefusedError(
+                {"message": f"the probability of token {token} is no number: something overflows"}
+            )
         return float(entry["logprob"])
 
     def _listed(self, prefix: list[int], *, forced: int, count: int) -> list[Json]:

@@ -23,7 +23,7 @@ import typer
 app = typer.Typer(add_completion=False)
 PLAIN = "plain"
 RETURNED = {"MALLOC_MMAP_THRESHOLD_": "1048576"}
-"""Freed blocks of a megabyte go back to the system at once, so that resident memory is memory in use."""
+"""glibc then gives freed blocks of a megabyte back to the system at once, so that resident memory is memory in use."""
 SIDES = (PLAIN, "fused", "streamed", "streamed-q8_0", "streamed-q4_0")
 
 
@@ -84,10 +84,10 @@ def work(folder: Path, side: str, tokens: int = 64, size: int = 2) -> None:
     print(json.dumps(found | {"peak": memory.peak_bytes, "exact": memory.exact}))
 
 
-def measured(folder: str, side: str, tokens: int, size: int) -> dict[str, int]:
+def measured(folder: str, side: str, tokens: int, size: int, allocator: dict[str, str]) -> dict[str, int]:
     """Run one side in a fresh process."""
     command = [sys.executable, __file__, "work", folder, side, "--tokens", str(tokens), "--size", str(size)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | RETURNED)
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | allocator)
     found: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -99,6 +99,9 @@ def main(
     vocabulary: Annotated[int, typer.Option(help="Tokens.")] = 16000,
     tokens: Annotated[int, typer.Option(help="Tokens a record.")] = 64,
     size: Annotated[int, typer.Option(help="Records a batch.")] = 2,
+    returned: Annotated[
+        bool, typer.Option(help="Give freed blocks back at once; not what a user has.")
+    ] = False,
 ) -> None:
     """Compare all sides and print a Markdown table."""
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -115,10 +118,11 @@ def main(
         AutoTokenizer.from_pretrained(embedded_folder()).save_pretrained(name)
         sizes = [weight.numel() * 4 for weight in model.parameters()]
         del model
-        sides = {side: measured(name, side, tokens, size) for side in SIDES}
+        sides = {side: measured(name, side, tokens, size, RETURNED if returned else {}) for side in SIDES}
     plain = sides[PLAIN]["peak"]
     print(
-        f"{sum(sizes) // 4:,} weights, largest tensor {max(sizes):,} bytes, batch {size} x {tokens} tokens\n"
+        f"{sum(sizes) // 4:,} weights, largest tensor {max(sizes):,} bytes, batch {size} x {tokens} tokens"
+        f"{', freed blocks returned at once' if returned else ''}\n"
     )
     print("| weights | base | activations | peak less libraries | less activations, / base | above plain |")
     print("|---|---|---|---|---|---|")

@@ -13,17 +13,8 @@ from edgetune.core.errors import ModelError
 from edgetune.export import pretokenizer
 from edgetune.export.gguf_file import write_gguf
 from edgetune.export.llama_cpp import LlamaCpp
-from edgetune.export.tokenizer import (
-    BYTE,
-    CONTROL,
-    NORMAL,
-    UNKNOWN,
-    UNUSED,
-    Speech,
-    Vocabulary,
-    speech_of,
-    vocabulary,
-)
+from edgetune.export.speech import Speech, speech_of
+from edgetune.export.tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, Vocabulary, vocabulary
 
 
 def split(*regexes: str) -> Any:

@@ -22,8 +22,8 @@ from edgetune.export.llama import INTERLEAVED, LLAMA, NAMES, llama_parameters
 from edgetune.export.llama_cpp import LlamaCpp
 from edgetune.export.parity import compare_templates, compare_texts
 from edgetune.export.plan import plan_export
+from edgetune.export.speech import speech_of
 from edgetune.export.tensors import hold_as_stored
-from edgetune.export.tokenizer import speech_of
 from edgetune.export.tolerance import LEAST, measure
 from edgetune.export.verify import compare_header, verify
 from edgetune.methods.catalogue import compression_method

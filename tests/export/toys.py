@@ -13,8 +13,8 @@ from edgetune.core.events import Verified
 from edgetune.core.quantised import Q4_0, BlockGrid, QuantisedMatrix
 from edgetune.export.parity import Text
 from edgetune.export.plan import ExportPlan, plan_export
+from edgetune.export.speech import speech_of
 from edgetune.export.tensors import FloatType
-from edgetune.export.tokenizer import speech_of
 from edgetune.export.verify import verify
 
 TEMPLATE = (

@@ -15,8 +15,9 @@ from edgetune.core.quantised import QuantisedMatrix
 from edgetune.export.gguf_read import gguf_library
 from edgetune.export.layout import Value
 from edgetune.export.plan import FILE_TYPES, ExportPlan, plan_export
+from edgetune.export.speech import speech_of
 from edgetune.export.tensors import FloatType, Stored, stored_tensors
-from edgetune.export.tokenizer import Vocabulary, speech_of
+from edgetune.export.tokenizer import Vocabulary
 
 PREFIX = "edgetune."
 NORMALIZER, NFC = f"{PREFIX}normalizer", "NFC"

@@ -20,8 +20,8 @@ from edgetune.export.gguf_file import write_header
 from edgetune.export.gguf_read import gguf_library
 from edgetune.export.llama_cpp import LlamaCpp
 from edgetune.export.plan import ExportPlan
+from edgetune.export.speech import Speech
 from edgetune.export.tensors import PlannedTensor
-from edgetune.export.tokenizer import Speech
 
 Messages = list[dict[str, str]]
 

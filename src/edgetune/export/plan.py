@@ -13,8 +13,9 @@ from edgetune.core.errors import ModelError
 from edgetune.core.quantised import GRIDS, BlockGrid
 from edgetune.export.architectures import architecture_of
 from edgetune.export.layout import Value
+from edgetune.export.speech import Speech
 from edgetune.export.tensors import FloatType, PlannedTensor, planned_tensors
-from edgetune.export.tokenizer import Speech, Vocabulary, vocabulary
+from edgetune.export.tokenizer import Vocabulary, vocabulary
 
 FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7}
 """ggml type of most matrices to `general.file_type`."""

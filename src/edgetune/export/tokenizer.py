@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import jinja2.meta
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers import PreTrainedTokenizerBase
 
 from edgetune.core.errors import ModelError
-from edgetune.core.template import Templates
 from edgetune.export.pretokenizer import PRE_TOKENIZERS, identify
+from edgetune.export.speech import Speech, automatic, special_ids, untranslatable
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 """llama.cpp's token types."""
-
-END_ROLES = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
-"""Keys whose tokens end an answer in llama.cpp, in the order in which ends are given to them.
-
-Source: llama.cpp `llama_vocab::impl::load`, `special_eog_ids`.
-"""
 
 PHI3_PLAIN = frozenset({"<unk>", "<s>", "<|endoftext|>"})
 PHI3_TOKENS = PHI3_PLAIN | {"</s>"}
@@ -33,23 +25,6 @@ SPACE = "▁"
 BYTE_TOKENS = frozenset(f"<0x{byte:02X}>" for byte in range(256))
 
 Json = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Speech:
-    """How a model is spoken to: what it is trained on, and what its file must reproduce.
-
-    Args:
-        text: the beginning of a text it is trained on; all of them begin alike.
-        ids: the ids of that text.
-        ends: ids that end an answer, the one trained responses end with first.
-        template: chat template that makes such texts; None if there is none.
-    """
-
-    text: str
-    ids: tuple[int, ...]
-    ends: tuple[int, ...]
-    template: str | None = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,27 +60,6 @@ class Vocabulary:
     notes: tuple[str, ...]
 
 
-def speech_of(tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]) -> Speech:
-    """Return how a tokenizer's own chat template speaks to a model, or a plain text where it has none.
-
-    Args:
-        tokenizer: any.
-        ends: ids that end an answer.
-
-    Raises:
-        ConfigError: the template fails.
-    """
-    template: Any = tokenizer.chat_template
-    template = template.get("default") if isinstance(template, Mapping) else template
-    if template is None:
-        return Speech("a", tuple(tokenizer("a").input_ids), tuple(ends), None)
-    with Templates(template, tokenizer.special_tokens_map) as templates:
-        (text,) = templates.render([([{"role": "user", "content": "Say hello."}], True)])
-    if not isinstance(text, str):
-        raise text
-    return Speech(text, tuple(tokenizer(text, add_special_tokens=False).input_ids), tuple(ends), template)
-
-
 def vocabulary(
     tokenizer: PreTrainedTokenizerBase, size: int, speech: Speech, *, pre_tokenizer: str | None = None
 ) -> Vocabulary:
@@ -128,22 +82,24 @@ def vocabulary(
     description = describe(tokenizer)
     model = description["model"]
     if model["type"] != "BPE":
-        _refuse(
+        raise untranslatable(
             f"a tokenizer of type {model['type']}", "byte-level BPE and BPE with byte fallback are supported"
         )
     if any(model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix")):
-        _refuse("a BPE with dropout, prefixes or suffixes", "llama.cpp has no such model")
+        raise untranslatable("a BPE with dropout, prefixes or suffixes", "llama.cpp has no such model")
     notes: list[str] = []
     tokens, types = _tokens(description, size, notes)
-    ids = _ids(tokenizer, speech, size)
-    flags = _automatic(tokenizer, speech, notes)
+    ids = special_ids(tokenizer, speech, size)
+    flags = automatic(tokenizer, speech, notes)
     merges = [_merge(merge) for merge in model["merges"]]
     if model.get("byte_fallback"):
         flags["add_space_prefix"] = _space_prefix(description) and not _begins_special(
             description, speech, notes
         )
         if pre_tokenizer not in (None, "default"):
-            _refuse(f"a pre-tokenizer {pre_tokenizer!r} for a BPE with byte fallback", "leave it out")
+            raise untranslatable(
+                f"a pre-tokenizer {pre_tokenizer!r} for a BPE with byte fallback", "leave it out"
+            )
         types = [BYTE if token in BYTE_TOKENS else kind for token, kind in zip(tokens, types, strict=True)]
         return Vocabulary(
             "llama",
@@ -161,7 +117,7 @@ def vocabulary(
         )
     composes = _composes(description)
     if pre_tokenizer is not None and pre_tokenizer not in PRE_TOKENIZERS.values():
-        _refuse(
+        raise untranslatable(
             f"the pre-tokenizer {pre_tokenizer!r}",
             f"choose from {', '.join(sorted(PRE_TOKENIZERS.values()))}",
         )
@@ -193,10 +149,6 @@ def describe(tokenizer: PreTrainedTokenizerBase) -> Json:
         raise ModelError("only fast tokenizers (tokenizer.json) can be exported", where="tokenizer")
     found: Json = json.loads(backend.to_str())
     return found
-
-
-def _refuse(what: str, hint: str) -> None:
-    raise ModelError(f"{what} cannot be written as GGUF", where="tokenizer.json", hint=hint)
 
 
 def _tokens(description: Json, size: int, notes: list[str]) -> tuple[list[str], list[int]]:
@@ -242,73 +194,13 @@ def _names(index: int) -> Iterator[str]:
         yield f"[PAD{index}.{number}]"
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, speech: Speech, size: int) -> dict[str, int]:
-    """Return the ids of the special roles.
-
-    The token that trained responses end with is `eos`, unless the template speaks of the tokenizer's own, which it
-    would then render differently. llama.cpp takes id 11 for a missing end of a byte-level tokenizer, so one must
-    exist; a missing start is given the end's id, and never added because `add_bos_token` is then false.
-    """
-    own = tokenizer.eos_token_id
-    ends = list(dict.fromkeys(index for index in (*speech.ends, own) if index is not None and index < size))
-    if not ends:
-        raise ModelError(
-            "no token ends an answer, so none would ever end",
-            where="tokenizer_config.json",
-            hint="set eos_token",
-        )
-    if own in ends and "eos_token" in _variables(speech.template):
-        ends = [own, *(index for index in ends if index != own)]
-    if len(ends) > len(END_ROLES):
-        raise ModelError(
-            f"{len(ends)} tokens end an answer, a GGUF file has room for {len(END_ROLES)}",
-            where="generation_config.json",
-            hint="shorten eos_token_id",
-        )
-    ids = dict(zip(END_ROLES, ends, strict=False))
-    start = tokenizer.bos_token_id
-    ids["bos"] = ids["eos"] if start is None or start >= size else start
-    for role, index in (("unknown", tokenizer.unk_token_id), ("padding", tokenizer.pad_token_id)):
-        if index is not None and index < size:
-            ids[role] = index
-    return ids
-
-
-def _variables(template: str | None) -> set[str]:
-    """Return the names that a template takes from outside; none if it cannot be read, which rendering will say."""
-    environment = ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"])
-    try:
-        return set(jinja2.meta.find_undeclared_variables(environment.parse(template or "")))
-    except (jinja2.TemplateError, RecursionError):
-        return {"eos_token"} if "eos_token" in (template or "") else set()
-
-
-def _automatic(tokenizer: PreTrainedTokenizerBase, speech: Speech, notes: list[str]) -> dict[str, bool]:
-    """Find by experiment which tokens the tokenizer puts around a text by itself, and which llama.cpp should.
-
-    Raises:
-        ModelError: if it adds anything but its start and end tokens.
-    """
-    bare = tokenizer("a", add_special_tokens=False).input_ids
-    full = tokenizer("a").input_ids
-    start, end = [tokenizer.bos_token_id], [tokenizer.eos_token_id]
-    for before, after in (([], []), (start, []), ([], end), (start, end)):
-        if full == [*before, *bare, *after]:
-            begins = list(speech.ids[:1]) == start
-            if before and not begins:
-                notes.append("add_bos_token is false: what the model is trained on has no start token")
-            if after:
-                notes.append("add_eos_token is false: an end token behind a prompt would end the answer")
-            return {"add_bos_token": bool(before) and begins, "add_eos_token": False}
-    _refuse("a post-processor that adds more than a start and an end token", f"it makes {full} of {bare}")
-    raise AssertionError  # pragma: no cover
-
-
 def _merge(merge: str | list[str]) -> str:
     """Return a merge as llama.cpp reads it: two tokens with a space between."""
     parts = merge.split(" ") if isinstance(merge, str) else merge
     if len(parts) != 2 or any(" " in part for part in parts):
-        _refuse(f"the merge {merge!r}", "llama.cpp separates the two tokens of a merge by a space")
+        raise untranslatable(
+            f"the merge {merge!r}", "llama.cpp separates the two tokens of a merge by a space"
+        )
     return " ".join(parts)
 
 
@@ -328,7 +220,9 @@ def _composes(description: Json) -> bool:
     """
     kinds = {step["type"] for step in _steps(description["normalizer"], "normalizers")}
     if kinds - {"NFC"}:
-        _refuse(f"the normalizer {', '.join(sorted(kinds))}", "llama.cpp encodes the text as it is")
+        raise untranslatable(
+            f"the normalizer {', '.join(sorted(kinds))}", "llama.cpp encodes the text as it is"
+        )
     return bool(kinds)
 
 
@@ -343,13 +237,15 @@ def _space_prefix(description: Json) -> bool:
         is_prefix = step == {"type": "Prepend", "prepend": SPACE}
         is_space = step == {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
         if not (is_prefix or is_space):
-            _refuse(f"the normalizer {step}", "llama.cpp's SentencePiece only replaces and prepends spaces")
+            raise untranslatable(
+                f"the normalizer {step}", "llama.cpp's SentencePiece only replaces and prepends spaces"
+            )
         prefix |= is_prefix
     for step in _steps(description["pre_tokenizer"], "pretokenizers"):
         is_metaspace = step["type"] == "Metaspace" and step["replacement"] == SPACE
         is_split = step["type"] == "Split" and step["pattern"] == {"String": " "}
         if not (is_metaspace or is_split):
-            _refuse(
+            raise untranslatable(
                 f"the pre-tokenizer {step}", "llama.cpp's SentencePiece only replaces and prepends spaces"
             )
         prefix |= is_metaspace and step["prepend_scheme"] != "never"

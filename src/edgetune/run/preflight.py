@@ -30,7 +30,7 @@ from edgetune.export.parity import (
 )
 from edgetune.export.plan import ExportPlan, plan_export
 from edgetune.export.pretokenizer import PRE_TOKENIZERS, UnknownPreTokenizerError
-from edgetune.export.tokenizer import Speech
+from edgetune.export.speech import Speech
 from edgetune.methods.catalogue import compression_method
 from edgetune.run.prepare import Prepared
 from edgetune.run.recipe import Recipe

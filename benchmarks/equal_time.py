@@ -6,8 +6,10 @@ and batch size of its grid, and its best pair counts: the grids are as wide for 
 
 from __future__ import annotations
 
+import copy
 import sys
 import time
+from dataclasses import replace
 from itertools import islice, product
 from pathlib import Path
 from typing import Annotated
@@ -36,7 +38,8 @@ def spend(task: Task, name: str, rate: float, size: int, seconds: float, seed: i
     if name != "lora":
         options["eps"] = task.settings.eps
     method = with_options(tuning_method(name), options)
-    worker = Worker(task.backbone, method, seed)
+    own = replace(task.backbone, model=copy.deepcopy(task.backbone.model))
+    worker = Worker(own, method, seed)
     worker.tuned.reset(None)
     keys = method.directions.draw(seed, 0, 0, MOST_STEPS) if method.directions else [0]
     drawn = draw_batches(task.train, size, task.pad_id, seed=seed, device=0)
@@ -44,10 +47,7 @@ def spend(task: Task, name: str, rate: float, size: int, seconds: float, seed: i
     while time.process_time() - start < seconds:
         take_steps(method, worker.tuned, islice(drawn, 1), [keys[steps % len(keys)]], state)
         steps += 1
-    loss = held_out_loss(worker.tuned.model, task.held_out).loss
-    worker.tuned.reset(None)
-    worker.tuned.close()  # type: ignore[attr-defined]  # every target's handle has it
-    return loss, steps
+    return held_out_loss(worker.tuned.model, task.held_out).loss, steps
 
 
 def table(task: Task, seconds: float, seed: int) -> str:

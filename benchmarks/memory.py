@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -22,8 +21,6 @@ import typer
 
 app = typer.Typer(add_completion=False)
 PLAIN = "plain"
-RETURNED = {"MALLOC_MMAP_THRESHOLD_": "1048576"}
-"""glibc then gives freed blocks of a megabyte back to the system at once, so that resident memory is memory in use."""
 SIDES = (PLAIN, "fused", "streamed", "streamed-q8_0", "streamed-q4_0")
 
 
@@ -34,8 +31,9 @@ def batch_of(tokens: int, size: int, vocabulary: int) -> tuple[torch.Tensor, tor
 
 
 @app.command()
-def work(folder: Path, side: str, tokens: int = 64, size: int = 2) -> None:
+def work(folder: Path, side: str, tokens: int = 64, size: int = 2, *, lingering: bool = False) -> None:
     """Run one side and print its figures as JSON (called by `main`)."""
+    from edgetune.core.allocator import return_freed_blocks
     from edgetune.core.batch import Batch, response_loss
     from edgetune.core.quantised import PackedTensor
     from edgetune.directions.few import few_rows
@@ -49,6 +47,8 @@ def work(folder: Path, side: str, tokens: int = 64, size: int = 2) -> None:
     from edgetune.run.worker import Worker
     from edgetune.tune import StreamedTuned
 
+    if not lingering:
+        return_freed_blocks()
     torch.set_num_threads(1)
     settled = load_backbone("embedded").model  # libraries settle before anything is measured
     with torch.no_grad():
@@ -84,10 +84,11 @@ def work(folder: Path, side: str, tokens: int = 64, size: int = 2) -> None:
     print(json.dumps(found | {"peak": memory.peak_bytes, "exact": memory.exact}))
 
 
-def measured(folder: str, side: str, tokens: int, size: int, allocator: dict[str, str]) -> dict[str, int]:
+def measured(folder: str, side: str, tokens: int, size: int, lingering: bool) -> dict[str, int]:
     """Run one side in a fresh process."""
     command = [sys.executable, __file__, "work", folder, side, "--tokens", str(tokens), "--size", str(size)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | allocator)
+    command += ["--lingering"] if lingering else []
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
     found: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -99,9 +100,7 @@ def main(
     vocabulary: Annotated[int, typer.Option(help="Tokens.")] = 16000,
     tokens: Annotated[int, typer.Option(help="Tokens a record.")] = 64,
     size: Annotated[int, typer.Option(help="Records a batch.")] = 2,
-    returned: Annotated[
-        bool, typer.Option(help="Give freed blocks back at once; not what a user has.")
-    ] = False,
+    lingering: Annotated[bool, typer.Option(help="glibc's default, which keeps freed blocks.")] = False,
 ) -> None:
     """Compare all sides and print a Markdown table."""
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -118,11 +117,11 @@ def main(
         AutoTokenizer.from_pretrained(embedded_folder()).save_pretrained(name)
         sizes = [weight.numel() * 4 for weight in model.parameters()]
         del model
-        sides = {side: measured(name, side, tokens, size, RETURNED if returned else {}) for side in SIDES}
+        sides = {side: measured(name, side, tokens, size, lingering) for side in SIDES}
     plain = sides[PLAIN]["peak"]
     print(
         f"{sum(sizes) // 4:,} weights, largest tensor {max(sizes):,} bytes, batch {size} x {tokens} tokens"
-        f"{', freed blocks returned at once' if returned else ''}\n"
+        f"{', freed blocks kept' if lingering else ''}\n"
     )
     print("| weights | base | activations | peak less libraries | less activations, / base | above plain |")
     print("|---|---|---|---|---|---|")

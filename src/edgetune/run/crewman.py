@@ -14,6 +14,7 @@ import threading
 import time
 from typing import BinaryIO
 
+from edgetune.core.allocator import return_freed_blocks
 from edgetune.run.pipes import Message, from_error, receive, send
 
 EVERY = 0.2
@@ -22,6 +23,7 @@ EVERY = 0.2
 
 def main() -> None:
     """Serve until the input ends."""
+    return_freed_blocks()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the run ends its workers
     say = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whatever a library prints is no message

@@ -14,9 +14,9 @@ _CHOSEN = ("MALLOC_MMAP_THRESHOLD_", "glibc.malloc.mmap_threshold")
 def return_freed_blocks() -> bool:
     """Have blocks of a megabyte and more returned to the system when they are freed, in this whole process.
 
-    By default glibc keeps freed blocks of up to 32 MB for later once it has seen one of their size: activations that
-    are gone then fill the memory of a device (docs/results/bench.md has both figures). Only programs of this package call
-    it: a library does not set what belongs to the process.
+    By default glibc keeps freed blocks of up to 32 MB for later once it has seen one of their size: activations
+    that are gone then fill the memory of a device (docs/results/bench.md has both figures). Only programs of this
+    package call it: a library does not set what belongs to the process.
 
     Returns:
         Whether the allocator took it: it is glibc's, and the environment chooses no threshold.

@@ -78,8 +78,8 @@ def main(
     (task,) = open_tasks(["dolly"], model, data, Settings(0, 2, 64, 64, 1e-4))
     text = (
         f"# Equal CPU time\n\n`python benchmarks/equal_time.py`: Dolly on {model.name}, {len(task.train)} records to"
-        f" train on, {seconds:g} CPU seconds a run, one thread, seed {seed}.\nBase: {task.base:.3f}. Every method's best"
-        f" of {len(SIZES)} batch sizes and {len(RATES['lora'])} rates.\n\n{table(task, seconds, seed)}\n\n"
+        f" train on, {seconds:g} CPU seconds a run, one thread, seed {seed}.\nBase: {task.base:.3f}. Every method's"
+        f" best of {len(SIZES)} batch sizes and {len(RATES['lora'])} rates.\n\n{table(task, seconds, seed)}\n\n"
         f"Kernel: {describe_kernel()}. CPU times depend on the machine.\n"
     )
     write_text_atomic(out / "equal-time.md", text)

@@ -68,6 +68,21 @@ def test_wrong_settings_are_refused_by_name(override: str, message: str) -> None
         load_recipe(None, ["seed=1", override])
 
 
+@pytest.mark.parametrize("override", ["federation.round=3", "fedaration.rounds=3", "federation.rounds=0"])
+def test_a_file_is_not_blamed_for_what_the_command_line_says(override: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text(TOML)
+    with pytest.raises(ConfigError) as refused:
+        load_recipe(path, [override])
+    assert path.name not in str(refused.value)
+    key, _, value = override.partition("=")
+    section, _, name = key.partition(".")
+    path.write_text(f"[{section}]\n{name} = {value}\n")
+    with pytest.raises(ConfigError) as refused:
+        load_recipe(path, [])
+    assert path.name in str(refused.value)
+
+
 def test_a_negative_learning_rate_is_refused() -> None:
     recipe = load_recipe(None, ["method.learning_rate=-1"])
     options = recipe.method.model_dump(exclude={"name"}, exclude_none=True)

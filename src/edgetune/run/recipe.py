@@ -273,7 +273,8 @@ def _explain(error: ValidationError, path: Path | None, given: set[str]) -> Conf
     first = error.errors()[0]
     where: Sequence[str | int] = first["loc"]
     key = ".".join(str(part) for part in where)
-    source = f"{path}: " if path is not None and key not in given else ""
+    typed = any(one == key or one.startswith(f"{key}.") for one in given)
+    source = f"{path}: " if path is not None and not typed else ""
     if first["type"] == "extra_forbidden":
         known = _known(where[:-1])
         close = nearest(str(where[-1]), known)

@@ -359,9 +359,33 @@ def deaf_to_nothing() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
-@pytest.mark.parametrize(
+ENDINGS = pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
+
+
+@ENDINGS
+def test_a_signal_that_a_library_makes_an_error_of_is_still_one(
+    number: int, code: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def importing(*arguments: object, **options: object) -> None:
+        try:
+            os.kill(os.getpid(), number)
+            signal.pause()
+        except KeyboardInterrupt:
+            raise ModuleNotFoundError("Could not import module 'PreTrainedModel'") from None
+
+    monkeypatch.setattr("edgetune.cli.app.app", importing)
+    monkeypatch.setattr(
+        "edgetune.cli.app.UNTOUCHED", (signal.SIG_DFL, signal.default_int_handler, signal.SIG_IGN)
+    )
+    before = signal.getsignal(number)
+    assert execute(["methods"]) == code
+    assert signal.getsignal(number) is before
+    assert capsys.readouterr().err == "error: interrupted; run the same command again to go on\n"
+
+
+@ENDINGS
 def test_a_signal_is_one_line_a_code_and_a_last_event(number: int, code: int, tmp_path: Path) -> None:
     command = [
         sys.executable,

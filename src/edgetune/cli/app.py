@@ -19,7 +19,8 @@ from edgetune.cli import artefacts, bench, info, runs, suggest
 from edgetune.core.errors import INTERRUPTED, ConfigError, EdgetuneError, OutputError, TerminatedError
 
 INTERNAL_ERROR = 70
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+UNTOUCHED = (signal.SIG_DFL, signal.default_int_handler)
 UNWRITABLE = (
     errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOSPC,
     errno.ENOTDIR, errno.EPERM, errno.EROFS,
@@ -64,7 +65,7 @@ def execute(arguments: Sequence[str]) -> int:
 
 @contextmanager
 def _ended_in_order() -> Iterator[list[TerminatedError]]:
-    """Turn the signals of a closing terminal or a stopping system into what Ctrl-C is; yields those that came."""
+    """Turn Ctrl-C and the signals of a closing terminal or a stopping system into one; yields those that came."""
     came: list[TerminatedError] = []
 
     def stop(number: int, frame: object) -> None:
@@ -72,14 +73,15 @@ def _ended_in_order() -> Iterator[list[TerminatedError]]:
         raise came[-1]
 
     ours = threading.current_thread() is threading.main_thread()
-    taken = [one for one in SIGNALS if ours and signal.getsignal(one) is signal.SIG_DFL]
+    before = {one: signal.getsignal(one) for one in SIGNALS if ours}
+    taken = {one: handler for one, handler in before.items() if handler in UNTOUCHED}
     for one in taken:
         signal.signal(one, stop)
     try:
         yield came
     finally:
-        for one in taken:
-            signal.signal(one, signal.SIG_DFL)
+        for one, handler in taken.items():
+            signal.signal(one, handler)
 
 
 def _run(arguments: Sequence[str], errors: Console, stopped: list[TerminatedError]) -> int:
@@ -87,31 +89,36 @@ def _run(arguments: Sequence[str], errors: Console, stopped: list[TerminatedErro
         # Typer turns Ctrl-C into a returned 130 instead of an exception.
         if app(list(arguments), standalone_mode=False, prog_name="edgetune") == INTERRUPTED:
             raise KeyboardInterrupt
-    except EdgetuneError as error:
-        return _say(errors, str(error), error.exit_code)
     except typer.Exit as error:
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        code = stopped[0].exit_code if stopped else INTERRUPTED
-        return _say(errors, "interrupted; run the same command again to go on", code)
-    except BrokenPipeError:
+        pass
+    except Exception as error:
+        if not stopped:  # else a library that was importing has made an error of its own of it
+            return _failed(error, errors, arguments)
+    else:
+        return 0
+    code = stopped[0].exit_code if stopped else INTERRUPTED
+    return _say(errors, "interrupted; run the same command again to go on", code)
+
+
+def _failed(error: Exception, errors: Console, arguments: Sequence[str]) -> int:
+    """Say what went wrong; the last line of defence: a bug is still one line and a code."""
+    if isinstance(error, EdgetuneError):
+        return _say(errors, str(error), error.exit_code)
+    if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
-        if error.errno in UNWRITABLE:
-            return _say(
-                errors, f"{str(error.filename or 'output')[:400]}: {error.strerror}", OutputError.exit_code
-            )
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:
+        what = f"{str(error.filename or 'output')[:400]}: {error.strerror}"
+        return _say(errors, what, OutputError.exit_code)
+    wrong_usage = getattr(error, "format_message", None)  # typer brings its own copy of click's errors
+    if wrong_usage is None:
         return _bug(errors, error, arguments)
-    except Exception as error:  # the last line of defence: a bug is still one line and a code
-        wrong_usage = getattr(error, "format_message", None)  # typer brings its own copy of click's errors
-        if wrong_usage is None:
-            return _bug(errors, error, arguments)
-        if type(error).__name__ == "NoArgsIsHelpError":
-            typer.echo(wrong_usage())
-            return ConfigError.exit_code
-        return _say(errors, f"{wrong_usage()} (see edgetune --help)", ConfigError.exit_code)
-    return 0
+    if type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(wrong_usage())
+        return ConfigError.exit_code
+    return _say(errors, f"{wrong_usage()} (see edgetune --help)", ConfigError.exit_code)
 
 
 def _say(console: Console, text: str, code: int) -> int:

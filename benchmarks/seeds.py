@@ -18,8 +18,8 @@ import typer
 HEAD = """# The embedded demo over several seeds
 
 Written by `make bench`; do not edit. Held-out prompts occur in no device's records; about a fifth of the responses do,
-under other prompts. Peak memory is that of the whole processes that did the work, Python and torch included: while tuning
-this one and its workers together, in the last row llama.cpp's own.
+under other prompts. Peak memory is that of the whole processes that did the work, Python and torch included: while
+tuning this one and its workers together, in the last row llama.cpp's own.
 
 """
 STAGES = ("base", "tuned", "rounded", "compressed", "llama.cpp")

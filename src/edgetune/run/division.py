@@ -124,9 +124,7 @@ def _order(records: Sequence[Record], seed: int) -> list[int]:
     return [int(index) for index in stream(seed, "records").permutation(len(records))]
 
 
-def _records(
-    data: DataSection, seed: int, loaded: Sequence[Record] | None = None
-) -> tuple[list[Record], list[Record]]:
+def _records(data: DataSection, seed: int, records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
     """Return the records to split (devices' and held out) and the server's own sample, of which they hold no copy.
 
     Copies of a record go with it into the sample, so that up-sampled data lose little.
@@ -134,12 +132,11 @@ def _records(
     Args:
         data: the recipe's section.
         seed: of the run.
-        loaded: what `_source` returns, if that is known.
+        records: what `_source` returns.
 
     Raises:
         DataError: there are fewer records than the sample needs.
     """
-    records = _source(data, seed) if loaded is None else loaded
     embedded = data.source == EMBEDDED
     order = list(range(len(records))) if embedded else _order(records, seed)
     kept_back = [i for i in order if not embedded and records[i].category == data.held_out_category]

@@ -116,9 +116,11 @@ def _left_out(model: PreTrainedModel) -> list[str]:
         for name, module in linear.items()
     ]
     with torch.no_grad():
-        response_loss(model, batch)
-        for hook in hooks:
-            hook.remove()
+        try:
+            response_loss(model, batch)
+        finally:
+            for hook in hooks:
+                hook.remove()
         for name, module in linear.items():
             if name in called:
                 continue  # an expert that no token was sent to is not called either

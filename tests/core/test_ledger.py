@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import errno
+import json
+import os
 import pickle
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from edgetune.core.errors import DigestError, EdgetuneError, ModelError, OutputError
 from edgetune.core.ledger import DirectionsSpec, Ledger, read_ledger, write_ledger
@@ -65,6 +71,48 @@ def test_a_ledger_comes_back_as_it_was_written(tmp_path: Path, ledger: Ledger) -
         assert list(found_pairs) == (sorted(pairs) if ledger is POOL else pairs)
 
 
+@ALL
+def test_equal_ledgers_are_equal_files_with_a_sorted_header(tmp_path: Path, ledger: Ledger) -> None:
+    first, *others = [
+        written(tmp_path, ledger).read_bytes() for _ in range(16)
+    ]  # the library hashes anew each time
+    assert all(other == first for other in others)
+    end = 8 + int.from_bytes(first[:8], "little")
+    header = json.loads(first[8:end])
+    assert next(iter(header)) == "__metadata__"
+    assert list(header["__metadata__"]) == sorted(header["__metadata__"])
+    assert end % 8 == 0
+
+
+def test_a_process_with_other_hashes_writes_the_same_file(tmp_path: Path) -> None:
+    path = written(tmp_path, ADAPTER)
+    script = (
+        "import sys; from pathlib import Path; from dataclasses import replace\n"
+        "from edgetune.core.ledger import read_ledger, write_ledger\n"
+        "ledger = read_ledger(Path(sys.argv[1])); names = {name: name for name in set(ledger.update.tensors)}\n"
+        "shuffled = type(ledger.update)({name: ledger.update.tensors[name] for name in names})\n"
+        "adapter = {name: ledger.adapter[name] for name in set(ledger.adapter)}\n"
+        "write_ledger(Path(sys.argv[2]), replace(ledger, update=shuffled, adapter=adapter))\n"
+    )
+    for hashes in ("0", "1", "2"):
+        again = tmp_path / f"{hashes}.ledger"
+        environment = {**os.environ, "PYTHONHASHSEED": hashes}
+        subprocess.run([sys.executable, "-c", script, path, again], env=environment, check=True, timeout=120)
+        assert again.read_bytes() == path.read_bytes()
+
+
+@ALL
+def test_a_file_with_its_header_in_any_order_is_read(tmp_path: Path, ledger: Ledger) -> None:
+    """Versions before this one left the order of the header to a hash map."""
+    path = written(tmp_path, ledger)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    for order in (list(metadata), list(reversed(metadata))):
+        save_file(tensors, path, metadata={name: metadata[name] for name in order})
+        assert read_ledger(path, base_digest=BASE).digest == ledger.digest
+
+
 def test_a_pool_of_4096_fits_in_18_kilobytes(tmp_path: Path) -> None:
     update = Projected(np.arange(4096), np.ones(4096, np.float32))
     spec = DirectionsSpec("hadamard", 4096, KEY, 7)
@@ -95,8 +143,6 @@ def test_a_file_cut_short_is_refused(tmp_path: Path, ledger: Ledger) -> None:
 
 
 def test_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
     path = tmp_path / "x.ledger"
     with pytest.raises(ModelError, match="no such ledger"):
         read_ledger(path)

@@ -83,9 +83,12 @@ def test_foreign_states_are_refused(tiny_model: Any) -> None:
         tuned.reset(Dense({"x": torch.zeros(1)}))
 
 
-def test_its_configuration_is_plain_json(tiny_model: Any) -> None:
-    config = json.loads(json.dumps(opened(tiny_model()).adapter()))
+def test_its_configuration_is_plain_json_without_the_folder_of_the_base(tiny_model: Any) -> None:
+    model = tiny_model()
+    model.config._name_or_path = "/home/somebody/models/base"
+    config = json.loads(json.dumps(opened(model).adapter()))
     assert (config["r"], config["lora_alpha"]) == (4, 8.0)
+    assert "somebody" not in json.dumps(config)
 
 
 @pytest.mark.parametrize("options", [{"rank": 0}, {"alpha": 0}])

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
+from edgetune.core.canonical import saved
 from edgetune.core.errors import DigestError, ModelError
 from edgetune.core.files import write_atomic
 from edgetune.core.ledger_checks import (
@@ -114,7 +114,7 @@ def _content_digest(tensors: dict[str, torch.Tensor], directions: dict[str, Any]
 
 
 def write_ledger(path: Path, ledger: Ledger) -> None:
-    """Write a ledger atomically.
+    """Write a ledger atomically; equal ledgers are equal files.
 
     Raises:
         OutputError: if the file cannot be written; an older file stays as it was.
@@ -125,7 +125,7 @@ def write_ledger(path: Path, ledger: Ledger) -> None:
         "base_digest": ledger.base_digest,
         "method": ledger.method,
         "directions": json.dumps(asdict(ledger.directions) if ledger.directions else None),
-        "adapter": json.dumps(ledger.adapter),
+        "adapter": json.dumps(ledger.adapter, sort_keys=True),
         "weights_digest": ledger.weights_digest,
         "round": str(ledger.round),
         "fingerprint": ledger.fingerprint,
@@ -134,7 +134,7 @@ def write_ledger(path: Path, ledger: Ledger) -> None:
     }
     header["header_digest"] = _header_digest(header)
     # Python writes the bytes: the library's own writer reports a full disk as an error that is no OSError.
-    data = save(_tensors(ledger), metadata=header)
+    data = saved(_tensors(ledger), header)
     write_atomic(path, lambda temporary: temporary.write_bytes(data))
 
 

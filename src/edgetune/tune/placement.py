@@ -189,6 +189,7 @@ def trainable(placed: Any) -> dict[str, torch.nn.Parameter]:
 
 
 def configuration(placed: Any) -> dict[str, Any]:
-    """Return the peft configuration as plain JSON values."""
+    """Return the peft configuration as plain JSON values, the same wherever the base lies: a digest names it."""
     config = cast("dict[str, Any]", placed.peft_config["default"].to_dict())
+    config["base_model_name_or_path"] = None
     return {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}

@@ -20,11 +20,11 @@ import typer
 from edgetune.core.errors import EdgetuneError
 from edgetune.core.files import write_text_atomic
 from edgetune.directions.kernel import describe_kernel
+from edgetune.federation.steps import draw_batches, take_steps
+from edgetune.federation.worker import Worker
 from edgetune.measure.evaluate import held_out_loss
 from edgetune.methods.catalogue import tuning_method
 from edgetune.methods.options import with_options
-from edgetune.run.steps import draw_batches, take_steps
-from edgetune.run.worker import Worker
 from learning import DATA, Settings, Task, open_tasks
 
 RATES = {"lora": (1e-3, 3e-3, 1e-2), "mezo": (5e-5, 1e-4, 2e-4), "fedkseed": (5e-5, 1e-4, 2e-4)}

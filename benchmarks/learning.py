@@ -29,13 +29,13 @@ from edgetune.data.corpus import device_records
 from edgetune.data.encode import Example, batches, encode_all, padding_id
 from edgetune.data.prompts import default_prompt
 from edgetune.data.records import Record, load_records, records_digest
+from edgetune.federation.steps import draw_batches, take_steps
+from edgetune.federation.worker import Worker
 from edgetune.measure.evaluate import held_out_loss
 from edgetune.methods.catalogue import tuning_method
 from edgetune.methods.options import with_options
 from edgetune.models.backbone import Backbone, load_backbone
 from edgetune.models.embedded import EMBEDDED
-from edgetune.run.steps import draw_batches, take_steps
-from edgetune.run.worker import Worker
 from learning_tables import write_results
 
 TASKS = ("dolly", "embedded")

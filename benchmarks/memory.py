@@ -38,13 +38,13 @@ def work(folder: Path, side: str, tokens: int = 64, size: int = 2, *, lingering:
     from edgetune.core.quantised import PackedTensor
     from edgetune.directions.few import few_rows
     from edgetune.directions.kernel import compiled_level
+    from edgetune.federation.steps import take_steps
+    from edgetune.federation.worker import Worker
     from edgetune.measure.allocator import allocator_peak
     from edgetune.measure.memory import PeakMemory
     from edgetune.methods.tuning.fedkseed import METHOD
     from edgetune.models.backbone import load_backbone
-    from edgetune.run.residency import RESIDENCIES
-    from edgetune.run.steps import take_steps
-    from edgetune.run.worker import Worker
+    from edgetune.recipe.residency import RESIDENCIES
     from edgetune.tune import StreamedTuned
 
     if not lingering:

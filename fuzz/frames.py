@@ -11,11 +11,11 @@ import torch
 
 from edgetune.core.errors import DivergenceError
 from edgetune.core.update import Contribution, Dense, Projected, Update
+from edgetune.federation.reply import Reply, binding, ticket
+from edgetune.federation.server import Server
 from edgetune.methods.catalogue import tuning_method
 from edgetune.methods.method import TuningMethod
 from edgetune.methods.options import with_options
-from edgetune.run.reply import Reply, binding, ticket
-from edgetune.run.server import Server
 from edgetune.wire import DOWN, UP, Frame
 from fuzz.target import FLOATS, INTEGERS, mutated_bytes, refusal, require
 

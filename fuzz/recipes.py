@@ -8,8 +8,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from edgetune.run.prepare import recipe_method
-from edgetune.run.recipe import describe_settings, load_recipe
+from edgetune.recipe.prepare import recipe_method
+from edgetune.recipe.recipe import describe_settings, load_recipe
 from fuzz.target import INTEGERS, any_value, as_json, deep, mutated_bytes, refusal, require
 
 KEYS = list(describe_settings())

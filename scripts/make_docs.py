@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgetune.methods import catalogue
-from edgetune.run.recipe import describe_settings
+from edgetune.recipe.recipe import describe_settings
 
 DOCS = Path(__file__).parent.parent / "docs"
 

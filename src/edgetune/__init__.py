@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgetune.run.load import load
+    from edgetune.federation.load import load
 
 try:
     __version__ = version("edgetune")
@@ -19,7 +19,7 @@ __all__ = ["__version__", "load"]
 def __getattr__(name: str) -> Any:
     """Import `load` when it is asked for, so that `edgetune --help` does not wait for torch."""
     if name == "load":
-        from edgetune.run.load import load
+        from edgetune.federation.load import load
 
         return load
     raise AttributeError(f"module 'edgetune' has no attribute {name!r}")

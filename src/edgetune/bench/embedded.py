@@ -18,9 +18,9 @@ from edgetune.data.prompts import default_prompt
 from edgetune.directions import Hadamard
 from edgetune.directions.space import BoundSpace
 from edgetune.estimators import TwoPoint
+from edgetune.federation.steps import draw_batches
 from edgetune.models.backbone import load_backbone
 from edgetune.models.embedded import EMBEDDED
-from edgetune.run.steps import draw_batches
 from edgetune.tune import ProjectedTuned
 from edgetune.updates import Sgd
 

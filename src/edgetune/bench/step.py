@@ -21,7 +21,7 @@ from edgetune.directions import Hadamard, Rademacher
 from edgetune.directions.kernel import compiled_level
 from edgetune.directions.space import BoundSpace
 from edgetune.estimators import TwoPoint
-from edgetune.run.residency import pack_tensor
+from edgetune.federation.residency import pack_tensor
 from edgetune.tune import ProjectedTuned, StreamedTuned
 from edgetune.updates import Sgd
 

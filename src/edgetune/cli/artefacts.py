@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from edgetune.cli.options import Asked, asking
 from edgetune.core.errors import ConfigError, DigestError, OutputError
 from edgetune.core.files import remove_partial, writable_folder
 
@@ -18,22 +19,13 @@ if TYPE_CHECKING:
 
     from edgetune.core.events import ExportPlanned, Verified
     from edgetune.core.ledger import Ledger
-    from edgetune.run.prepare import Prepared
+    from edgetune.recipe.prepare import Prepared
 
 Base = Annotated[str, typer.Argument(help="Model folder, Hub id, or 'embedded'.")]
 LedgerFile = Annotated[Path | None, typer.Option("--ledger", "-l", help="A fine-tune of this base.")]
 Gguf = Annotated[Path, typer.Argument(help="A GGUF file.")]
 File = Annotated[Path, typer.Option("--out", "-o", help="The GGUF file to write.")]
-Data = Annotated[
-    str | None,
-    typer.Option(
-        help="jsonl or parquet file, datasets id, or 'embedded'; the data of the ledger's run without it."
-    ),
-]
 Threads = Annotated[int | None, typer.Option(help="CPU threads.")]
-Set = Annotated[
-    list[str], typer.Option("--set", help="Override a recipe key: section.key=value. Repeatable.")
-]
 
 
 def register(app: typer.Typer) -> None:
@@ -42,30 +34,14 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def compress(
-    model: Base,
-    ledger: LedgerFile = None,
-    method: Annotated[str | None, typer.Option(help="optq or rtn, see `edgetune methods`.")] = None,
-    grid: Annotated[str | None, typer.Option(help="Q4_0 or Q8_0.")] = None,
-    data: Data = None,
-    out: File = Path("model.gguf"),
-    threads: Threads = None,
-    set: Set = [],  # noqa: B006 - typer wants a list
-) -> None:
+@asking("compression", "grid", "data", "threads", file=False)
+def compress(model: Base, asked: Asked, ledger: LedgerFile = None, out: File = Path("model.gguf")) -> None:
     """Compress a (tuned) model in one shot, write it as GGUF and verify it in llama.cpp."""
-    from edgetune.run.deploy import compress_to_file, deploy, verify_file
-    from edgetune.run.preflight import compression_of, preflight
+    from edgetune.export.checked import deploy
+    from edgetune.recipe.preflight import compression_of, preflight
+    from edgetune.run.deploy import compress_to_file, verify_file
 
-    opened = _open(
-        model,
-        ledger,
-        data,
-        set,
-        target=out,
-        threads=threads,
-        compression__name=method,
-        compression__grid=grid,
-    )
+    opened = _open(model, ledger, asked, target=out)
     prepared, chosen = opened.prepared, compression_of(opened.prepared.recipe)
     plan, planned = preflight(prepared, out, chosen)
     _say_planned(planned)
@@ -77,60 +53,51 @@ def compress(
     _say_checked(deploy(out, write, lambda file: verify_file(file, tuned, prepared, plan)))
 
 
-def export(
-    model: Base,
-    ledger: LedgerFile = None,
-    data: Data = None,
-    out: File = Path("model.gguf"),
-    threads: Threads = None,
-    set: Set = [],  # noqa: B006 - typer wants a list
-) -> None:
+@asking("data", "threads", file=False)
+def export(model: Base, asked: Asked, ledger: LedgerFile = None, out: File = Path("model.gguf")) -> None:
     """Write a (tuned) model as GGUF in fp16, without compression, and verify it in llama.cpp."""
-    from edgetune.export.gguf_file import write_planned
-    from edgetune.export.tensors import hold_as_stored
-    from edgetune.run.deploy import deploy, refuse_prefix, verify_file
-    from edgetune.run.preflight import preflight
+    from edgetune.export.checked import deploy
+    from edgetune.recipe.preflight import preflight
+    from edgetune.run.deploy import refuse_prefix, verify_file, write_in_half
 
-    opened = _open(model, ledger, data, set, target=out, threads=threads)
+    opened = _open(model, ledger, asked, target=out)
     prepared = opened.prepared
     plan, planned = preflight(prepared, out, None)
     _say_planned(planned)
     tuned, digest = opened.model()
     refuse_prefix(tuned)
-    metadata = {"base_digest": prepared.backbone.digest, "ledger_digest": digest}
 
     def write(file: Path) -> None:
-        hold_as_stored(tuned, plan.tensors)
-        write_planned(file, plan, tuned, quantised={}, metadata=metadata)
+        write_in_half(tuned, file, prepared, plan, ledger_digest=digest)
 
     _say_checked(deploy(out, write, lambda file: verify_file(file, tuned, prepared, plan)))
 
 
+@asking("data", "threads", file=False)
 def evaluate(
     model: Base,
+    asked: Asked,
     ledger: LedgerFile = None,
     gguf: Annotated[
         Path | None, typer.Option(help="Measure this file in llama.cpp instead; MODEL gives the prompts.")
     ] = None,
-    data: Data = None,
-    threads: Threads = None,
-    set: Set = [],  # noqa: B006 - typer wants a list
 ) -> None:
     """Print held-out loss, perplexity and Rouge-L of a model, a model with a ledger, or a GGUF file."""
     from edgetune.cli.display import Display
-    from edgetune.run.rows import model_quality
+    from edgetune.recipe.quality import model_quality
 
     console = Console()
-    opened = _open(model, ledger, data, set, beside=gguf, threads=threads)
+    opened = _open(model, ledger, asked, beside=gguf)
     prepared = opened.prepared
     with Display(console) as display:
         if gguf is not None:
             from edgetune.export.llama_cpp import LlamaCpp
+            from edgetune.recipe.preflight import needed_context
             from edgetune.run.deploy import file_quality
-            from edgetune.run.preflight import needed_context
 
             _refuse_other_base(gguf, prepared)
-            with LlamaCpp(gguf, threads=_threads(threads), context=needed_context(prepared)) as engine:
+            threads = _threads(prepared.recipe.threads)
+            with LlamaCpp(gguf, threads=threads, context=needed_context(prepared)) as engine:
                 quality = file_quality(engine, prepared, display.progress)
         else:
             quality = model_quality(opened.model()[0], prepared, display.progress, "model")
@@ -199,7 +166,7 @@ class _Opened:
 
     def model(self) -> tuple[PreTrainedModel, str]:
         """Return the (tuned) model, and the ledger's digest or nothing."""
-        from edgetune.run.load import materialise
+        from edgetune.federation.load import materialise
 
         backbone = self.prepared.backbone
         if self.ledger is None:
@@ -210,13 +177,10 @@ class _Opened:
 def _open(
     model: str,
     ledger: Path | None,
-    data: str | None,
-    overrides: list[str],
+    asked: Asked,
     *,
     beside: Path | None = None,
     target: Path | None = None,
-    threads: int | None = None,
-    **settings: object,
 ) -> _Opened:
     """Prepare a model with data that nothing is trained on.
 
@@ -224,19 +188,11 @@ def _open(
     it was trained on counts as held out.
     """
     from edgetune.core.ledger import read_ledger
-    from edgetune.run.load import refuse_other_base
-    from edgetune.run.prepare import prepare
-    from edgetune.run.recipe import recipe_of_run
+    from edgetune.federation.load import refuse_other_base
+    from edgetune.recipe.prepare import prepare
 
     artefact = ledger or beside
-    recipe = recipe_of_run(
-        artefact.parent if artefact else None,
-        overrides,
-        model__source=model,
-        data__source=data,
-        threads=threads,
-        **settings,
-    )
+    recipe = asked.of_run(artefact.parent if artefact else None, model__source=model)
     if target is not None:
         _refuse_target(target)
     opened = None if ledger is None else read_ledger(ledger)

@@ -121,7 +121,7 @@ def doctor(as_json: AsJson = False) -> None:
 
 def settings() -> None:
     """List every recipe key with its default and meaning."""
-    from edgetune.run.recipe import describe_settings
+    from edgetune.recipe.recipe import describe_settings
 
     table = Table("key", "default", "meaning")
     for key, (default, meaning) in describe_settings().items():

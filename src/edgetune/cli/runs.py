@@ -7,68 +7,22 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from edgetune.cli.display import Display
-from edgetune.core.errors import OutputError
+from edgetune.cli.options import Asked, Out, Quiet, asking
 
 if TYPE_CHECKING:
+    from edgetune.recipe.recipe import Recipe
     from edgetune.report.summary import Summary
 
-Set = Annotated[
-    list[str], typer.Option("--set", help="Override a recipe key: section.key=value. Repeatable.")
-]
-Model = Annotated[str | None, typer.Option(help="Model folder, Hub id, or 'embedded'.")]
-Data = Annotated[str | None, typer.Option(help="jsonl or parquet file, datasets id, or 'embedded'.")]
-HeldOut = Annotated[str | None, typer.Option(help="A category no device sees, used for evaluation.")]
-Devices = Annotated[int | None, typer.Option(help="Number of devices.")]
-Participation = Annotated[float | None, typer.Option(help="Share of the devices asked in a round, 0 to 1.")]
-Alpha = Annotated[float | None, typer.Option(help="Dirichlet concentration of the split.")]
-Rounds = Annotated[int | None, typer.Option(help="Number of rounds.")]
-Rate = Annotated[float | None, typer.Option("--learning-rate", "--lr", help="Learning rate.")]
-Seed = Annotated[int | None, typer.Option(help="Master seed of every random choice.")]
-Threads = Annotated[int | None, typer.Option(help="CPU threads.")]
-Home = Annotated[
-    str | None,
-    typer.Option(help="Where weights live: fused, streamed, streamed-q8_0 or streamed-q4_0 (see settings)."),
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")]
-
-
-def folder(text: str) -> Path:
-    """Read the name of a folder for results.
-
-    Raises:
-        OutputError: if it is empty; an empty name would be the present folder.
-    """
-    if not text.strip():
-        raise OutputError("the name of the output folder is empty", where="--out", hint="name a folder")
-    return Path(text)
-
-
-Out = Annotated[
-    Path,
-    typer.Option(
-        "--out",
-        "-o",
-        parser=folder,
-        metavar="FOLDER",
-        help="Folder for the results; an unfinished run there goes on.",
-    ),
-]
-RecipeFile = Annotated[
-    Path | None,
-    typer.Argument(
-        help="A recipe (.toml, .yaml); packaged settings for small models without it.", show_default=False
-    ),
-]
-
-
-SMALL_MODEL_BYTES = 100_000_000
+WHERE = ("model", "residency", "data", "held_out_category")
+FLEET = ("devices", "participation", "alpha")
+HOW = ("rounds", "learning_rate", "seed", "threads")
 
 
 def register(app: typer.Typer) -> None:
@@ -78,179 +32,73 @@ def register(app: typer.Typer) -> None:
     app.command()(federate)
 
 
-def embedded_recipe(name: str = "demo") -> Path | None:
-    """Return a packaged recipe for models of about a million weights, or None if there is none of that name."""
-    path = Path(__file__).parent.parent / "recipes" / f"{name}.toml"
-    return path if path.is_file() else None
-
-
-def starting_recipe(recipe: Path | None, model: str | None, method: str | None) -> Path | None:
-    """Return the recipe to start from: the given one, or the packaged one of the method for a small model.
-
-    Learning rates of forward-only methods fall with the number of weights, so a model of more than 100 MB starts
-    from the method's published defaults instead (None).
-    """
-    if recipe is not None:
-        return recipe
-    if model is not None:
-        from edgetune.models.source import find_folder
-        from edgetune.models.weights import weight_files
-
-        if sum(file.stat().st_size for file in weight_files(find_folder(model))) > SMALL_MODEL_BYTES:
-            return None
-    return embedded_recipe(method or "demo")
-
-
-def run(
-    recipe: RecipeFile = None,
-    out: Out = Path("out"),
-    model: Model = None,
-    data: Data = None,
-    held_out_category: HeldOut = None,
-    devices: Devices = None,
-    participation: Participation = None,
-    alpha: Alpha = None,
-    rounds: Rounds = None,
-    method: Annotated[str | None, typer.Option(help="Tuning method, see `edgetune methods`.")] = None,
-    learning_rate: Rate = None,
-    seed: Seed = None,
-    threads: Threads = None,
-    residency: Home = None,
-    set: Set = [],  # noqa: B006 - typer wants a list
-    quiet: Quiet = False,
-) -> None:
+@asking(*WHERE, "method", *FLEET, *HOW)
+def run(asked: Asked, out: Out = Path("out"), quiet: Quiet = False) -> None:
     """Tune across devices, compress, export, run in llama.cpp, and report."""
-    settings = {
-        "model__source": model,
-        "model__residency": residency,
-        "data__source": data,
-        "data__held_out_category": held_out_category,
-        "federation__devices": devices,
-        "federation__participation": participation,
-        "federation__rounds": rounds,
-        "split__alpha": alpha,
-        "method__name": method,
-        "method__learning_rate": learning_rate,
-        "seed": seed,
-        "threads": threads,
-    }
     from edgetune.core.events import read_events
     from edgetune.report.summary import summarise
     from edgetune.report.table import print_result
     from edgetune.run import pipeline
-    from edgetune.run.recipe import load_recipe
+    from edgetune.run.stage import File
+    from edgetune.run.work import EVENTS
 
-    resolved = load_recipe(starting_recipe(recipe, model, method), set, **settings)
-    console = Console()
+    recipe, console = asked.resolve(), Console()
     with _reported(out), Display(console, quiet=quiet) as display:
-        pipeline.run(resolved, out, command=_command(), listener=display.listen, progress=display.progress)
-    summary = summarise(read_events(out / pipeline.EVENTS))
+        result = pipeline.run(
+            recipe, out, command=_command(), listener=display.listen, progress=display.progress
+        )
+    summary = summarise(read_events(out / EVENTS))
     if not quiet:
         _print_answers(console, summary)
     print_result(console, summary)
-    model = escape(str(out / pipeline.MODEL))
-    console.print(f"\n{model} runs in llama.cpp: edgetune chat {model}")
+    if isinstance(result, File):
+        model = escape(str(result.path))
+        console.print(f"\n{model} runs in llama.cpp: edgetune chat {model}")
     console.print(f"The whole story: {escape(str(out / 'report.html'))}")
 
 
+@asking(*WHERE, *HOW)
 def tune(
     method: Annotated[str, typer.Argument(help="mezo, zo_sgd, fedkseed, lora, ...")],
-    recipe: RecipeFile = None,
+    asked: Asked,
     out: Out = Path("out"),
-    model: Model = None,
-    data: Data = None,
-    held_out_category: HeldOut = None,
-    rounds: Annotated[
-        int | None, typer.Option(help="Checkpoint intervals of method.local_steps steps.")
-    ] = None,
-    learning_rate: Rate = None,
-    seed: Seed = None,
-    threads: Threads = None,
-    residency: Home = None,
-    set: Set = [],  # noqa: B006 - typer wants a list
     quiet: Quiet = False,
 ) -> None:
     """Tune on one device and write a ledger."""
-    _tune(
-        recipe,
-        out,
-        set,
-        quiet,
-        single=True,
-        method__name=method,
-        model__source=model,
-        model__residency=residency,
-        data__source=data,
-        data__held_out_category=held_out_category,
-        federation__rounds=rounds,
-        federation__devices=1,
-        method__learning_rate=learning_rate,
-        seed=seed,
-        threads=threads,
-    )
+    _tune(asked.resolve(method__name=method, federation__devices=1), out, quiet, single=True)
 
 
+@asking(*WHERE, *FLEET, *HOW)
 def federate(
     method: Annotated[str, typer.Argument(help="fedkseed, mezo, lora, ...")],
-    recipe: RecipeFile = None,
+    asked: Asked,
     out: Out = Path("out"),
-    model: Model = None,
-    data: Data = None,
-    held_out_category: HeldOut = None,
-    devices: Devices = None,
-    participation: Participation = None,
-    alpha: Alpha = None,
-    rounds: Rounds = None,
-    learning_rate: Rate = None,
-    seed: Seed = None,
-    threads: Threads = None,
-    residency: Home = None,
-    set: Set = [],  # noqa: B006 - typer wants a list
     quiet: Quiet = False,
 ) -> None:
     """Tune across simulated devices in this process and write a ledger."""
-    _tune(
-        recipe,
-        out,
-        set,
-        quiet,
-        single=False,
-        method__name=method,
-        model__source=model,
-        model__residency=residency,
-        data__source=data,
-        data__held_out_category=held_out_category,
-        federation__devices=devices,
-        federation__participation=participation,
-        federation__rounds=rounds,
-        split__alpha=alpha,
-        method__learning_rate=learning_rate,
-        seed=seed,
-        threads=threads,
-    )
+    _tune(asked.resolve(method__name=method), out, quiet, single=False)
 
 
-def _tune(
-    recipe: Path | None, out: Path, overrides: list[str], quiet: bool, *, single: bool, **settings: Any
-) -> None:
+def _tune(recipe: Recipe, out: Path, quiet: bool, *, single: bool) -> None:
+    from edgetune.core.ledger import read_ledger
     from edgetune.run import pipeline
-    from edgetune.run.recipe import load_recipe
+    from edgetune.run.work import LEDGER
 
-    start = starting_recipe(recipe, settings["model__source"], settings["method__name"])
-    resolved = load_recipe(start, overrides, **settings)
     console = Console()
     with _reported(out), Display(console, quiet=quiet) as display:
-        ledger = pipeline.tune_only(
-            resolved,
+        pipeline.run(
+            recipe,
             out,
             command=_command(),
+            stages=pipeline.TUNING,
             single=single,
             listener=display.listen,
             progress=display.progress,
         )
-    size = (out / pipeline.LEDGER).stat().st_size
+    path = out / LEDGER
+    ledger, size = read_ledger(path), path.stat().st_size
     said = f"{size:,} bytes, digest {ledger.digest[:12]}, round {ledger.round}"
-    console.print(f"{escape(str(out / pipeline.LEDGER))}: {said}")
+    console.print(f"{escape(str(path))}: {said}")
 
 
 @contextmanager
@@ -261,9 +109,9 @@ def _reported(out: Path) -> Iterator[None]:
     """
     from edgetune.report.html import write_report
     from edgetune.report.summary import write_summary
-    from edgetune.run import pipeline
+    from edgetune.run.work import EVENTS
 
-    log, before = out / pipeline.EVENTS, _size(out / pipeline.EVENTS)
+    log, before = out / EVENTS, _size(out / EVENTS)
     try:
         yield
     finally:

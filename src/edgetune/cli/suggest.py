@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.table import Table
 
 from edgetune.cli.display import Display
-from edgetune.cli.runs import Data, HeldOut, Model, RecipeFile, Seed, Set, Threads, starting_recipe
+from edgetune.cli.options import Asked, asking
 
 if TYPE_CHECKING:
-    from edgetune.run.suggest import Suggestion
+    from edgetune.suggest.range_test import Suggestion
 
 
 def register(app: typer.Typer) -> None:
@@ -25,43 +25,20 @@ def register(app: typer.Typer) -> None:
     app.command()(suggest)
 
 
+@asking("model", "data", "held_out_category", "seed", "threads")
 def suggest(
     method: Annotated[str, typer.Argument(help="A forward-only method: mezo, fedkseed, zo_sgd, ...")],
-    recipe: RecipeFile = None,
-    model: Model = None,
-    data: Data = None,
-    held_out_category: HeldOut = None,
-    seed: Seed = None,
-    threads: Threads = None,
-    set: Set = [],  # noqa: B006 - typer wants a list
+    asked: Asked,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Find a learning rate and a perturbation radius for this model and data, in about 1,400 forward passes."""
-    from edgetune.run.prepare import prepare
-    from edgetune.run.recipe import load_recipe
-    from edgetune.run.suggesting import suggest_prepared
+    from edgetune.recipe.prepare import prepare
+    from edgetune.suggest.suggesting import suggest_prepared
 
-    resolved = load_recipe(
-        starting_recipe(recipe, model, method),
-        set,
-        method__name=method,
-        model__source=model,
-        data__source=data,
-        data__held_out_category=held_out_category,
-        seed=seed,
-        threads=threads,
-    )
-    console = Console()
+    resolved, console = asked.resolve(method__name=method), Console()
     with Display(console, quiet=as_json) as display:
         found = suggest_prepared(prepare(resolved), display.progress)
-    given = {
-        "--model": model,
-        "--data": data,
-        "--held-out-category": held_out_category,
-        "--seed": seed,
-        "--threads": threads,
-    }
-    command = _command(method, str(recipe) if recipe else None, given, set, found)
+    command = _command(method, asked, found)
     if as_json:
         typer.echo(json.dumps(_plain({**asdict(found), "command": command}), indent=1))
         return
@@ -69,16 +46,13 @@ def suggest(
     typer.echo(command)
 
 
-def _command(
-    method: str, recipe: str | None, given: dict[str, Any], overrides: list[str], found: Suggestion
-) -> str:
+def _command(method: str, asked: Asked, found: Suggestion) -> str:
     """Return the `edgetune tune` command that uses what was found, with everything else as it was asked for."""
-    words = ["edgetune", "tune", method, *([recipe] if recipe else [])]
-    for option, value in given.items():
-        words += [option, str(value)] if value is not None else []
+    words = ["edgetune", "tune", method, *([str(asked.recipe)] if asked.recipe else [])]
+    words += [word for flag, value in asked.given for word in (flag, value)]
     kept = [
         text
-        for text in overrides
+        for text in asked.overrides
         if text.partition("=")[0].strip() not in {"method.eps", "method.learning_rate"}
     ]
     words += [word for text in kept for word in ("--set", text)]

@@ -10,7 +10,7 @@ def data_notes(found: DataPrepared) -> list[str]:
     """Say what was found in the records; nothing where all is plain.
 
     Args:
-        found: counts and names, from the log or from `run.prepare`.
+        found: counts and names, from the log or from `recipe.prepare`.
 
     Returns:
         One sentence a finding, without a full stop.

@@ -1,1 +1,1 @@
-"""Drivers: one device, a federation in one process, the staged pipeline. No mathematics here."""
+"""The main job as a list of stages, and what they share."""

@@ -1,13 +1,8 @@
-"""From a tuned model to a file that devices run: compress, write, verify, and measure in llama.cpp itself."""
+"""From a tuned model to a file that devices run: compress and write, verify, and measure in llama.cpp itself."""
 
 from __future__ import annotations
 
 import math
-import os
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -15,9 +10,8 @@ from transformers import PreTrainedModel
 
 from edgetune.compress.method import CompressionMethod
 from edgetune.compress.sequential import compress_model
-from edgetune.core.errors import EdgetuneError, ModelError
+from edgetune.core.errors import ModelError
 from edgetune.core.events import Listener, Verified, ignore
-from edgetune.core.files import PARTIAL, unwritable, write_atomic
 from edgetune.core.progress import Progress
 from edgetune.core.quantised import QuantisedMatrix
 from edgetune.data.encode import batches
@@ -26,9 +20,9 @@ from edgetune.export.llama_cpp import LlamaCpp
 from edgetune.export.plan import ExportPlan
 from edgetune.export.tensors import hold_as_stored
 from edgetune.export.verify import verify
-from edgetune.run.preflight import texts_of
-from edgetune.run.prepare import Prepared
-from edgetune.run.rows import Quality, perplexity_of, rouge_of
+from edgetune.recipe.prepare import Prepared
+from edgetune.recipe.quality import Quality, perplexity_of, rouge_of
+from edgetune.recipe.rehearsal import texts_of
 
 
 def compress_to_file(
@@ -73,6 +67,15 @@ def compress_to_file(
     return packed
 
 
+def write_in_half(
+    model: PreTrainedModel, path: Path, prepared: Prepared, plan: ExportPlan, *, ledger_digest: str
+) -> None:
+    """Write a model in fp16, uncompressed; in place it becomes the model that the file computes with."""
+    hold_as_stored(model, plan.tensors)
+    metadata = {"base_digest": prepared.backbone.digest, "ledger_digest": ledger_digest}
+    write_planned(path, plan, model, quantised={}, metadata=metadata)
+
+
 def refuse_prefix(model: nn.Module) -> None:
     """Refuse to write a model whose fine-tune is no change of weights.
 
@@ -84,65 +87,6 @@ def refuse_prefix(model: nn.Module) -> None:
             "a trained prefix cannot be merged into the weights, so there is no model file of it",
             hint="keep the ledger, or tune weights or LoRA",
         )
-
-
-def deploy(path: Path, write: Callable[[Path], object], check: Callable[[Path], Verified]) -> Verified:
-    """Write a file under a temporary name, check it, and give it its name only if the check passes.
-
-    Args:
-        path: the final file; an older one stays until then.
-        write: makes the file at the path it is given.
-        check: raises if the file is wrong.
-
-    Returns:
-        What the check measured, with the final name.
-
-    Raises:
-        Whatever `write` and `check` raise; no file is left then.
-        OutputError: if the file cannot be written.
-    """
-    checked: list[Verified] = []
-
-    def make(temporary: Path) -> None:
-        with _named(path, instead_of=temporary):
-            write(temporary)
-            checked.append(check(temporary))
-
-    write_atomic(path, make)
-    return replace(checked[0], file=str(path))
-
-
-@contextmanager
-def scratch_file(path: Path) -> Iterator[Path]:
-    """Lend a name beside `path`, on the disk that the final file will be on; what stands there is removed in the end.
-
-    Raises:
-        OutputError: if nothing can be written there.
-    """
-    try:
-        handle, name = tempfile.mkstemp(
-            dir=path.parent, prefix=f"{PARTIAL}{path.stem[:40]}-", suffix=path.suffix
-        )
-    except OSError as error:
-        raise unwritable(error, path) from error
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        with _named(path, instead_of=temporary):
-            yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def _named(path: Path, *, instead_of: Path) -> Iterator[None]:
-    """Let errors about a temporary file speak of the file it was going to be."""
-    try:
-        yield
-    except EdgetuneError as error:
-        where = None if error.where is None else str(error.where).replace(str(instead_of), str(path))
-        EdgetuneError.__init__(error, error.what, where=where, hint=error.hint)
-        raise
 
 
 def verify_file(path: Path, model: PreTrainedModel, prepared: Prepared, plan: ExportPlan) -> Verified:

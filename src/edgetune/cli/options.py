@@ -1,0 +1,213 @@
+"""Options that set a recipe key, declared once; a command names those it takes and gets them as one value."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from inspect import Parameter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgetune.core.errors import OutputError
+
+if TYPE_CHECKING:
+    from edgetune.recipe.recipe import Recipe
+
+SMALL_MODEL_BYTES = 100_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeOption:
+    """A command-line option that sets a recipe key.
+
+    Args:
+        key: the dotted key.
+        kind: type of its value.
+        help: one line.
+        flags: its spellings; `--name` if none are given.
+    """
+
+    key: str
+    kind: type
+    help: str
+    flags: tuple[str, ...] = ()
+
+
+RECIPE_OPTIONS = {
+    "model": RecipeOption("model.source", str, "Model folder, Hub id, or 'embedded'."),
+    "residency": RecipeOption(
+        "model.residency",
+        str,
+        "Where weights live: fused, streamed, streamed-q8_0 or streamed-q4_0 (see settings).",
+    ),
+    "data": RecipeOption("data.source", str, "jsonl or parquet file, datasets id, or 'embedded'."),
+    "held_out_category": RecipeOption(
+        "data.held_out_category", str, "A category no device sees, used for evaluation."
+    ),
+    "devices": RecipeOption("federation.devices", int, "Number of devices."),
+    "participation": RecipeOption(
+        "federation.participation", float, "Share of the devices asked in a round, 0 to 1."
+    ),
+    "alpha": RecipeOption("split.alpha", float, "Dirichlet concentration of the split."),
+    "rounds": RecipeOption(
+        "federation.rounds", int, "Rounds; on one device, intervals of method.local_steps steps."
+    ),
+    "method": RecipeOption("method.name", str, "Tuning method, see `edgetune methods`."),
+    "learning_rate": RecipeOption(
+        "method.learning_rate", float, "Learning rate.", ("--learning-rate", "--lr")
+    ),
+    "compression": RecipeOption(
+        "compression.name", str, "optq or rtn, see `edgetune methods`.", ("--method",)
+    ),
+    "grid": RecipeOption("compression.grid", str, "Q4_0 or Q8_0."),
+    "seed": RecipeOption("seed", int, "Master seed of every random choice."),
+    "threads": RecipeOption("threads", int, "CPU threads."),
+}
+"""By parameter name, in the order in which help shows them."""
+
+Set = Annotated[
+    list[str], typer.Option("--set", help="Override a recipe key: section.key=value. Repeatable.")
+]
+RecipeFile = Annotated[
+    Path | None,
+    typer.Argument(
+        help="A recipe (.toml, .yaml); packaged settings for small models without it.", show_default=False
+    ),
+]
+
+
+def folder(text: str) -> Path:
+    """Read the name of a folder for results.
+
+    Raises:
+        OutputError: if it is empty; an empty name would be the present folder.
+    """
+    if not text.strip():
+        raise OutputError("the name of the output folder is empty", where="--out", hint="name a folder")
+    return Path(text)
+
+
+Out = Annotated[
+    Path,
+    typer.Option(
+        "--out",
+        "-o",
+        parser=folder,
+        metavar="FOLDER",
+        help="Folder for the results; an unfinished run there goes on.",
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a command line says about a recipe.
+
+    Args:
+        recipe: a recipe file, if one is named.
+        overrides: the texts of `--set`.
+        settings: dotted key to value; None where the option was not given.
+        given: the options that were given, as (flag, value), to be said again.
+    """
+
+    recipe: Path | None
+    overrides: list[str]
+    settings: dict[str, Any]
+    given: list[tuple[str, str]]
+
+    def resolve(self, **more: object) -> Recipe:
+        """Return the recipe: the file's or the packaged one, then options, then `--set`.
+
+        Args:
+            more: further settings, dots written as two underscores.
+        """
+        from edgetune.recipe.recipe import load_recipe
+
+        settings = self._named() | more
+        start = starting_recipe(self.recipe, self.settings.get("model.source"), settings.get("method__name"))
+        return load_recipe(start, self.overrides, **settings)
+
+    def of_run(self, folder: Path | None, **more: object) -> Recipe:
+        """Return the recipe of the run in a folder, with these settings on top."""
+        from edgetune.recipe.recipe import recipe_of_run
+
+        return recipe_of_run(folder, self.overrides, **(self._named() | more))
+
+    def _named(self) -> dict[str, Any]:
+        return {key.replace(".", "__"): value for key, value in self.settings.items()}
+
+
+def asking(*names: str, file: bool = True) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of these names and `--set`, as its parameter `asked`.
+
+    Args:
+        names: keys of RECIPE_OPTIONS.
+        file: also take a recipe file as the last argument.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        taken = inspect.signature(command, eval_str=True).parameters.values()
+        own = [one.replace(kind=Parameter.KEYWORD_ONLY) for one in taken if one.name != "asked"]
+        needed = [one for one in own if one.default is Parameter.empty]
+        signature = inspect.Signature(
+            [*needed, *_parameters(names, file=file), *(one for one in own if one not in needed)]
+        )
+
+        def call(**given: Any) -> None:
+            options = {name: given.pop(name) for name in names}
+            settings = {RECIPE_OPTIONS[name].key: value for name, value in options.items()}
+            said = [(_flags(name)[0], str(value)) for name, value in options.items() if value is not None]
+            asked = Asked(given.pop("recipe", None), given.pop("set"), settings, said)
+            command(asked=asked, **given)
+
+        call.__name__, call.__doc__ = command.__name__, command.__doc__
+        call.__signature__ = signature  # type: ignore[attr-defined]
+        call.__annotations__ = {one.name: one.annotation for one in signature.parameters.values()}
+        return call
+
+    return decorate
+
+
+def _parameters(names: tuple[str, ...], *, file: bool) -> list[Parameter]:
+    made = [_keyword("recipe", RecipeFile, None)] if file else []
+    for name in names:
+        option = RECIPE_OPTIONS[name]
+        kind: Any = option.kind | None
+        annotation = Annotated[kind, typer.Option(*_flags(name), help=option.help)]
+        made.append(_keyword(name, annotation, None))
+    return [*made, _keyword("set", Set, [])]
+
+
+def _keyword(name: str, annotation: Any, default: object) -> Parameter:
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _flags(name: str) -> tuple[str, ...]:
+    return RECIPE_OPTIONS[name].flags or (f"--{name.replace('_', '-')}",)
+
+
+def embedded_recipe(name: str = "demo") -> Path | None:
+    """Return a packaged recipe for models of about a million weights, or None if there is none of that name."""
+    path = Path(__file__).parent.parent / "recipes" / f"{name}.toml"
+    return path if path.is_file() else None
+
+
+def starting_recipe(recipe: Path | None, model: str | None, method: str | None) -> Path | None:
+    """Return the recipe to start from: the given one, or the packaged one of the method for a small model.
+
+    Learning rates of forward-only methods fall with the number of weights, so a model of more than 100 MB starts
+    from the method's published defaults instead (None).
+    """
+    if recipe is not None:
+        return recipe
+    if model is not None:
+        from edgetune.models.source import find_folder
+        from edgetune.models.weights import weight_files
+
+        if sum(file.stat().st_size for file in weight_files(find_folder(model))) > SMALL_MODEL_BYTES:
+            return None
+    return embedded_recipe(method or "demo")

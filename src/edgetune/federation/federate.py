@@ -1,0 +1,120 @@
+"""A federation in one process: the same server and device code that a network engine runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from edgetune.core.events import Listener, RoundFinished
+from edgetune.core.ledger import Ledger
+from edgetune.core.progress import Progress, silent
+from edgetune.federation.crew import Alone, Hands, Task
+from edgetune.federation.device import Device
+from edgetune.federation.server import Server
+from edgetune.federation.state import Checkpoint, Evaluate
+from edgetune.federation.turns import Turns
+from edgetune.federation.worker import Worker
+from edgetune.measure.memory import PeakMemory
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long and how wide a federation runs.
+
+    Args:
+        rounds: number of rounds, at least 1.
+        participation: share of the devices asked in a round, in (0, 1].
+        seed: master seed.
+        evaluate_every: rounds between held-out losses, at least 1; the last round always has one.
+        answer_every: rounds between Rouge-L measurements; 0 for none.
+    """
+
+    rounds: int
+    participation: float
+    seed: int
+    evaluate_every: int = 1
+    answer_every: int = 0
+
+    def due(self, round: int, every: int) -> bool:
+        """Say whether a round is measured: every so many rounds and after the last; never if `every` is 0."""
+        return every > 0 and (round % every == 0 or round == self.rounds)
+
+
+def federate(
+    worker: Worker,
+    devices: Mapping[int, Device],
+    plan: Plan,
+    checkpoint: Checkpoint,
+    evaluate: Evaluate,
+    *,
+    answer: Evaluate | None = None,
+    hands: Hands | None = None,
+    listener: Listener,
+    progress: Progress = silent,
+) -> Ledger:
+    """Run the rounds and return the ledger; a killed run goes on after its last complete round.
+
+    Args:
+        worker: the model that all devices of this process share.
+        devices: by id.
+        plan: rounds, participation, seed.
+        checkpoint: where the ledger is kept.
+        evaluate: held-out loss, computed on the server.
+        answer: Rouge-L of answers to the held-out prompts, computed on the server.
+        hands: who lets devices answer; one after the other in this process if not given.
+        listener: receives one event a round.
+        progress: told after every round.
+
+    Raises:
+        DivergenceError: if no device of a round sent a finite update.
+    """
+    ledger = checkpoint.resume(listener)
+    server = Server(
+        worker.method,
+        worker.identity,
+        list(devices),
+        participation=plan.participation,
+        seed=plan.seed,
+        state=ledger.update,
+        round=ledger.round,
+        examples={id: device.examples for id, device in devices.items()},
+    )
+    hands = hands or Alone(devices, progress)
+    turns = Turns(list(devices), plan.participation, seed=plan.seed)
+    progress("rounds", server.round, plan.rounds)
+    while server.round < plan.rounds:
+        start = time.perf_counter()
+        with PeakMemory() as memory:
+            down, coming = server.open_round(), server.round + 1
+            up = hands.answer([Task(id, payload, turns.before(id, coming)) for id, payload in down.items()])
+            closed = server.close_round(up)
+            worker.tuned.reset(server.state)
+            realised = worker.watch.ratio(server.state)
+            last = server.round == plan.rounds
+            loss = evaluate(worker.tuned) if plan.due(server.round, plan.evaluate_every) else None
+            rouge = answer(worker.tuned) if answer and plan.due(server.round, plan.answer_every) else None
+            ledger = checkpoint.ledger(server.state, server.round, worker.tuned if last else None)
+        listener(
+            RoundFinished(
+                round=server.round,
+                devices=list(down),
+                train_loss=closed.loss,
+                loss=loss,
+                payload_up_bytes=[len(payload) for payload in up.values()],
+                payload_down_bytes=[len(payload) for payload in down.values()],
+                dropped=closed.dropped,
+                digest=ledger.digest,
+                seconds=time.perf_counter() - start,
+                peak_memory_bytes=memory.peak_bytes + hands.beside_bytes,
+                rouge_l=rouge,
+                refused=list(closed.refused),
+                reasons=list(closed.refused.values()),
+                realised=realised,
+                processes=hands.processes,
+            )
+        )
+        checkpoint.save(ledger)
+        progress("rounds", server.round, plan.rounds)
+    worker.tuned.reset(server.state)
+    return ledger

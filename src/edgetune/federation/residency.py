@@ -1,0 +1,73 @@
+"""The base that a residency asks for: as it is stored, or rounded and packed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from hashlib import sha256
+
+import torch
+from torch import nn
+
+from edgetune.compress.grid import AbsMax
+from edgetune.compress.rounding import round_to_nearest
+from edgetune.core.quantised import BlockGrid, PackedTensor, StoredTensor, whole_blocks
+from edgetune.export.tensors import pack
+from edgetune.models.backbone import Backbone
+from edgetune.models.stored import stored_weights
+from edgetune.recipe.residency import Residency
+
+ROWS_AT_ONCE = 1 << 20
+"""Elements packed at a time; bounds the float32 copies."""
+
+
+def digest_of(backbone: Backbone, grid: BlockGrid | None) -> str:
+    """Name the base that a ledger is relative to; a rounded base is another one. Rounding is deterministic."""
+    if grid is None:
+        return backbone.digest
+    return sha256(f"{backbone.digest} {grid.name} AbsMax".encode()).hexdigest()
+
+
+def named_base(backbone: Backbone, residency: Residency) -> Backbone:
+    """Return the backbone under the name of the base that tuning starts from."""
+    return replace(backbone, digest=digest_of(backbone, residency.grid))
+
+
+def base_tensors(backbone: Backbone, grid: BlockGrid | None) -> Mapping[str, StoredTensor]:
+    """Return the base values by parameter name: memory-mapped, or packed.
+
+    Args:
+        backbone: its files are read where they name parameters as the model does; else its present weights are copied.
+        grid: the block grid of matrices whose rows are whole blocks; None keeps every tensor as it is stored.
+
+    Raises:
+        ModelError: if a block cannot be rounded.
+    Cost: none for float tensors; 4.5 or 8.5 bits a weight if packed.
+    """
+    found = stored_weights(backbone.folder, backbone.model)
+    weights = found if found is not None else dict(_copies(backbone.model))
+    if grid is None:
+        return weights
+    return {
+        name: pack_tensor(weight, grid, name) if whole_blocks(weight.shape) else weight.clone()
+        for name, weight in weights.items()
+    }
+
+
+def pack_tensor(weight: torch.Tensor, grid: BlockGrid, name: str) -> PackedTensor:
+    """Round a matrix to the nearest codes, a group of rows at a time, and pack it."""
+    step = max(1, ROWS_AT_ONCE // weight.shape[1])
+    parts = [
+        pack(round_to_nearest(weight[first : first + step].float(), grid, AbsMax(), name=name))
+        for first in range(0, len(weight), step)
+    ]
+    blocks = torch.cat([torch.from_numpy(part).view(-1) for part in parts])
+    return PackedTensor(grid, blocks, tuple(weight.shape))
+
+
+def _copies(model: nn.Module) -> Mapping[str, torch.Tensor]:
+    return {
+        name: weight.detach().clone()
+        for name, weight in model.named_parameters()
+        if weight.is_floating_point()
+    }

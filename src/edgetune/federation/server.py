@@ -1,0 +1,145 @@
+"""What runs on the server: opens a round, closes it with the replies, and holds the ledger in between."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from edgetune.core.errors import DigestError, DivergenceError
+from edgetune.core.update import Contribution, Dense, Projected, Update
+from edgetune.federation.reply import Reply, binding, ticket
+from edgetune.federation.turns import sample_devices
+from edgetune.methods.method import TuningMethod
+from edgetune.wire import DOWN, UP, Frame
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """What a round brought.
+
+    Args:
+        loss: mean loss of the devices' steps, weighted by examples; NaN if none counted.
+        dropped: steps dropped on devices.
+        refused: why each reply that was left out was: damaged, of another round or run, of nobody who was asked, NaN,
+            infinite or absurd; by device.
+    """
+
+    loss: float
+    dropped: int
+    refused: dict[int, str]
+
+
+class Server:
+    """The coordinator of a federation; it sees updates, never data.
+
+    Args:
+        method: how updates are made, encoded and combined.
+        base_digest: names the base model, and how text becomes tokens, on all devices (`Worker.identity`).
+        devices: ids of all devices, each in [0, 2^32).
+        participation: share of the devices asked in a round, in (0, 1].
+        seed: master seed, unsigned 32 bits.
+        state: what the rounds so far learnt.
+        round: completed rounds.
+        examples: by device, how many examples it registered with; a reply that claims another number is refused.
+            Where nothing is known of a device, its claim is taken.
+    """
+
+    def __init__(
+        self,
+        method: TuningMethod,
+        base_digest: str,
+        devices: Sequence[int],
+        *,
+        participation: float,
+        seed: int,
+        state: Update,
+        round: int = 0,
+        examples: Mapping[int, int] | None = None,
+    ) -> None:
+        self.method, self.state, self.round = method, state, round
+        self._devices, self._participation, self._seed = sorted(devices), participation, seed
+        self._binding, self._examples = binding(method.digest, base_digest, seed), dict(examples or {})
+        self._ticket = b""
+
+    def sample(self) -> list[int]:
+        """Return the devices of the coming round: a pure function of seed and round, without replacement."""
+        return sample_devices(self._devices, self._participation, seed=self._seed, round=self.round + 1)
+
+    def open_round(self) -> dict[int, bytes]:
+        """Return the payload for every sampled device; all are equal, whether or not a device took part before."""
+        body = struct.pack("<I", self._seed) + self.method.codec.encode(self.state)
+        payload = Frame(DOWN, *self._binding, self.round + 1, body).encode()
+        self._ticket = ticket(payload)
+        return dict.fromkeys(self.sample(), payload)
+
+    def close_round(self, replies: Mapping[int, bytes]) -> Closed:
+        """Combine the replies and move on by one round; a reply that cannot be used is left out, and the others count.
+
+        The round need not have been opened by this object: after a restart, late replies still fit.
+
+        Args:
+            replies: payload by device; devices that did not answer are absent.
+
+        Raises:
+            DivergenceError: if no reply can be used, or their sum leaves the range of numbers; the state is unchanged.
+        """
+        if not self._ticket:
+            self.open_round()
+        asked = set(self.sample())
+        usable, refused, dropped = list[Contribution](), dict[int, str](), 0
+        for device, payload in sorted(replies.items()):
+            try:
+                if device not in asked:
+                    raise DigestError("this device was not asked in this round")
+                one = self._open(device, payload)
+            except DigestError as error:
+                refused[device] = error.what
+                continue
+            dropped += one.dropped
+            if one.update.is_bounded and math.isfinite(one.loss):
+                usable.append(one)
+            else:
+                refused[device] = "its loss or its update is NaN, infinite or beyond any use"
+        self.state, self.round = self._combined(usable, refused), self.round + 1
+        self._ticket = b""
+        total = sum(one.examples for one in usable)
+        loss = sum(one.loss * one.examples for one in usable) / total
+        return Closed(loss, dropped, refused)
+
+    def _combined(self, usable: list[Contribution], refused: Mapping[int, str]) -> Update:
+        """Return the state after the round."""
+        update = self.method.aggregate.combine(usable)
+        state = None if update is None else _plus(self.state, update, pooled=self.method.pool_size > 0)
+        if state is not None and state.is_bounded:
+            return state
+        what = "no reply can be used" if state is None else "the sum of the updates is beyond any use"
+        reasons = "; ".join(f"device {device}: {reason}" for device, reason in list(refused.items())[:3])
+        raise DivergenceError(
+            f"round {self.round + 1}: {what}{f' ({reasons})' if reasons else ''}",
+            hint="if losses are NaN or infinite, lower the learning rate (--set method.learning_rate=...)",
+        )
+
+    def _open(self, device: int, payload: bytes) -> Contribution:
+        frame = Frame.decode(payload, kind=UP, method=self._binding[0], base=self._binding[1])
+        if frame.round != self.round + 1:
+            raise DigestError(f"a reply to round {frame.round} arrived in round {self.round + 1}")
+        reply = Reply.decode(frame.body, self.method.codec, like=self.state)
+        content = reply.content
+        if content.device != device:
+            raise DigestError(f"the reply says that it is of device {content.device}")
+        if reply.answers != self._ticket:
+            raise DigestError("the reply answers another message than this round's")
+        known = self._examples.get(device, content.examples)
+        if not content.examples or content.examples != known:
+            raise DigestError(f"the reply claims {content.examples} examples, not {known or 'at least one'}")
+        return content
+
+
+def _plus(state: Update, update: Update, *, pooled: bool) -> Update:
+    if isinstance(state, Projected) and isinstance(update, Projected):
+        return (state + update).merged() if pooled else state + update
+    if isinstance(state, Dense) and isinstance(update, Dense):
+        return Dense({name: tensor + update.tensors[name] for name, tensor in state.tensors.items()})
+    raise DivergenceError("a dense and a projected update cannot be added")

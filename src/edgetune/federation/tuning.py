@@ -1,0 +1,108 @@
+"""Tune what a recipe describes: across devices or on one, and hand back a plain model."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from edgetune.core.errors import ConfigError
+from edgetune.core.events import Listener
+from edgetune.core.ledger import Ledger, read_ledger
+from edgetune.core.progress import Progress, silent
+from edgetune.core.tuned import Tuned
+from edgetune.federation.crew import Crew
+from edgetune.federation.device import Device
+from edgetune.federation.federate import Plan, federate
+from edgetune.federation.residency import digest_of
+from edgetune.federation.single import tune
+from edgetune.federation.state import Checkpoint, check_resumable
+from edgetune.federation.worker import Worker
+from edgetune.recipe.prepare import Prepared
+from edgetune.recipe.quality import model_answers, model_loss, rouge_of
+from edgetune.recipe.residency import RESIDENCIES
+from edgetune.tune import plain_model
+
+
+def tune_prepared(
+    prepared: Prepared,
+    ledger_path: Path,
+    *,
+    listener: Listener,
+    progress: Progress = silent,
+    single: bool = False,
+    crew: Crew | None = None,
+) -> tuple[Ledger, PreTrainedModel]:
+    """Tune, and return the ledger and the model with the tuned weights.
+
+    Args:
+        prepared: model, data, method.
+        ledger_path: where the ledger is kept after every round.
+        listener: receives one event a round.
+        progress: told how far it is.
+        single: one device holds all data; nothing is sent.
+        crew: the processes that devices answer in; this one alone if not given.
+    """
+    recipe = prepared.recipe
+    residency = RESIDENCIES[recipe.model.residency]
+    worker = Worker(prepared.backbone, prepared.method, recipe.seed, residency, scratch=ledger_path.parent)
+    plan = Plan(
+        recipe.federation.rounds,
+        recipe.federation.participation,
+        recipe.seed,
+        recipe.evaluation.every,
+        recipe.evaluation.answer_every,
+    )
+    checkpoint = Checkpoint(ledger_path, worker, _fingerprint(prepared, single))
+
+    def evaluate(tuned: Tuned) -> float:
+        return model_loss(tuned.model, prepared.held_out_examples, prepared)
+
+    def answer(tuned: Tuned) -> float:
+        return rouge_of(model_answers(tuned.model, prepared), prepared)
+
+    if single:
+        examples = [example for share in prepared.devices.values() for example in share]
+        ledger = tune(
+            worker, examples, plan, checkpoint, evaluate,
+            pad_id=prepared.pad_id, answer=answer, listener=listener, progress=progress,
+        )  # fmt: skip
+    else:
+        devices = {
+            id: Device(id, share, worker, pad_id=prepared.pad_id) for id, share in prepared.devices.items()
+        }
+        ledger = federate(
+            worker, devices, plan, checkpoint, evaluate,
+            answer=answer, hands=crew.enlist(devices) if crew else None, listener=listener, progress=progress,
+        )  # fmt: skip
+    return ledger, plain_model(worker.tuned)
+
+
+def completed_rounds(prepared: Prepared, ledger_path: Path, *, single: bool) -> int:
+    """Return how many rounds a folder already holds, after checking that this run may go on with them.
+
+    Raises:
+        ModelError: if the ledger is damaged.
+        DigestError: if it was made with another base, data or configuration.
+        ConfigError: if it holds more rounds than this run wants.
+    """
+    if not ledger_path.exists():
+        return 0
+    grid = RESIDENCIES[prepared.recipe.model.residency].grid
+    ledger = read_ledger(ledger_path, base_digest=digest_of(prepared.backbone, grid))
+    check_resumable(ledger, _fingerprint(prepared, single), ledger_path)
+    wanted = prepared.recipe.federation.rounds
+    if ledger.round > wanted:
+        raise ConfigError(
+            f"this folder holds a run of {ledger.round} rounds, more than {wanted}",
+            where=ledger_path,
+            hint="choose another --out",
+        )
+    return ledger.round
+
+
+def _fingerprint(prepared: Prepared, single: bool) -> str:
+    """Name everything that decides the tuned weights beside the base: settings, data, and how text becomes tokens."""
+    parts = (prepared.recipe.tuning_fingerprint, prepared.manifest.identity, prepared.backbone.prompt_digest)
+    return f"{'single' if single else 'federated'}-{sha256(' '.join(parts).encode()).hexdigest()}"

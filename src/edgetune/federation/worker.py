@@ -1,0 +1,88 @@
+"""One model in memory, on which every device of this process takes its turn."""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+from pathlib import Path
+from typing import cast
+
+from edgetune.core.batch import Objective
+from edgetune.core.keys import pool_key
+from edgetune.core.ledger import DirectionsSpec
+from edgetune.core.tuned import Tuned
+from edgetune.directions.draw import describe
+from edgetune.directions.space import BoundSpace, KeptSpace
+from edgetune.federation.precision import UpdateWatch
+from edgetune.federation.residency import base_tensors, named_base
+from edgetune.methods.method import TuningMethod
+from edgetune.models.backbone import Backbone
+from edgetune.models.stored import stored_weights
+from edgetune.recipe.residency import FUSED, Residency, check_streams
+from edgetune.tune import FullProjected, ProjectedTuned, StreamedTuned
+
+LAYER_SCALE, BASE_GRID = "layer_scale", "base_grid"
+"""Keys of a ledger's extra entries: JSON of one factor a parameter, and the block grid that the base was rounded to."""
+
+
+class Worker:
+    """A backbone and the tuned handle of one method on it.
+
+    Args:
+        backbone: the base model; its module becomes the tuned one.
+        method: what is tuned and how.
+        seed: master seed of the directions (and of an adapter's initial values), unsigned 32 bits.
+        residency: where the weights live.
+        scratch: folder for what is set aside on disk; the system's temporary folder if not given.
+
+    Raises:
+        ConfigError: if the method's weights cannot be streamed.
+    Cost: one copy of the model beside its memory-mapped base, however many devices use it.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        method: TuningMethod,
+        seed: int,
+        residency: Residency = FUSED,
+        *,
+        scratch: Path | None = None,
+    ) -> None:
+        self.backbone, self.method = named_base(backbone, residency), method
+        self.seed, self.residency, self.scratch = seed, residency, scratch
+        space = None
+        if method.directions is not None:
+            kept = isinstance(method.target, FullProjected) and method.target.keep_direction
+            make = KeptSpace if kept else BoundSpace
+            space = make(method.directions.kind, pool_key(seed), pooled=method.directions.size > 0)
+        self.tuned: Tuned
+        if residency.streamed:
+            check_streams(method, residency)
+            bound = cast(BoundSpace, space)
+            self.tuned = StreamedTuned(backbone.model, bound, base_tensors(backbone, residency.grid))
+        else:
+            base = stored_weights(backbone.folder, backbone.model)
+            self.tuned = method.target.open(backbone.model, space, seed, base)
+
+        self.objective: Objective | None = (
+            method.objective.bind(backbone.tokenizer) if method.objective else None
+        )
+        self.watch = UpdateWatch(self.tuned, method, seed)
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of what devices and server must share: the base, and how text becomes tokens."""
+        return sha256(f"{self.backbone.digest} {self.backbone.prompt_digest}".encode()).hexdigest()
+
+    @property
+    def directions(self) -> DirectionsSpec | None:
+        """What a ledger says of the directions; None for dense methods."""
+        return describe(self.method.directions, self.seed) if self.method.directions is not None else None
+
+    @property
+    def extra(self) -> dict[str, str]:
+        """What a ledger says besides: factors of layer-wise scaling, and what the base was rounded to."""
+        scales = self.tuned.scales if isinstance(self.tuned, ProjectedTuned) else {}
+        said = {LAYER_SCALE: json.dumps(scales, sort_keys=True)} if scales else {}
+        return said | ({BASE_GRID: self.residency.grid.name} if self.residency.grid else {})

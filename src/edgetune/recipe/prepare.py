@@ -1,0 +1,199 @@
+"""From a recipe to everything a run needs: the model, the split data, the encoded examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from edgetune.core.errors import ConfigError
+from edgetune.core.events import DataPrepared
+from edgetune.data.corpus import base_records
+from edgetune.data.encode import Encoded, Example, encode_whole, padding_id
+from edgetune.data.manifest import Manifest
+from edgetune.data.prompts import PROMPTS, default_prompt
+from edgetune.data.records import Record
+from edgetune.data.turns import Frame, Prompt
+from edgetune.measure.words import words_of
+from edgetune.methods.catalogue import tuning_method
+from edgetune.methods.method import TuningMethod
+from edgetune.methods.options import with_options
+from edgetune.models.backbone import Backbone, load_backbone
+from edgetune.models.embedded import EMBEDDED
+from edgetune.recipe.division import _records, divide, split_records
+from edgetune.recipe.encoder import Encoder
+from edgetune.recipe.recipe import Recipe
+from edgetune.recipe.residency import RESIDENCIES, check_streams
+
+__all__ = ["DTYPES", "Prepared", "_records", "prepare", "recipe_method", "split_records"]
+
+DTYPES = {
+    "auto": None,
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a run works on.
+
+    Args:
+        recipe: the resolved recipe.
+        method: the tuning method with the recipe's options.
+        backbone: the base model; its generation config names `ends`.
+        prompt: the prompt template.
+        frame: what the template puts around an answer.
+        pad_id: the padding token.
+        ends: every id that ends an answer, the one that trained responses end with first.
+        manifest: who holds which record.
+        records: all that the manifest's positions count.
+        devices: encoded private data by device; empty where nothing is going to be trained.
+        held_out: evaluation records, and their encoding.
+        openings: what the prompt of each already says of its response.
+        calibration: the server's own sample, and its encoding; no device sees it.
+        base_style: encoded records of what the base was pretrained on, to see forgetting; empty if unknown.
+        found: what became of the records, an event for the log.
+    """
+
+    recipe: Recipe
+    method: TuningMethod
+    backbone: Backbone
+    prompt: Prompt
+    frame: Frame
+    pad_id: int
+    ends: tuple[int, ...]
+    manifest: Manifest
+    records: list[Record]
+    devices: dict[int, list[Example]]
+    held_out: list[Record]
+    held_out_examples: list[Example]
+    openings: list[str]
+    calibration: list[Record]
+    calibration_examples: list[Example]
+    base_style: list[Example]
+    found: DataPrepared
+
+    def answers(self, generated: Sequence[str]) -> list[str]:
+        """Return the answers in what a model said to the held-out prompts, without what the template adds to them."""
+        pairs = zip(generated, self.openings, strict=True)
+        return [self.frame.answer(text, opening) for text, opening in pairs]
+
+    def texts(self, records: Sequence[Record]) -> list[Encoded]:
+        """Return records as the text that is trained on, with all its ids, before anything is cut off.
+
+        Args:
+            records: any, for example some of `records`, `held_out` or `calibration`.
+
+        Raises:
+            ConfigError, DataError: as `data.encode.encode_whole`.
+        """
+        with self.prompt.renderer(self.backbone.tokenizer) as renderer:
+            return encode_whole(records, self.backbone.tokenizer, self.prompt, renderer)
+
+
+def prepare(recipe: Recipe, *, split: bool = True) -> Prepared:
+    """Load, split and encode; nothing is written.
+
+    The base model's generation config is set to end an answer at `ends`, so that whatever generates with the model or
+    writes it stops where training stops.
+
+    Args:
+        recipe: everything about the run.
+        split: spread records over the devices. Without, nothing is going to be trained: `devices` stays empty, what a
+            run holds out is held out here too, and records too few for both are sample and evaluation at once.
+
+    Raises:
+        ConfigError, DataError, ModelError: naming what is wrong.
+    """
+    if recipe.threads is not None:
+        torch.set_num_threads(recipe.threads)
+    method = recipe_method(recipe)
+    check_streams(method, RESIDENCIES[recipe.model.residency])
+    data = divide(recipe, split=split)
+    if split:
+        _refuse_large_batch(recipe, sum(map(len, data.shares)))
+    backbone = load_backbone(recipe.model.source, dtype=DTYPES[recipe.model.dtype])
+    named = recipe.data.prompt
+    prompt = default_prompt(backbone.tokenizer) if named == "auto" else PROMPTS[named]
+    own = recipe.data.source == EMBEDDED and split
+    with prompt.renderer(backbone.tokenizer) as renderer:
+        encode = Encoder(backbone, prompt, renderer, _longest(recipe, method, backbone))
+        devices = {device: encode(share) for device, share in enumerate(data.shares)}
+        held = encode.with_turns(data.held_out)
+        calibration_examples = encode(data.calibration)
+        base_style = encode(base_records(recipe.data.held_out, recipe.seed) if own else [])
+    ends = encode.ends()
+    if ends and backbone.model.generation_config is not None:
+        backbone.model.generation_config.eos_token_id = list(ends)
+    held_out = [renderer.frame.without_own_end(record) for record in data.held_out]
+    return Prepared(
+        recipe=recipe,
+        method=method,
+        backbone=backbone,
+        prompt=prompt,
+        frame=renderer.frame,
+        pad_id=padding_id(backbone.tokenizer),
+        ends=ends,
+        manifest=data.manifest,
+        records=data.records,
+        devices=devices,
+        held_out=held_out,
+        held_out_examples=[one.example for one in held],
+        openings=[one.turn.opening for one in held],
+        calibration=data.calibration,
+        calibration_examples=calibration_examples,
+        base_style=base_style,
+        found=encode.found(
+            prompt=prompt.name,
+            trained=sum(map(len, devices.values())),
+            held_out=len(held_out),
+            calibration=len(data.calibration),
+            copies=data.copies,
+            ends=list(ends),
+            words=words_of([record.response for record in held_out]),
+        ),
+    )
+
+
+def recipe_method(recipe: Recipe) -> TuningMethod:
+    """Return the tuning method with the recipe's options; a decay ends with the last round if nothing else is said.
+
+    Raises:
+        ConfigError: if there is no such method, or an option does not fit it.
+    """
+    named = tuning_method(recipe.method.name)
+    options = recipe.method.model_dump(exclude={"name"}, exclude_none=True)
+    if options.get("schedule", "constant") != "constant":
+        steps = recipe.federation.rounds * options.get("local_steps", named.local_steps)
+        options.setdefault("schedule_steps", steps)
+    return with_options(named, options)
+
+
+def _refuse_large_batch(recipe: Recipe, trained: int) -> None:
+    """Refuse a batch that somebody asked for and the data cannot fill; a method's own is cut to what there is."""
+    asked = recipe.method.batch_size
+    if asked is not None and asked > trained:
+        raise ConfigError(
+            f"a batch of {asked} records is larger than the data: {trained} are trained on",
+            where="method.batch_size",
+            hint=f"at most {trained}",
+        )
+
+
+def _longest(recipe: Recipe, method: TuningMethod, backbone: Backbone) -> int:
+    """Return how many tokens a record may have, so that an answer fits behind its prompt."""
+    answer = max(recipe.evaluation.max_new_tokens, method.objective.max_new_tokens if method.objective else 0)
+    longest = min(recipe.data.max_tokens, _context(backbone) - answer)
+    if longest < 8:
+        raise ConfigError(
+            f"the model holds {_context(backbone)} tokens, too few for answers of {answer}",
+            where="evaluation.max_new_tokens",
+        )
+    return longest
+
+
+def _context(backbone: Backbone) -> int:
+    return int(getattr(backbone.model.config, "max_position_embeddings", 0) or 1 << 20)

@@ -1,0 +1,223 @@
+"""A recipe: one TOML or YAML file that says everything about a run, validated before anything starts."""
+
+from __future__ import annotations
+
+import json
+import reprlib
+import sys
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError
+
+from edgetune.core.errors import ConfigError, DataError, nearest
+from edgetune.core.events import read_events
+from edgetune.recipe.method_section import MethodSection, Section
+from edgetune.recipe.sections import (
+    CompressionSection,
+    DataSection,
+    EvaluationSection,
+    ExportSection,
+    FederationSection,
+    ModelSection,
+    SplitSection,
+)
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+LARGEST = 1_000_000
+"""Bytes of a recipe file."""
+
+
+class Recipe(Section):
+    """Everything about a run."""
+
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Master seed of every random choice."""
+    threads: int | None = Field(default=None, ge=1, le=1024)
+    """CPU threads of torch and llama.cpp; the library's default if not set."""
+    stages: tuple[str, ...] | None = None
+    """What `edgetune run` does, in order (`edgetune stages`); base, tune, round, compress, measure if not set."""
+    model: ModelSection = ModelSection()
+    data: DataSection = DataSection()
+    split: SplitSection = SplitSection()
+    federation: FederationSection = FederationSection()
+    method: MethodSection = MethodSection()
+    compression: CompressionSection = CompressionSection()
+    export: ExportSection = ExportSection()
+    evaluation: EvaluationSection = EvaluationSection()
+
+    @property
+    def tuning_fingerprint(self) -> str:
+        """SHA-256 of every setting that decides the tuned weights; compression, display and later stages do not.
+
+        The number of rounds does only where a decay ends with the run: then a longer run is another run.
+        """
+        decays = self.method.schedule not in (None, "constant") and self.method.schedule_steps is None
+        kept = self.model_dump(
+            exclude={
+                "compression": True,
+                "export": True,
+                "model": {"accept_rounding"},
+                "evaluation": {"every", "batch_size", "samples"},  # max_new_tokens shortens the examples
+                "federation": {"workers"} if decays else {"workers", "rounds"},
+                "threads": True,
+                "stages": True,
+            }
+        )
+        stages = self.stages or ()
+        before = stages[: stages.index("tune")] if "tune" in stages else ()
+        kept["stages"] = [name for name in before if name != "base"]
+        return sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def load_recipe(path: Path | None, overrides: Sequence[str] = (), **settings: object) -> Recipe:
+    """Read a recipe and apply overrides, last one wins.
+
+    Args:
+        path: a .toml, .yaml or .yml file; None starts from the defaults.
+        overrides: `section.key=value` texts; values are read as TOML, and as plain text where that fails.
+        settings: dotted keys with double underscores for dots (`model__source="..."`); None values are left out.
+
+    Raises:
+        ConfigError: for an unreadable file, an unknown key (with the nearest valid one) or a value out of range.
+    """
+    return _resolve(_read(path) if path is not None else {}, path, overrides, settings)
+
+
+def _resolve(
+    raw: dict[str, Any], path: Path | None, overrides: Sequence[str], settings: Mapping[str, object]
+) -> Recipe:
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"cannot read the override {text!r}", hint="write --set section.key=value")
+        _place(raw, key.strip(), _value(value.strip()))
+    for name, setting in settings.items():
+        if setting is not None:
+            _place(raw, name.replace("__", "."), setting)
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        given = {text.partition("=")[0].strip() for text in overrides}
+        given |= {name.replace("__", ".") for name, setting in settings.items() if setting is not None}
+        raise _explain(error, path, given) from error
+
+
+def recipe_of_run(folder: Path | None, overrides: Sequence[str] = (), **settings: object) -> Recipe:
+    """Return the recipe of the last run in a folder, with overrides; the defaults if there was none.
+
+    Args:
+        folder: where an `events.jsonl` may lie.
+        overrides: as in `load_recipe`.
+        settings: as in `load_recipe`.
+
+    Raises:
+        ConfigError: as `load_recipe`.
+        DataError: if the event log is damaged.
+    """
+    log = folder / "events.jsonl" if folder is not None else None
+    raw: dict[str, Any] = {}
+    if log is not None and log.is_file():
+        started = [event.get("config") for event in read_events(log) if event["event"] == "run_started"]
+        last = started[-1] if started else {}
+        if not isinstance(last, dict):
+            raise DataError("the run's settings are damaged", where=log)
+        raw = last
+    return _resolve(raw, None, overrides, settings)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = _text(path)
+        raw = tomllib.loads(text) if path.suffix == ".toml" else yaml.load(text, _PlainLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("cannot read the recipe", where=path, hint="give a .toml or .yaml file") from error
+    except RecursionError as error:
+        raise ConfigError("the recipe is nested too deeply", where=path) from error
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # TOML's own error is a ValueError
+        raise ConfigError(
+            f"the recipe is not valid: {' '.join(str(error).split())[:300]}", where=path
+        ) from error
+    if not isinstance(raw, dict):
+        raise ConfigError("a recipe is a table of sections", where=path)
+    return raw
+
+
+def _text(path: Path) -> str:
+    """Read a recipe; a file that is none, because it is too large or not a regular one, is not read.
+
+    Raises:
+        ConfigError: saying so.
+    """
+    if not path.is_file() or path.stat().st_size > LARGEST:
+        raise ConfigError(
+            f"not a file of at most {LARGEST:,} bytes", where=path, hint="give a .toml or .yaml file"
+        )
+    return path.read_text(encoding="utf-8")
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without aliases: a few of them name more than any memory holds."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not allowed in a recipe")
+        return super().compose_node(parent, index)
+
+
+def _value(text: str) -> object:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except (ValueError, RecursionError, KeyError):
+        return text
+
+
+def _place(raw: dict[str, Any], dotted: str, value: object) -> None:
+    *sections, key = dotted.split(".")
+    for section in sections:
+        raw = raw.setdefault(section, {})
+        if not isinstance(raw, dict):
+            raise ConfigError(f"{section!r} is a value, not a section", where=dotted)
+    raw[key] = value
+
+
+def _known(location: Sequence[str | int]) -> list[str]:
+    section: Any = Recipe
+    for part in location:
+        section = section.model_fields[str(part)].annotation
+    return list(section.model_fields)
+
+
+def _explain(error: ValidationError, path: Path | None, given: set[str]) -> ConfigError:
+    """Turn pydantic's first complaint into one sentence; the file is named unless the command line set the key."""
+    first = error.errors()[0]
+    where: Sequence[str | int] = first["loc"]
+    key = ".".join(str(part) for part in where)
+    typed = any(one == key or one.startswith(f"{key}.") for one in given)
+    source = f"{path}: " if path is not None and not typed else ""
+    if first["type"] == "extra_forbidden":
+        known = _known(where[:-1])
+        close = nearest(str(where[-1]), known)
+        hint = f"did you mean {close!r}?" if close else f"known here: {', '.join(known)}"
+        return ConfigError("no such setting", where=f"{source}{key}", hint=hint)
+    return ConfigError(f"{first['msg'].lower()}, got {reprlib.repr(first['input'])}", where=f"{source}{key}")
+
+
+def describe_settings(section: type[Section] = Recipe, prefix: str = "") -> Mapping[str, tuple[object, str]]:
+    """Return every dotted setting with its default and one-line description."""
+    found: dict[str, tuple[object, str]] = {}
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            found.update(describe_settings(kind, f"{prefix}{name}."))
+        else:
+            found[f"{prefix}{name}"] = (field.default, (field.description or "").replace("\n", " "))
+    return found

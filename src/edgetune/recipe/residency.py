@@ -1,0 +1,58 @@
+"""Where weights live while a model is tuned, as a recipe names it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgetune.core.errors import ConfigError
+from edgetune.core.quantised import Q4_0, Q8_0, BlockGrid
+from edgetune.directions import Hadamard
+from edgetune.methods.method import TuningMethod
+from edgetune.tune import FullProjected
+
+
+@dataclass(frozen=True, slots=True)
+class Residency:
+    """How a tuned model occupies memory.
+
+    Args:
+        streamed: form weights from base and ledger in every forward pass, instead of storing them.
+        grid: round the base's matrices to this block grid and keep them packed; None keeps them as they are.
+    """
+
+    streamed: bool = False
+    grid: BlockGrid | None = None
+
+
+FUSED = Residency()
+RESIDENCIES = {
+    "fused": FUSED,
+    "streamed": Residency(streamed=True),
+    "streamed-q8_0": Residency(streamed=True, grid=Q8_0),
+    "streamed-q4_0": Residency(streamed=True, grid=Q4_0),
+}
+"""Values of `model.residency` in a recipe."""
+
+
+def check_streams(method: TuningMethod, residency: Residency) -> None:
+    """Refuse to stream what would be slow or is not a sum of directions.
+
+    Raises:
+        ConfigError: saying what to change.
+    """
+    if not residency.streamed:
+        return
+    target = method.target
+    full = isinstance(target, FullProjected) and not target.keep_direction and target.scaling is None
+    if not full or method.directions is None:
+        raise ConfigError(
+            f"{method.name} does not tune all weights alike along regenerated directions, which streaming needs",
+            where="model.residency",
+            hint="use fused",
+        )
+    if not isinstance(method.directions.kind, Hadamard):
+        raise ConfigError(
+            "a streamed model is rebuilt in every forward pass, which takes a Hadamard pool",
+            where="model.residency",
+            hint="use fedkseed with method.directions = 'hadamard', or residency fused",
+        )

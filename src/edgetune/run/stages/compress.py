@@ -1,0 +1,42 @@
+"""Compress in one shot, write the planned file, and check it in llama.cpp."""
+
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from edgetune.export.checked import deploy
+from edgetune.recipe.preflight import compression_of
+from edgetune.run.deploy import compress_to_file, verify_file
+from edgetune.run.stage import File, Model, Stage
+from edgetune.run.work import Work
+
+
+def _work(work: Work, given: Model) -> File:
+    chosen, plan = compression_of(work.prepared.recipe), work.planned()
+    matrices = sum(weight.ndim == 2 for weight in given.model.parameters())
+
+    def write(file: Path) -> None:
+        def compressed() -> PreTrainedModel:
+            compress_to_file(
+                given.model, chosen, file, work.prepared, plan,
+                ledger_digest=given.digest, listener=work.with_bar("matrices", matrices),
+            )  # fmt: skip
+            return given.model
+
+        work.measured("compressed", compressed, lambda: file.stat().st_size)
+
+    work.tell(
+        deploy(work.model_path, write, lambda file: verify_file(file, given.model, work.prepared, plan))
+    )
+    return File(work.model_path)
+
+
+STAGE = Stage(
+    name="compress",
+    summary="Compresses in one shot, writes the very codes it chose as GGUF, and checks the file in llama.cpp.",
+    cost="`edgetune methods optq`; a pass over the calibration records",
+    takes=Model,
+    gives=File,
+    work=_work,
+    writes=compression_of,
+)

@@ -1,0 +1,42 @@
+"""The baseline beside compression: the same grid by rounding alone, measured and taken back."""
+
+from dataclasses import replace
+
+import torch
+from transformers import PreTrainedModel
+
+from edgetune.export.checked import scratch_file
+from edgetune.methods.catalogue import compression_method
+from edgetune.recipe.preflight import compression_of
+from edgetune.run.deploy import compress_to_file
+from edgetune.run.stage import Model, Stage
+from edgetune.run.work import Work
+
+
+def _work(work: Work, given: Model) -> Model:
+    chosen, plan = compression_of(work.prepared.recipe), work.plan
+    if chosen.name == "rtn" or plan is None:
+        return given
+    baseline = replace(compression_method("rtn"), grid=chosen.grid)
+    weights = {name: weight.detach().clone() for name, weight in given.model.named_parameters()}
+
+    def rounded() -> PreTrainedModel:
+        compress_to_file(given.model, baseline, file, work.prepared, plan, ledger_digest=given.digest)
+        return given.model
+
+    with scratch_file(work.model_path) as file:
+        work.measured("rounded", rounded, lambda: file.stat().st_size)
+    with torch.no_grad():
+        for name, weight in given.model.named_parameters():
+            weight.copy_(weights[name])
+    return given
+
+
+STAGE = Stage(
+    name="round",
+    summary="Rounds to the same grid, measures it, and takes it back: what compression is compared with.",
+    cost="a copy of the weights; seconds",
+    takes=Model,
+    gives=Model,
+    work=_work,
+)

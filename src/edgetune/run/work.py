@@ -1,0 +1,162 @@
+"""What the stages of a run share: what they work on, where results go, and how the log is told."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from edgetune.core.errors import ModelError
+from edgetune.core.events import Event, Listener, RunStarted, Sample, StageFinished, read_events
+from edgetune.core.progress import Progress
+from edgetune.directions.kernel import describe_kernel
+from edgetune.export.plan import ExportPlan
+from edgetune.federation.crew import Crew
+from edgetune.measure.memory import PeakMemory
+from edgetune.measure.versions import versions
+from edgetune.recipe.prepare import Prepared
+from edgetune.recipe.quality import Quality, model_quality
+
+LEDGER, MODEL, EVENTS, MANIFEST = "tuned.ledger", "model.gguf", "events.jsonl", "manifest.json"
+
+
+class Work:
+    """A run in progress.
+
+    Args:
+        prepared: model, data, method.
+        out: folder of the results.
+        tell: told of every event.
+        progress: told how far long work is.
+        crew: the processes that devices answer in.
+        single: one device holds all data.
+        done: rounds that an earlier run completed.
+        plan: the file that a stage is going to write; None if none does.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        out: Path,
+        tell: Listener,
+        progress: Progress,
+        crew: Crew,
+        *,
+        single: bool,
+        done: int,
+        plan: ExportPlan | None,
+    ) -> None:
+        self.prepared, self.out, self.tell, self.progress = prepared, out, tell, progress
+        self.crew, self.single, self.done, self.plan = crew, single, done, plan
+        self.base_loss = math.nan
+
+    @property
+    def model_path(self) -> Path:
+        """Where the model file goes."""
+        return self.out / MODEL
+
+    def planned(self) -> ExportPlan:
+        """Return the plan of the model file.
+
+        Raises:
+            ModelError: if the stage that asks did not say that it writes one.
+        """
+        if self.plan is None:
+            raise ModelError("no file was planned", where=self.model_path)
+        return self.plan
+
+    def announce(self, command: str) -> None:
+        """Write the manifest and the first events."""
+        prepared = self.prepared
+        prepared.manifest.write(self.out / MANIFEST)
+        self.tell(
+            RunStarted(
+                command=command,
+                config=prepared.recipe.model_dump(),
+                method=prepared.method.name,
+                base_digest=prepared.backbone.digest,
+                seed=prepared.recipe.seed,
+                versions={**versions(), "kernel": describe_kernel()},
+                weights=sum(weight.numel() for weight in prepared.backbone.model.parameters()),
+            )
+        )
+        self.tell(prepared.found)
+
+    def rounds(self) -> list[dict[str, Any]]:
+        """Return the rounds in the log; of a round that was done twice, the later one."""
+        events = read_events(self.out / EVENTS)
+        return list({one["round"]: one for one in events if one["event"] == "round"}.values())
+
+    def measured(
+        self,
+        name: str,
+        make: Callable[[], PreTrainedModel],
+        size: Callable[[], int],
+        *,
+        earlier: float = 0.0,
+        peak: Callable[[], int] = lambda: 0,
+    ) -> tuple[PreTrainedModel, Quality]:
+        """Make a model, measure it on the held-out records, and send its row.
+
+        Args:
+            name: of the row.
+            make: does the stage's work.
+            size: bytes of the result, asked for afterwards.
+            earlier: seconds that went into it before a kill.
+            peak: bytes that the work needed with other processes beside this one.
+        """
+        start = time.perf_counter()
+        with PeakMemory() as memory:
+            model = make()
+            quality = model_quality(model, self.prepared, self.progress, name)
+        most = max(memory.peak_bytes, peak())
+        self.row(name, quality, size(), most, earlier + time.perf_counter() - start)
+        return model, quality
+
+    def row(self, name: str, quality: Quality, size: int, peak: int, seconds: float) -> None:
+        """Send a row of the final table, and some answers."""
+        self.tell(
+            StageFinished(
+                name=name,
+                loss=quality.loss,
+                perplexity=quality.perplexity,
+                rouge_l=quality.rouge_l,
+                size_bytes=size,
+                peak_memory_bytes=peak,
+                seconds=seconds,
+                base_style_loss=quality.base_style_loss,
+                records=len(self.prepared.held_out),
+            )
+        )
+        show_samples(name, quality, self.prepared, self.tell)
+
+    def with_bar(self, what: str, total: int) -> Listener:
+        """Return a listener that also moves a bar at every event."""
+        done = 0
+
+        def listen(event: Event) -> None:
+            nonlocal done
+            self.tell(event)
+            done += 1
+            self.progress(what, min(done, total), total)
+
+        return listen
+
+
+def show_samples(stage: str, quality: Quality, prepared: Prepared, listener: Listener) -> None:
+    """Send the answers to the first few held-out prompts, one of each category first."""
+    seen: dict[str, int] = {}
+    for index, record in enumerate(prepared.held_out):
+        seen.setdefault(record.category, index)
+    order = list(seen.values()) + [
+        index for index in range(len(prepared.held_out)) if index not in seen.values()
+    ]
+    answers = prepared.answers(quality.answers)
+    for index in order[: prepared.recipe.evaluation.samples]:
+        record = prepared.held_out[index]
+        prompt = f"{record.instruction}\n\n{record.context}" if record.context else record.instruction
+        listener(Sample(stage, prompt, record.response, answers[index]))

@@ -1,0 +1,22 @@
+"""From a handle to a model that transformers knows."""
+
+from __future__ import annotations
+
+from transformers import PreTrainedModel
+
+from edgetune.core.tuned import Tuned
+from edgetune.tune.adapter import AdapterTuned
+from edgetune.tune.projected import ProjectedTuned
+from edgetune.tune.projected_adapter import ProjectedAdapter
+
+
+def plain_model(tuned: Tuned) -> PreTrainedModel:
+    """Return the transformers model with the tuned weights in place, peft's for a prefix; the handle ends here."""
+    if isinstance(tuned, AdapterTuned):
+        return tuned.merged()
+    if isinstance(tuned, ProjectedAdapter):
+        return tuned.plain()
+    if isinstance(tuned, ProjectedTuned):
+        tuned.close()
+    model: PreTrainedModel = tuned.model  # type: ignore[assignment]
+    return model

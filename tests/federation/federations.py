@@ -1,0 +1,112 @@
+"""A toy federation: four devices whose records all have the same answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgetune.core.events import Event
+from edgetune.core.ledger import Ledger
+from edgetune.core.tuned import Tuned
+from edgetune.data.encode import Example, batches
+from edgetune.federation.device import Device
+from edgetune.federation.federate import Plan, federate
+from edgetune.federation.single import tune
+from edgetune.federation.state import Checkpoint
+from edgetune.federation.worker import Worker
+from edgetune.measure.evaluate import held_out_loss
+from edgetune.methods.catalogue import tuning_method
+from edgetune.methods.method import TuningMethod
+from edgetune.methods.options import with_options
+from edgetune.models.backbone import load_backbone
+
+SEED = 5
+STEPS: dict[str, Any] = {"local_steps": 4, "batch_size": 4}
+METHODS: dict[str, TuningMethod] = {
+    "fedkseed": with_options(
+        tuning_method("fedkseed"), {"pool": 64, "learning_rate": 1e-3, "eps": 1e-3, **STEPS}
+    ),
+    "signs": with_options(
+        tuning_method("fedkseed"),
+        {"pool": 64, "directions": "rademacher", "learning_rate": 1e-3, "eps": 1e-3, **STEPS},
+    ),
+    "averaged": with_options(
+        tuning_method("fedkseed"),
+        {"pool": 64, "learning_rate": 1e-3, "eps": 1e-3, "directions_per_step": 3, "micro_batch": 3, **STEPS},
+    ),
+    "adam": with_options(
+        tuning_method("fedkseed"),
+        {"pool": 64, "optimiser": "adam", "learning_rate": 1e-4, "eps": 1e-3, **STEPS},
+    ),
+    "heavy": with_options(
+        tuning_method("mezo"), {"optimiser": "momentum", "history": 6, "learning_rate": 2e-4, **STEPS}
+    ),
+    "mezo": with_options(tuning_method("mezo"), {"learning_rate": 1e-3, **STEPS}),
+    "decaying": with_options(
+        tuning_method("fedkseed"),
+        {"pool": 64, "learning_rate": 1e-3, "eps": 1e-3, **STEPS}
+        | {"schedule": "cosine", "schedule_steps": 16, "warmup": 3},
+    ),
+    "scored": with_options(
+        tuning_method("mezo_lora"),
+        {"objective": "token_f1", "answer_tokens": 3, "learning_rate": 1e-1, "eps": 0.3, **STEPS},
+    ),
+    "scaled": with_options(
+        tuning_method("fedkseed"),
+        {"pool": 64, "learning_rate": 1e-3, "eps": 1e-3, "layer_scale": "parameter_norm", **STEPS},
+    ),
+    "mezo_lora": with_options(tuning_method("mezo_lora"), {"rank": 2, "learning_rate": 1e-2, **STEPS}),
+    "mezo_prefix": with_options(tuning_method("mezo_prefix"), {"learning_rate": 1e-2, **STEPS}),
+    "lora": with_options(tuning_method("lora"), {"learning_rate": 5e-3, **STEPS}),
+}
+
+
+def examples(device: int, count: int = 6) -> list[Example]:
+    """Return prompts of letters that all continue with tokens 7 8 0."""
+    return [Example((10 + device, 20 + index, 30, 7, 8, 0), 3) for index in range(count)]
+
+
+def evaluate(tuned: Tuned) -> float:
+    return held_out_loss(tuned.model, batches(examples(9), 8, 0)).loss
+
+
+@dataclass
+class Toy:
+    """One process: a model, its devices, and the folder of the ledger."""
+
+    folder: Path
+    method: TuningMethod
+    ledger: Path
+    fingerprint: str = "f"
+    options: dict[str, Any] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.worker = Worker(load_backbone(self.folder, **self.options), self.method, SEED)
+        self.devices = {id: Device(id, examples(id, 4 + id), self.worker, pad_id=0) for id in range(4)}
+
+    def checkpoint(self) -> Checkpoint:
+        return Checkpoint(self.ledger, self.worker, self.fingerprint)
+
+    def federate(self, rounds: int, participation: float = 0.5) -> Ledger:
+        plan = Plan(rounds, participation, SEED)
+        return federate(
+            self.worker, self.devices, plan, self.checkpoint(), evaluate, listener=self.events.append
+        )
+
+    def tune(self, rounds: int) -> Ledger:
+        plan = Plan(rounds, 1.0, SEED)
+        return tune(
+            self.worker,
+            examples(0, 4),
+            plan,
+            self.checkpoint(),
+            evaluate,
+            pad_id=0,
+            listener=self.events.append,
+        )
+
+
+MakeToy = Callable[..., Toy]

@@ -1,0 +1,387 @@
+"""The federation on a toy task: learning, equal models, bytes, faults, resume."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from federations import SEED, MakeToy, evaluate, examples
+from transformers import AutoModelForCausalLM
+
+import edgetune
+from edgetune.core.errors import DigestError, DivergenceError, EdgetuneError, ModelError
+from edgetune.core.events import RoundFinished, RunResumed
+from edgetune.core.ledger import read_ledger
+from edgetune.core.update import Projected
+from edgetune.federation.device import Device
+from edgetune.federation.load import materialise
+from edgetune.federation.reply import HEAD, REPORT, binding
+from edgetune.federation.server import Server
+from edgetune.federation.steps import draw_batches, take_steps
+from edgetune.federation.tuning import plain_model
+from edgetune.federation.worker import Worker
+from edgetune.methods.catalogue import tuning_method
+from edgetune.models.backbone import load_backbone
+from edgetune.models.digest import tensor_digest
+from edgetune.run.deploy import refuse_prefix
+from edgetune.wire import DOWN, Frame
+
+both = pytest.mark.parametrize("name", ["fedkseed", "lora"])
+every = pytest.mark.parametrize("name", ["fedkseed", "signs", "mezo", "mezo_lora", "mezo_prefix", "lora"])
+
+
+def server_of(toy: Any, participation: float = 1.0, **more: Any) -> Server:
+    state = more.pop("state", toy.worker.tuned.state())
+    digest = toy.worker.identity
+    return Server(
+        toy.method, digest, list(toy.devices), participation=participation, seed=SEED, state=state, **more
+    )
+
+
+def digest_of(toy: Any) -> str:
+    return tensor_digest(toy.worker.tuned.named_weights())
+
+
+@both
+def test_the_held_out_loss_falls(name: str, toy: MakeToy) -> None:
+    run = toy(name)
+    before = evaluate(run.worker.tuned)
+    run.federate(14 if name == "fedkseed" else 5)
+    losses = [event.loss for event in run.events if isinstance(event, RoundFinished)]
+    assert losses[-1] < losses[0] < before
+    assert losses[-1] < 0.95 * before
+
+
+@every
+def test_a_device_materialises_the_servers_model_every_round(
+    name: str, toy: MakeToy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = toy(name)
+    server, tuned = server_of(run), run.worker.tuned
+    for _ in range(3):
+        down = server.open_round()
+        tuned.reset(server.state)
+        expected = digest_of(run)
+        for payload in down.values():
+            binds = binding(run.method.digest, run.worker.identity, SEED)
+            frame = Frame.decode(payload, kind=DOWN, method=binds[0], base=binds[1])
+            tuned.reset(run.method.codec.decode(frame.body[4:]))
+            assert digest_of(run) == expected
+        server.close_round({id: run.devices[id].answer(payload) for id, payload in down.items()})
+
+
+def test_a_fedkseed_round_with_a_full_table_fits_in_17988_bytes(save_tiny: Any) -> None:
+    method = replace(tuning_method("fedkseed"), batch_size=1)
+    worker = Worker(load_backbone(save_tiny()), method, SEED)
+    full = Projected(np.arange(4096), np.full(4096, 1e-9, np.float32))
+    server = Server(method, worker.identity, [0], participation=1, seed=SEED, state=full, round=40)
+    down = server.open_round()[0]
+    up = Device(0, examples(0), worker, pad_id=0).answer(down)
+    server.close_round({0: up})
+    print(f"K=4096, 200 steps: down {len(down)}, up {len(up)}, together {len(down) + len(up)} bytes")
+    assert len(down) == 34 + 4 + 1 + 4 * 4096
+    assert len(up) <= 34 + HEAD.size + REPORT.size + 5 + 6 * 200
+    assert len(down) + len(up) <= 17_988
+
+
+@pytest.mark.parametrize(
+    ("driver", "name"),
+    [
+        ("federate", "fedkseed"),
+        ("tune", "averaged"),
+        ("tune", "scaled"),
+        ("tune", "scored"),
+        ("federate", "scored"),
+        ("tune", "decaying"),
+        ("federate", "decaying"),
+        ("tune", "mezo_lora"),
+        ("federate", "mezo_prefix"),
+        ("tune", "adam"),
+        ("tune", "heavy"),
+        ("federate", "adam"),
+        ("federate", "signs"),
+        ("federate", "lora"),
+        ("tune", "mezo"),
+        ("tune", "lora"),
+    ],
+)
+def test_a_killed_run_goes_on_to_the_same_bits(driver: str, name: str, toy: MakeToy) -> None:
+    whole = getattr(toy(name, run="whole"), driver)(4)
+    getattr(toy(name, run="parts"), driver)(2)
+    second = toy(name, run="parts")
+    resumed = getattr(second, driver)(4)
+    assert second.events[0] == RunResumed(2)
+    assert resumed.digest == whole.digest
+    assert resumed.weights_digest == whole.weights_digest != ""
+    assert read_ledger(second.ledger).digest == whole.digest
+    left = sorted(path.name for path in second.ledger.parent.iterdir())
+    beside = (
+        ["tuned.optimiser-4.safetensors"] if driver == "tune" and name in {"lora", "adam", "heavy"} else []
+    )
+    assert left == sorted(["tuned.ledger", *beside])
+
+
+def test_a_killed_round_leaves_the_last_complete_one(toy: MakeToy) -> None:
+    run = toy(run="killed")
+    run.federate(1)
+    answer, calls = Device.answer, []
+
+    def killed(self: Device, *given: Any) -> bytes:
+        calls.append(self.id)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return answer(self, *given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Device, "answer", killed)
+        with pytest.raises(KeyboardInterrupt):
+            toy(run="killed").federate(3)
+    resumed = toy(run="killed").federate(3)
+    assert resumed.digest == toy(run="whole").federate(3).digest
+
+
+def test_a_folder_of_another_configuration_is_not_resumed(toy: MakeToy) -> None:
+    toy().federate(1)
+    with pytest.raises(DigestError, match="another configuration"):
+        toy(fingerprint="g").federate(2)
+
+
+@pytest.mark.parametrize("name", ["fedkseed", "signs", "mezo"])
+def test_one_device_alone_is_the_federation_of_one(name: str, toy: MakeToy) -> None:
+    federated, alone = toy(name, run="f"), toy(name, run="s")
+    federated.devices = {0: federated.devices[0]}
+    first, second = federated.federate(3, 1.0), alone.tune(3)
+    assert first.directions == second.directions
+    table = [np.zeros(64, np.float64), np.zeros(64, np.float64)]
+    if name == "mezo":
+        assert first.digest == second.digest
+        return
+    for sums, ledger in zip(table, (first, second), strict=True):
+        np.add.at(sums, ledger.update.keys, ledger.update.coefficients)
+    assert np.abs(table[0]).max() > 0
+    assert np.allclose(*table, rtol=1e-3, atol=1e-3 * np.abs(table[0]).max())
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("fedkseed", "gpt2"),
+        ("signs", "llama"),
+        ("mezo", "gpt2"),
+        ("lora", "llama"),
+        ("mezo_lora", "llama"),
+        ("mezo_lora", "gpt2"),
+        ("scaled", "llama"),
+        ("scaled", "gpt2"),
+    ],
+)
+def test_a_loaded_ledger_is_the_drivers_model_and_survives_transformers(
+    name: str, family: str, toy: MakeToy, tmp_path: Path
+) -> None:
+    run = toy(name, family=family)
+    run.federate(2)
+    model = plain_model(run.worker.tuned)
+    loaded = edgetune.load(run.folder, run.ledger)
+    ids = torch.arange(1, 21).view(2, 10)
+    with torch.no_grad():
+        expected = loaded(input_ids=ids).logits
+        assert torch.equal(model(input_ids=ids).logits, expected)
+        loaded.save_pretrained(tmp_path / "saved")
+        again = AutoModelForCausalLM.from_pretrained(tmp_path / "saved").eval()
+        assert torch.equal(again(input_ids=ids).logits, expected)
+        base = load_backbone(run.folder).model
+        assert not torch.equal(base(input_ids=ids).logits, expected)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_trained_prefix_loads_as_pefts_model(family: str, toy: MakeToy) -> None:
+    run = toy("mezo_prefix", family=family)
+    run.tune(2)
+    model = plain_model(run.worker.tuned)
+    loaded = edgetune.load(run.folder, run.ledger)
+    ids = torch.arange(1, 21).view(2, 10)
+    with torch.no_grad():
+        mask = torch.ones_like(ids)
+        expected = loaded(input_ids=ids, attention_mask=mask).logits
+        assert torch.equal(model(input_ids=ids, attention_mask=mask).logits, expected)
+        assert not torch.equal(load_backbone(run.folder).model(input_ids=ids).logits, expected)
+    with pytest.raises(ModelError, match="cannot be merged"):
+        refuse_prefix(loaded)
+
+
+@pytest.mark.parametrize("name", ["mezo_lora", "mezo_prefix"])
+def test_the_ledger_of_an_adapter_is_a_pair_a_step(name: str, toy: MakeToy) -> None:
+    run = toy(name)
+    run.tune(3)
+    assert run.ledger.stat().st_size < 3000 + 12 * 3 * run.method.local_steps
+    ledger = read_ledger(run.ledger)
+    assert ledger.adapter is not None
+    assert ledger.adapter["seed"] == SEED
+    assert len(ledger.update.keys) == 3 * run.method.local_steps
+
+
+def test_a_run_in_half_precision_loads_in_either_type(toy: MakeToy) -> None:
+    run = toy(options={"dtype": torch.bfloat16})
+    run.federate(2)
+    half = edgetune.load(run.folder, run.ledger, dtype=torch.bfloat16)
+    assert tensor_digest(half.named_parameters()) == digest_of(run)
+    edgetune.load(run.folder, run.ledger)
+
+
+def test_a_ledger_on_another_base_or_damaged_is_not_loaded(toy: MakeToy, save_tiny: Any) -> None:
+    run = toy()
+    run.federate(1)
+    with pytest.raises(DigestError, match="belongs to base"):
+        edgetune.load(save_tiny(seed=1), run.ledger)
+    data = bytearray(run.ledger.read_bytes())
+    data[-1] ^= 1
+    run.ledger.write_bytes(data)
+    with pytest.raises(ModelError, match="damaged"):
+        edgetune.load(run.folder, run.ledger)
+
+
+def test_damaged_layer_scales_are_refused(toy: MakeToy) -> None:
+    run = toy("scaled")
+    ledger = run.tune(1)
+    for text in ("[1]", "nonsense", '{"w": null}'):
+        broken = replace(ledger, extra={"layer_scale": text})
+        with pytest.raises(ModelError, match="layer scales"):
+            materialise(load_backbone(run.folder), broken)
+
+
+def test_a_ledger_is_not_loaded_with_another_key(toy: MakeToy) -> None:
+    run = toy()
+    run.federate(1)
+    with pytest.raises(DigestError, match="the key has id"):
+        edgetune.load(run.folder, run.ledger, key=bytes(32))
+
+
+@both
+def test_a_device_whose_losses_are_no_numbers_is_refused_and_counted(
+    name: str, toy: MakeToy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = toy(name)
+    server = server_of(run)
+    replies = {id: run.devices[id].answer(payload) for id, payload in server.open_round().items()}
+    monkeypatch.setattr(
+        "edgetune.federation.steps.response_loss", lambda *_: torch.tensor(float("nan")).requires_grad_()
+    )
+    monkeypatch.setattr(
+        "edgetune.estimators.backprop.torch.autograd.grad",
+        lambda loss, weights: [torch.full_like(one, float("nan")) for one in weights],
+    )
+    broken = {id: run.devices[id].answer(payload) for id, payload in server.open_round().items()}
+    state = server.state
+    with pytest.raises(DivergenceError, match="no reply can be used"):
+        server.close_round(broken)
+    assert server.state is state
+    assert server.round == 0
+    closed = server.close_round(replies | {2: broken[2]})
+    assert list(closed.refused) == [2]
+    assert closed.dropped == run.method.local_steps
+    assert server.state.is_finite
+
+
+def test_steps_that_are_no_numbers_leave_the_weights(toy: MakeToy, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, calls = toy(), []
+    before = digest_of(run)
+
+    def loss(*_: object) -> torch.Tensor:
+        calls.append(1)
+        return torch.tensor([float("inf"), 1.0, float("nan"), 2.0][len(calls) % 4])
+
+    monkeypatch.setattr("edgetune.federation.steps.response_loss", loss)
+    feed = draw_batches(examples(0), 2, 0, seed=0, device=0)
+    steps = take_steps(run.method, run.worker.tuned, feed, [1, 2, 3], {})
+    assert (steps.dropped, digest_of(run)) == (3, before)
+    assert np.isnan(steps.loss)
+
+
+def test_a_schedule_scales_the_coefficients_of_each_round(
+    toy: MakeToy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, calls = toy("decaying"), []
+
+    def loss(*_: object) -> torch.Tensor:
+        calls.append(1)
+        return torch.tensor([2.0, 1.0][(len(calls) - 1) % 2])
+
+    monkeypatch.setattr("edgetune.federation.steps.response_loss", loss)
+    full = run.method.local.lr / (2 * run.method.estimate.eps)
+    for round in (1, 3, 5):
+        run.worker.tuned.reset(None)
+        feed = draw_batches(examples(0), 2, 0, seed=0, device=0, first=4 * (round - 1))
+        take_steps(run.method, run.worker.tuned, feed, [1, 2, 3, 4], {}, round=round)
+        table = dict(zip(run.worker.tuned.delta().keys, run.worker.tuned.delta().coefficients, strict=True))
+        for step, key in enumerate((1, 2, 3, 4)):
+            t = 4 * (round - 1) + step
+            rate = t / 3 if t < 3 else (1 + np.cos(np.pi * min(1, (t - 3) / 13))) / 2
+            assert -table.get(key, 0.0) / full == pytest.approx(rate, rel=1e-5, abs=1e-7)
+
+
+def test_a_slope_that_is_no_number_leaves_its_step_and_is_counted(
+    toy: MakeToy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, calls = toy("averaged"), []
+
+    def loss(*_: object) -> torch.Tensor:
+        calls.append(1)
+        return torch.tensor([2.0, 1.0, float("nan"), 1.0, 1.0, 2.0][(len(calls) - 1) % 6])
+
+    monkeypatch.setattr("edgetune.federation.steps.response_loss", loss)
+    feed = draw_batches(examples(0), 2, 0, seed=0, device=0)
+    steps = take_steps(run.method, run.worker.tuned, feed, [1, 2, 3, 4, 5, 6], {})
+    assert (steps.dropped, steps.loss) == (2, 1.5)
+    delta = run.worker.tuned.delta()
+    lr, slope = run.method.local.lr, 1 / (2 * run.method.estimate.eps)
+    assert delta.keys.tolist() == [1, 3, 4, 6]
+    assert delta.coefficients.tolist() == pytest.approx([-lr * slope / 2, lr * slope / 2] * 2)
+
+
+def test_absent_devices_do_not_stop_a_round_and_late_joiners_pay_the_same(toy: MakeToy) -> None:
+    run = toy()
+    server = server_of(run)
+    down = server.open_round()
+    server.close_round({1: run.devices[1].answer(down[1])})
+    assert server.round == 1
+    assert len(set(server.open_round().values())) == 1
+
+
+def test_devices_are_sampled_without_replacement_and_by_seed_and_round(toy: MakeToy) -> None:
+    run = toy()
+    chosen = [server_of(run, 0.5, round=at).sample() for at in range(20)]
+    assert all(len(set(one)) == 2 for one in chosen)
+    assert {id for one in chosen for id in one} == {0, 1, 2, 3}
+    assert chosen == [server_of(run, 0.5, round=at).sample() for at in range(20)]
+    digest, none = run.worker.identity, Projected.none()
+    many = Server(run.method, digest, range(100), participation=0.29, seed=SEED, state=none)
+    assert len(many.sample()) == 29  # 0.29 * 100 is 28.999999999999996
+
+
+def test_a_single_run_that_diverges_stops(toy: MakeToy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgetune.federation.steps.response_loss", lambda *_: torch.tensor(float("nan")))
+    with pytest.raises(DivergenceError, match="interval 1"):
+        toy("mezo").tune(2)
+
+
+def test_a_lost_optimiser_state_is_an_error_of_ours(toy: MakeToy) -> None:
+    run = toy("lora")
+    run.tune(1)
+    next(run.ledger.parent.glob("*.optimiser-*")).unlink()
+    with pytest.raises(EdgetuneError):
+        toy("lora").tune(2)
+
+
+@pytest.mark.parametrize("name", ["fedkseed", "mezo", "adam", "lora"])
+def test_a_run_is_not_moved_by_the_default_type_that_a_load_beside_it_sets(name: str, toy: MakeToy) -> None:
+    alone = toy(name, run="alone").tune(2)
+    beside = toy(name, run="beside")
+    torch.set_default_dtype(torch.bfloat16)  # transformers does while it builds a model of that type
+    try:
+        assert beside.tune(2).digest == alone.digest
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -1,0 +1,167 @@
+"""What a run works on: ends of answers, duplicates, findings, and preparation without devices."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import AddedToken
+
+from edgetune.core.errors import ConfigError, DataError
+from edgetune.data.holdout import text_of
+from edgetune.data.records import Record
+from edgetune.recipe.prepare import Prepared, prepare
+from edgetune.recipe.recipe import Recipe, load_recipe
+
+CHATML = (
+    "{% for m in messages %}[{{ m.role }}]\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]\n{% endif %}"
+)
+SMALL = {
+    "data__held_out": 4, "data__calibration": 6, "split__kind": "iid", "split__minimum": 1, "federation__devices": 3,
+    "data__max_tokens": 100, "evaluation__max_new_tokens": 8,
+}  # fmt: skip
+Ready = Callable[..., Prepared]
+
+
+def rows(count: int, response: str = "yes {}") -> list[Record]:
+    return [Record(f"say {index}", "", response.format(index), "ab"[index % 2]) for index in range(count)]
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, save_tiny: Any, tiny_tokenizer: Any) -> Callable[..., Recipe]:
+    def make(records: Sequence[Record], *, template: str | None = None, **settings: Any) -> Recipe:
+        folder = save_tiny()
+        if template is not None:
+            tokenizer = copy.deepcopy(tiny_tokenizer)
+            tokenizer.add_tokens([AddedToken("<|im_end|>", special=False)])
+            tokenizer.chat_template = template
+            tokenizer.save_pretrained(folder)
+        data = tmp_path / "data.jsonl"
+        names = ("instruction", "context", "response", "category")
+        lines = [json.dumps({name: getattr(record, name) for name in names}) for record in records]
+        data.write_text("\n".join(lines), encoding="utf-8")
+        return load_recipe(
+            None, [], model__source=str(folder), data__source=str(data), **{**SMALL, **settings}
+        )
+
+    return make
+
+
+def held(prepared: Prepared) -> list[Record]:
+    return [prepared.records[index] for share in prepared.manifest.devices for index in share]
+
+
+def test_a_batch_larger_than_the_data_is_refused_where_somebody_asked_for_it(recipe: Any) -> None:
+    with pytest.raises(
+        ConfigError, match=r"method.batch_size.* 31 records .* 30 are trained on .*at most 30"
+    ):
+        prepare(recipe(rows(40), method__batch_size=31))
+    assert sum(map(len, prepare(recipe(rows(40), method__batch_size=30)).devices.values())) == 30
+    prepare(recipe(rows(16), method__name="mezo"))  # 16 records a step of its own, of 6
+
+
+def test_the_end_that_is_trained_on_comes_first_and_reaches_whoever_generates(recipe: Any) -> None:
+    prepared = prepare(recipe(rows(40), template=CHATML))
+    end = prepared.backbone.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert prepared.ends == (end, 0)
+    assert prepared.found.ends == [end, 0]
+    assert prepared.backbone.model.generation_config.eos_token_id == [end, 0]
+    assert {example.input_ids[-1] for share in prepared.devices.values() for example in share} == {end}
+    assert prepare(recipe(rows(40))).ends == (0,)
+
+
+def test_ends_of_the_generation_config_are_kept(recipe: Any) -> None:
+    asked = recipe(rows(40), template=CHATML)
+    (Path(asked.model.source) / "generation_config.json").write_text('{"eos_token_id": [7, 5]}')
+    assert prepare(asked).ends == (98, 0, 5, 7)
+
+
+def test_texts_are_what_is_trained_on(recipe: Any) -> None:
+    prepared = prepare(recipe(rows(40), template=CHATML))
+    for one in prepared.texts(prepared.held_out):
+        assert (
+            prepared.backbone.tokenizer.decode(one.example.input_ids) == one.turn.prompt + one.turn.response
+        )
+    assert [one.example for one in prepared.texts(prepared.held_out)] == prepared.held_out_examples
+
+
+def test_no_text_stands_in_two_places(recipe: Any) -> None:
+    prepared = prepare(recipe(rows(30) * 4))
+    places = [held(prepared), prepared.held_out, prepared.calibration]
+    texts = [{text_of(record) for record in place} for place in places]
+    assert all(first.isdisjoint(second) for first in texts for second in texts if first is not second)
+    assert len(prepared.held_out) == len(texts[1]) == 4
+    assert len(prepared.calibration) == 6
+    assert prepared.found.copies == 120 - sum(map(len, places)) == len(prepared.manifest.copies) + 2
+    assert prepared.found.trained == len(held(prepared))
+
+
+def test_findings_are_counted(recipe: Any) -> None:
+    found = [
+        *rows(40),
+        Record("what is <|endoftext|>?", "", "a token", ""),
+        Record("caf\u00e9", "", "\u4e2d", ""),
+        Record("end", "", "done <|im_end|>", ""),
+    ]
+    seen = prepare(recipe(found, template=CHATML)).found
+    assert (seen.quoted, seen.unknown, seen.characters, seen.own_ends, seen.framed) == (
+        1,
+        1,
+        "\u00e9\u4e2d",
+        1,
+        0,
+    )
+    assert (seen.prompt, seen.held_out, seen.calibration, seen.trained, seen.copies) == ("chat", 4, 6, 33, 0)
+    assert prepare(recipe(rows(40, "{}\u4e2d"))).found.words.endswith("scripts without spaces")
+    assert prepare(recipe(rows(40))).found.words == "words"
+
+
+def test_references_are_without_the_end_a_response_brings(recipe: Any) -> None:
+    prepared = prepare(recipe(rows(40, "yes {}<|im_end|>"), template=CHATML))
+    assert all(record.response == f"yes {record.instruction[4:]}" for record in prepared.held_out)
+    assert prepared.found.own_ends == 40
+    assert all(example.input_ids.count(98) == 2 for example in prepared.held_out_examples)
+
+
+def test_without_devices_the_same_records_are_held_out(recipe: Any) -> None:
+    for settings in ({}, {"data__held_out_category": "a"}, {"data__records": 12}):
+        asked = recipe(rows(40) + rows(20), **settings)
+        whole, part = prepare(asked), prepare(asked, split=False)
+        assert part.devices == {}
+        assert part.held_out == whole.held_out
+        assert part.held_out_examples == whole.held_out_examples
+        assert part.calibration == whole.calibration
+        assert part.ends == whole.ends
+        assert part.manifest.digest == whole.manifest.digest
+
+
+def test_without_devices_few_records_serve_for_both(recipe: Any) -> None:
+    asked = recipe(rows(5), federation__devices=20)
+    with pytest.raises(DataError):
+        prepare(asked)
+    prepared = prepare(asked, split=False)
+    assert (len(prepared.held_out), len(prepared.calibration), prepared.found.copies) == (4, 5, 0)
+    one = prepare(recipe(rows(1)), split=False)
+    assert one.held_out == one.calibration == rows(1)
+    with pytest.raises(DataError, match="no record has the category 'x'"):
+        prepare(recipe(rows(5), data__held_out_category="x"), split=False)
+    few = prepare(recipe(rows(5), data__held_out_category="a"), split=False)
+    assert [record.category for record in few.held_out] == ["a", "a", "a"]
+
+
+def test_a_sample_larger_than_the_data_is_refused(recipe: Any) -> None:
+    with pytest.raises(DataError, match=r"sample needs 6 records, there are 5.*data.calibration"):
+        prepare(recipe(rows(5)))
+
+
+@pytest.mark.parametrize("name", ["alpaca", "fedkseed", "chat"])
+def test_a_prompt_is_chosen_by_name(recipe: Any, name: str) -> None:
+    prepared = prepare(recipe(rows(40), template=CHATML, data__prompt=name))
+    assert prepared.prompt.name == prepared.found.prompt == name
+    text = prepared.texts(prepared.held_out)[0].turn.prompt
+    assert ("Write a response" in text) == (name != "chat")

@@ -14,7 +14,7 @@ from typing import Any
 
 from edgetune.core.errors import EdgetuneError
 from edgetune.export import process
-from edgetune.export.chat import chat
+from edgetune.export.chat import Manner, chat
 from edgetune.export.gguf_file import write_gguf
 from edgetune.export.gguf_read import ARRAY, SCALARS, STRING, read_gguf, read_tensors
 from edgetune.models.backbone import load_backbone
@@ -108,7 +108,13 @@ class Gguf:
                 pass
         lines = iter(["hello", "/exit"])
         found = refusal(
-            lambda: chat(path, read=lambda _: next(lines), write=lambda _: None, max_new_tokens=2, context=64)
+            lambda: chat(
+                path,
+                read=lambda _: next(lines),
+                write=lambda _: None,
+                manner=Manner(max_new_tokens=2),
+                context=64,
+            )
         )
         return found if isinstance(found, str) else "accepted"
 

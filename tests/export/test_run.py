@@ -2,18 +2,15 @@ from __future__ import annotations
 
 import signal
 import sys
-import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import normalizers
 from toys import byte_level, tiny_llama
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from edgetune.core.errors import MissingExtraError, ModelError
-from edgetune.export.chat import chat
 from edgetune.export.gguf_file import write_gguf
 from edgetune.export.gguf_read import read_metadata
 from edgetune.export.llama_cpp import ContextFullError, LlamaCpp
@@ -151,43 +148,3 @@ def test_a_missing_library_names_the_extra(path: Path, monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(MissingExtraError, match=r"edgetune\[deploy\]"):
         read_metadata(path)
-
-
-@pytest.mark.parametrize("ending", ["/exit", "", EOFError(), KeyboardInterrupt()], ids=repr)
-def test_a_conversation_ends_cleanly(path: Path, ending: str | BaseException) -> None:
-    lines: Iterator[str | BaseException] = iter(["hello", ending])
-    written: list[str] = []
-
-    def read(prompt: str) -> str:
-        line = next(lines)
-        if isinstance(line, BaseException):
-            raise line
-        return line
-
-    messages = chat(path, read=read, write=written.append, max_new_tokens=5)
-    assert [message["role"] for message in messages] == ["user", "assistant"]
-    assert "".join(written).strip() == messages[1]["content"].strip()
-    assert len(written) > 2, "pieces come one by one"
-
-
-def test_an_interrupted_answer_ends_alone_and_old_exchanges_are_forgotten(path: Path) -> None:
-    lines, written = iter(["hello", "word " * 40, "word " * 40, "/exit"]), list[str]()
-
-    def write(piece: str) -> None:
-        written.append(piece)
-        if len(written) == 2:
-            raise KeyboardInterrupt
-
-    messages = chat(path, read=lambda prompt: next(lines), write=write, max_new_tokens=5)
-    assert "forgotten" in "".join(written)
-    assert len(messages) < 6
-
-
-def test_a_chat_composes_what_the_model_reads_composed(tmp_path: Path) -> None:
-    tokenizer = byte_level()
-    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
-    path = write_gguf(tmp_path / "m.gguf", tiny_llama(), tokenizer, quantised={})
-    apart = unicodedata.normalize("NFD", "naïve café")
-    lines = iter([apart, "/exit"])
-    messages = chat(path, read=lambda _: next(lines), write=lambda _: None, max_new_tokens=2)
-    assert messages[0]["content"] == "naïve café" != apart

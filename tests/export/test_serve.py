@@ -202,7 +202,7 @@ def test_a_taken_port_and_a_foreign_host_are_refused_before_the_model_is_loaded(
 ) -> None:
     none = Path("no such file")
     with (
-        pytest.raises(ConfigError, match="cannot listen"),
+        pytest.raises(ConfigError, match="is taken by another program"),
         running_server(none, port=port_of(served[0]), key=KEY),
     ):
         pass

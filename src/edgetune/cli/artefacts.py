@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -108,11 +109,42 @@ def evaluate(
     )
 
 
-def chat(file: Gguf, threads: Threads = None) -> None:
-    """Talk to a GGUF file in the terminal, through llama.cpp."""
+def chat(
+    file: Gguf,
+    prompt: Annotated[
+        str | None,
+        typer.Option("--prompt", "-p", help="Print the answer to this and leave; - reads standard input."),
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
+    temperature: Annotated[
+        float, typer.Option(help="0 takes the most likely token each time; above it answers are drawn.")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(help="What answers are drawn from.")] = 0,
+    max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
+    threads: Threads = None,
+) -> None:
+    """Talk to a GGUF file in the terminal, through llama.cpp.
+
+    /help lists what a line can ask for; Ctrl-D leaves.
+
+    Exit codes: 2 wrong option; 4 no such file, or none that can chat.
+    """
+    from edgetune.export.chat import Manner, answer
     from edgetune.export.chat import chat as talk
 
-    talk(file, threads=_threads(threads))
+    manner = Manner(system, temperature, seed, max_tokens)
+    if prompt is not None:
+        asked = sys.stdin.read() if prompt == "-" else prompt
+        typer.echo(answer(file, asked, manner=manner, threads=_threads(threads)))
+        return
+    person = sys.stdin.isatty()
+    talk(
+        file,
+        read=input if person else lambda _: input(),
+        greeting="/help lists the commands, Ctrl-D leaves\n" if person else "",
+        manner=manner,
+        threads=_threads(threads),
+    )
 
 
 def serve(
@@ -126,7 +158,10 @@ def serve(
     no_api_key: Annotated[bool, typer.Option("--no-api-key", help="Ask for no key; loopback only.")] = False,
     threads: Threads = None,
 ) -> None:
-    """Serve a GGUF file as an OpenAI-compatible HTTP server, through llama.cpp, until Ctrl-C."""
+    """Serve a GGUF file as an OpenAI-compatible HTTP server, through llama.cpp, until Ctrl-C.
+
+    Exit codes: 2 taken port or wrong option; 4 no such file, or no GGUF file.
+    """
     from edgetune.export.serve import Address, new_key
     from edgetune.export.serve import serve as listen
 

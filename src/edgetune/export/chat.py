@@ -4,15 +4,135 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+from edgetune.core.errors import INTERRUPTED, ConfigError
 from edgetune.export.gguf_file import NFC, NORMALIZER
-from edgetune.export.llama_cpp import ContextFullError, LlamaCpp
+from edgetune.export.llama_cpp import MOST_SEED, ContextFullError, LlamaCpp
 from edgetune.export.parity import composed
 
 Message = dict[str, str]
-LEAVE = ("", "/exit", "/quit")
-"""Lines that end the conversation."""
+Write = Callable[[str], object]
+LEAVE = ("/exit", "/quit")
+HELP = """/reset  forget the conversation; the system prompt stays
+/exit   leave, as Ctrl-D does; Ctrl-C ends an answer
+/help   this list
+"""
+MOST_TEMPERATURE = 10.0
+"""Beyond it every answer is noise, and a typing error is likelier."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a file is to answer.
+
+    Args:
+        system: what stands before the conversation; None for nothing.
+        temperature: 0 takes the most likely token each time; above it llama.cpp draws, with its usual cuts (the 40
+            likeliest, then 95 % of the probability, then at least 5 % of the likeliest's); at most 10.
+        seed: what each answer is drawn from, in [0, 2^32 - 1); it has no part at temperature 0.
+        max_new_tokens: longest answer, at least 1.
+
+    Raises:
+        ConfigError: for a value out of range.
+    """
+
+    system: str | None = None
+    temperature: float = 0.0
+    seed: int = 0
+    max_new_tokens: int = 256
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature <= MOST_TEMPERATURE:
+            raise ConfigError(
+                f"{self.temperature} is not in 0 to {MOST_TEMPERATURE:g}", where="--temperature"
+            )
+        if not 0 <= self.seed <= MOST_SEED:
+            raise ConfigError(f"{self.seed} is not in 0 to {MOST_SEED}", where="--seed")
+        if self.max_new_tokens < 1:
+            raise ConfigError("an answer has at least one token", where="--max-tokens")
+
+
+class Conversation:
+    """A loaded file and what was said so far.
+
+    Args:
+        llama: the file, with a chat template.
+        manner: how it is to answer.
+
+    Raises:
+        ModelError: if the file has no template.
+        ConfigError: if its template leaves the system prompt out or changes it.
+    """
+
+    def __init__(self, llama: LlamaCpp, manner: Manner) -> None:
+        self._llama, self._manner = llama, manner
+        self._composes = llama.metadata.get(NORMALIZER) == NFC
+        system = self._written(manner.system or "")
+        self._opening: list[Message] = [{"role": "system", "content": system}] if system.strip() else []
+        self.messages: list[Message] = []
+        # For a template without a system prompt llama.cpp begins the first message with it.
+        if system.strip() not in llama.render([*self._opening, {"role": "user", "content": "?"}]):
+            what = "the file's chat template does not write the system prompt as it is"
+            raise ConfigError(what, where="--system", hint="begin the first message with it instead")
+
+    def reset(self) -> None:
+        """Forget what was said; the system prompt stays."""
+        self.messages.clear()
+
+    def say(self, text: str, write: Write) -> str:
+        """Return the answer to a message, its pieces written as they come.
+
+        When the conversation outgrows the context, its oldest exchanges are forgotten and said so.
+
+        Raises:
+            ContextFullError: if this message alone outgrows the context; it is forgotten.
+            KeyboardInterrupt: at Ctrl-C; what was written until then is the answer that is remembered.
+        """
+        pieces: list[str] = []
+
+        def show(piece: str) -> bool:
+            pieces.append(piece)
+            write(piece)
+            return False
+
+        self.messages.append({"role": "user", "content": self._written(text)})
+        try:
+            self._fit(show, write)
+        except ContextFullError:
+            self.messages.pop()
+            raise
+        except BaseException:
+            self._answered(pieces)
+            raise
+        return self._answered(pieces)
+
+    def _fit(self, show: Callable[[str], bool], write: Write) -> None:
+        """Let the file answer, forgetting the oldest exchanges until the conversation fits."""
+        manner = self._manner
+        while True:
+            try:
+                self._llama.chat(
+                    [*self._opening, *self.messages],
+                    max_new_tokens=manner.max_new_tokens,
+                    temperature=manner.temperature,
+                    seed=manner.seed,
+                    on_text=show,
+                )
+                return
+            except ContextFullError:
+                if len(self.messages) < 3:
+                    raise
+                del self.messages[:2]
+                write("(the oldest exchange no longer fits and is forgotten)\n")
+
+    def _answered(self, pieces: list[str]) -> str:
+        self.messages.append({"role": "assistant", "content": "".join(pieces)})
+        return self.messages[-1]["content"]
+
+    def _written(self, text: str) -> str:
+        return composed(text) if self._composes else text
 
 
 def _print(text: str) -> None:
@@ -24,66 +144,95 @@ def chat(
     path: Path,
     *,
     read: Callable[[str], str] = input,
-    write: Callable[[str], object] = _print,
-    max_new_tokens: int = 256,
+    write: Write = _print,
+    greeting: str = "",
+    manner: Manner = Manner(),
     threads: int = 1,
     context: int = 0,
 ) -> list[Message]:
-    """Hold a conversation, answers streamed as they come, until /exit, an empty line, end of input or Ctrl-C.
+    """Hold a conversation, answers streamed as they come, until /exit, end of input, or Ctrl-C at the prompt.
 
-    Ctrl-C during an answer ends that answer only. When the conversation outgrows the context, its oldest
-    exchange is forgotten and said so.
+    Ctrl-C during an answer ends that answer only. An empty line does nothing; /help lists the commands.
 
     Args:
         path: the GGUF file, with a chat template.
         read: takes the prompt to show, returns a line; raises EOFError at the end, like `input`.
         write: receives pieces of text without line ends of their own.
-        max_new_tokens: longest answer.
+        greeting: written once the file is loaded.
+        manner: how it answers.
         threads: CPU threads.
         context: tokens remembered; 0 for the model's own, at most 4096.
 
     Returns:
-        The messages of the conversation.
+        The messages of the conversation since the last /reset.
 
     Raises:
-        ModelError: if the file cannot be loaded, has no template, or one message alone outgrows the context.
+        ModelError: if the file cannot be loaded or has no template.
+        ConfigError: if its template does not write the system prompt as it is.
         MissingExtraError: if `xllamacpp` is not installed.
     """
-    messages: list[Message] = []
     with LlamaCpp(path, threads=threads, context=context) as llama:
-        composes = llama.metadata.get(NORMALIZER) == NFC
-        llama.render([{"role": "user", "content": "?"}])
+        conversation = Conversation(llama, manner)
+        if greeting:
+            write(greeting)
         while True:
             try:
                 line = read("> ").strip()
-            except (EOFError, KeyboardInterrupt):
+            except (EOFError, KeyboardInterrupt) as end:
+                _refuse_to_stay(end)
                 write("\n")
-                return messages
+                return conversation.messages
             if line in LEAVE:
-                return messages
-            messages.append({"role": "user", "content": composed(line) if composes else line})
-            messages.append({"role": "assistant", "content": _answer(llama, messages, write, max_new_tokens)})
-            write("\n")
+                return conversation.messages
+            if line:
+                _turn(conversation, line, write)
 
 
-def _answer(
-    llama: LlamaCpp, messages: list[Message], write: Callable[[str], object], max_new_tokens: int
+def answer(
+    path: Path,
+    prompt: str,
+    *,
+    manner: Manner = Manner(),
+    threads: int = 1,
+    context: int = 0,
 ) -> str:
-    """Stream one answer, forgetting the oldest exchanges until the conversation fits."""
-    pieces: list[str] = []
+    """Return the answer to one message.
 
-    def show(piece: str) -> bool:
-        pieces.append(piece)
-        write(piece)
-        return False
+    Args:
+        path, manner, threads, context: as in `chat`.
+        prompt: the message, not empty.
 
-    while True:
+    Raises:
+        ConfigError: if the message is empty, or the template does not write the system prompt as it is.
+        ModelError: as `chat`; ContextFullError if the message outgrows the context.
+        MissingExtraError: if `xllamacpp` is not installed.
+    """
+    if not prompt.strip():
+        raise ConfigError("the message is empty", where="--prompt")
+    with LlamaCpp(path, threads=threads, context=context) as llama:
+        return Conversation(llama, manner).say(prompt, lambda piece: None)
+
+
+def _turn(conversation: Conversation, line: str, write: Write) -> None:
+    """Do what one line asks for. A word behind a slash is a command, anything else is said."""
+    if line == "/reset":
+        conversation.reset()
+        write("(forgotten)\n")
+    elif line == "/help":
+        write(HELP)
+    elif line.startswith("/") and line[1:].isalpha():
+        write(f"({line} is no command)\n{HELP}")
+    else:
         try:
-            return llama.chat(messages, max_new_tokens=max_new_tokens, on_text=show)
-        except ContextFullError:
-            if len(messages) < 3:
-                raise
-            del messages[:2]
-            write("(the oldest exchange no longer fits and is forgotten)\n")
-        except KeyboardInterrupt:
-            return "".join(pieces)
+            conversation.say(line, write)
+        except ContextFullError as error:
+            write(f"({error.what})")
+        except KeyboardInterrupt as end:
+            _refuse_to_stay(end)
+        write("\n")
+
+
+def _refuse_to_stay(end: BaseException) -> None:
+    """Let a signal of the system end the program: only Ctrl-C is for the answer."""
+    if getattr(end, "exit_code", INTERRUPTED) != INTERRUPTED:
+        raise end

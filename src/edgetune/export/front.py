@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hmac
 import http.client
 import json
@@ -72,9 +73,12 @@ class Front(ThreadingHTTPServer):
         try:
             super().__init__((address, port), _Handler)
         except OSError as error:
+            taken = error.errno == errno.EADDRINUSE
+            what = f"port {port} of {host} is taken by another program" if taken else ""
             raise ConfigError(
-                f"cannot listen on {host} port {port}: {error.strerror}",
-                hint="choose another --port, or 0 for any",
+                what or f"cannot listen on {host} port {port}: {error.strerror}",
+                where="--port",
+                hint="choose another, or 0 for any free one",
             ) from error
 
     @property

@@ -21,6 +21,7 @@ MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 LONGEST_KEY, LONGEST_NAME, MOST_DIMENSIONS = 65535, 63, 4
 """Bytes and dimensions; the limits of the format and of ggml."""
+MAKERS = "edgetune run, compress and export write GGUF files"
 STRING, ARRAY = 8, 9
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 """GGUF's number of a type to its letter in `struct`."""
@@ -107,8 +108,7 @@ def read_gguf(path: Path) -> GgufFile:
     Cost: one pass over the header, some tenths of a second for a vocabulary of 150,000 tokens.
     """
     try:
-        if path.exists() and not path.is_file():
-            raise ModelError("not a regular file", where=path)
+        _refuse_none(path)
         with path.open("rb") as file:
             return _read(_Cursor(path, file), path)
     except (OSError, ValueError) as error:  # a path with a null byte is a ValueError
@@ -152,6 +152,22 @@ def read_tensors(path: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
                     f"tensors of type {kind.name} cannot be read", where=f"{path}: {tensor.name!r}"
                 ) from error
         yield tensor.name, values.reshape(tensor.shape).astype(np.float32)
+
+
+def _refuse_none(path: Path) -> None:
+    """Refuse what no file can be read of, with a name that may have been meant.
+
+    Raises:
+        ModelError: for nothing, a folder, or a device.
+    """
+    if not path.exists():
+        raise ModelError("no such file", where=path, hint=MAKERS)
+    inside = path / "model.gguf"
+    if path.is_dir():
+        hint = f"did you mean {inside}?" if inside.is_file() else MAKERS
+        raise ModelError("a folder, not a GGUF file", where=path, hint=hint)
+    if not path.is_file():
+        raise ModelError("not a regular file", where=path, hint=MAKERS)
 
 
 class _Cursor:
@@ -200,7 +216,7 @@ class _Cursor:
 
 def _read(cursor: _Cursor, path: Path) -> GgufFile:
     if cursor.bytes(4) != MAGIC:
-        cursor.refuse("it does not begin with GGUF")
+        raise ModelError("not a GGUF file: it does not begin as one", where=path, hint=MAKERS)
     version = cursor.number("I")
     if version not in VERSIONS:
         cursor.refuse(f"version {version}")

@@ -17,6 +17,9 @@ MAX_CONTEXT = 4096
 TEXTS_A_REQUEST = 256
 """Texts tokenised at once."""
 
+MOST_SEED = 2**32 - 2
+"""llama.cpp takes the number after it for a wish to draw another seed each time."""
+
 
 class ContextFullError(ModelError):
     """A prompt is longer than the context the model was loaded with."""
@@ -25,7 +28,8 @@ class ContextFullError(ModelError):
 class LlamaCpp:
     """A GGUF file loaded in llama.cpp, with its own tokenizer and template, in a process of its own.
 
-    Everything is greedy, so two runs with equal threads give equal answers. The log is silent. Whatever the file
+    Everything is greedy unless a temperature is given, and then drawn from a given seed, so two runs with equal
+    threads give equal answers. The log is silent. Whatever the file
     makes llama.cpp do, this process goes on; text goes through pipes, never through a proxy.
 
     Args:
@@ -154,6 +158,8 @@ class LlamaCpp:
         messages: Sequence[Mapping[str, str]],
         *,
         max_new_tokens: int = 256,
+        temperature: float = 0,
+        seed: int = 0,
         on_text: Callable[[str], bool] | None = None,
     ) -> str:
         """Return the model's answer to a conversation, through the file's own template.
@@ -161,6 +167,8 @@ class LlamaCpp:
         Args:
             messages: `role` and `content` each.
             max_new_tokens: longest answer.
+            temperature: at least 0; 0 for the most likely token each time.
+            seed: what is drawn from above it, in [0, 2^32 - 1).
             on_text: called with each piece as it comes; returning True stops the answer.
 
         Raises:
@@ -169,7 +177,12 @@ class LlamaCpp:
             Whatever `on_text` raises.
         """
         self._need_template()
-        request = {"messages": list(messages), "max_tokens": max_new_tokens, "temperature": 0}
+        request = {
+            "messages": list(messages),
+            "max_tokens": max_new_tokens,
+            "temperature": temperature,
+            "seed": seed,
+        }
         tokens = self.context + max_new_tokens
         return str(self._ask("chat", tokens=tokens, on_piece=on_text, request=request))
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from edgetune.report import svg
+from edgetune.report import svg, units
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,20 +21,20 @@ def bars(
     for index, (_, value) in enumerate(rows):
         beside(axes, write(value), value, index)
     axes.set_xlim(0, 1.2 * max(value for _, value in rows) or 1.0)
-    axes.xaxis.set_major_formatter(tick(write))
+    axes.xaxis.set_major_formatter(tick(units.size_unrounded if write is units.size else units.plain))
     axes.locator_params(axis="x", nbins=5)
     axes.set_xlabel(label)
     label_rows(axes, [row[0] for row in rows])
 
 
 def tick(write: Callable[[float], str]) -> Callable[[float, float], str]:
-    """Label ticks as values are written, without decimals that say nothing."""
-    return lambda value, _: re.sub(r"\.0+(?= |$)", "", write(value))
+    """Label ticks by where they are: with all the decimals that say something, and no others."""
+    return lambda value, _: write(value)
 
 
-def beside(axes: Axes, text: str, x: float, y: float) -> None:
-    """Write a value at the end of its bar."""
-    axes.annotate(text, (x, y), xytext=(4, 0), textcoords="offset points", va="center")
+def beside(axes: Axes, text: str, x: float, y: float, gap: float = 4) -> None:
+    """Write a value at the end of its bar, or beside its mark."""
+    axes.annotate(text, (x, y), xytext=(gap, 0), textcoords="offset points", va="center")
 
 
 def label_rows(axes: Axes, names: Sequence[str]) -> None:

@@ -20,6 +20,9 @@ from edgetune.report.summary import Summary, read_summary
 from edgetune.report.table import forgetting, verification
 from edgetune.report.verdict import points, trouble
 
+FEW, MANY = 3, 5
+"""Answers side by side at most, on a screen of middling width and on a wide one."""
+
 
 def write_report(folder: Path) -> Path:
     """Write `report.html` beside the event log, atomically.
@@ -55,6 +58,7 @@ def render(summary: Summary) -> str:
         run=summary,
         start=summary.start,
         name=summary.method or "method unknown",
+        command=summary.command,
         trouble=trouble(summary),
         verdict=[part[:1].upper() + part[1:] for part in points(summary)],
         facts=_facts(summary),
@@ -108,10 +112,12 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
 
 def _total(summary: Summary) -> str:
     traffic = summary.traffic
-    return (
-        f"Whole run, both ways: {units.size(traffic.total_bytes)} in {traffic.rounds} rounds "
-        f"with {traffic.devices_per_round} devices each."
-    )
+    rounds, devices = _counted(traffic.rounds, "round"), _counted(traffic.devices_per_round, "device")
+    return f"Whole run, both ways: {units.size(traffic.total_bytes)} in {rounds} with {devices} each."
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def _samples(summary: Summary) -> list[dict[str, Any]]:
@@ -119,7 +125,18 @@ def _samples(summary: Summary) -> list[dict[str, Any]]:
     for sample in summary.samples:
         new = {"prompt": sample.prompt, "expected": sample.expected, "answers": []}
         prompts.setdefault(sample.prompt, new)["answers"].append((sample.stage, sample.answer))
+    for shown in prompts.values():
+        cards = 1 + len(shown["answers"])
+        shown |= {"few": _columns(cards, FEW), "many": _columns(cards, MANY)}
     return list(prompts.values())
+
+
+def _columns(cards: int, most: int) -> int:
+    """Return how many cards stand in a row, so that rows are even and none holds one card unless all do."""
+    columns = -(-cards // -(-cards // most))
+    while columns > 1 and cards % columns == 1:
+        columns -= 1
+    return columns
 
 
 def _settings(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -10,12 +10,12 @@ PAGE = """<!DOCTYPE html>
 <meta http-equiv="Content-Security-Policy"
  content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
 <link rel="icon" href="data:,">
-<title>edgetune: {{ name }}, {{ run.status }}</title>
+<title>edgetune {{ command }}: {{ name }}, {{ run.status }}</title>
 <style>{{ css | safe }}</style>
 </head>
 <body>
 <header>
-<h1>edgetune run, {{ name }}</h1>
+<h1>edgetune {{ command }}, {{ name }}</h1>
 {% if trouble %}<p class="banner {{ run.status }}" role="alert">{{ trouble }}</p>{% endif %}
 <p class="verdict">{% for part in verdict %}<span>{{ part }}</span>{% endfor %}</p>
 <dl>{% for key, value in facts %}<div><dt>{{ key }}</dt><dd>{{ value }}</dd></div>{% endfor %}</dl>
@@ -29,6 +29,16 @@ PAGE = """<!DOCTYPE html>
 {%- for cell in row[1:] %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>
 {% endmacro %}
+{# On a narrow screen a row becomes a card whose cells bear their headings; the roles keep it a table to a reader. #}
+{% macro folding(table, caption) %}
+<p class="soft">{{ caption }}</p>
+<table class="folds" role="table">
+<thead role="rowgroup"><tr role="row">
+{%- for head in table.head %}<th scope="col" role="columnheader">{{ head }}</th>{% endfor %}</tr></thead>
+<tbody role="rowgroup">{% for row in table.rows %}<tr role="row"><th scope="row" role="rowheader">{{ row[0] }}</th>
+{%- for cell in row[1:] %}<td role="cell" data-head="{{ table.head[loop.index] }}">{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</tbody></table>
+{% endmacro %}
 {% macro figures(names) %}
 {% if drawn | select("in", names) | list %}<div class="figures">
 {% for key in names if key in drawn %}<figure><figcaption>{{ drawn[key].title }}</figcaption>
@@ -37,8 +47,8 @@ PAGE = """<!DOCTYPE html>
 {% endmacro %}
 {% if no_plots %}<p class="soft">{{ no_plots }}</p>{% endif %}
 {% if stages.rows %}<section><h2>By stage</h2>
-{{ grid(stages, "Measured on held-out records; loss in nats a token, Rouge-L as F1 in per cent.") }}
-{% for note in notes %}<p>{{ note }}.</p>{% endfor %}
+{{ folding(stages, "Measured on held-out records; loss in nats a token, Rouge-L as F1 in per cent.") }}
+{% for note in notes %}<p>{{ note[:1] | upper }}{{ note[1:] }}.</p>{% endfor %}
 {{ figures(["loss-by-stage", "rouge-by-stage", "size-by-stage", "memory-by-stage"]) }}</section>{% endif %}
 {% if traffic.rows %}<section><h2>Traffic</h2>
 {{ grid(traffic, "Payload of one device in one round, and what it would be with the alternatives.",
@@ -56,7 +66,8 @@ PAGE = """<!DOCTYPE html>
 </section>{% endif %}
 {% macro answered(sample) %}
 <article class="sample"><p class="label">Prompt</p><p class="said">{{ sample.prompt }}</p>
-<div class="answers"><div class="wanted"><h3>expected</h3><p class="said">{{ sample.expected }}</p></div>
+<div class="answers" style="--few: {{ sample.few }}; --many: {{ sample.many }}">
+<div class="wanted"><h3>expected</h3><p class="said">{{ sample.expected }}</p></div>
 {% for stage, answer in sample.answers %}<div><h3>{{ stage }}</h3>
 <p class="said">{% if answer.strip() %}{{ answer }}{% else %}<em class="soft">(nothing)</em>{% endif %}</p>
 </div>

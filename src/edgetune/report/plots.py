@@ -131,7 +131,10 @@ def memory_by_stage(summary: Summary) -> Plot | None:
 
 
 def bytes_by_method(summary: Summary) -> Plot | None:
-    """Draw bytes a device and round, up and down, beside the alternatives, on a logarithmic axis."""
+    """Draw bytes a device and round, up and down, beside the alternatives, on a logarithmic axis.
+
+    Points, not bars: a logarithmic axis has no 0 that a length could be taken from.
+    """
     traffic = summary.traffic
     own = (traffic.payload_up_bytes, traffic.payload_down_bytes)
     if not all(own):
@@ -142,16 +145,18 @@ def bytes_by_method(summary: Summary) -> Plot | None:
     rows = [row for row in rows if row[1] > 0 and row[2] > 0]
 
     def draw(axes: Axes) -> None:
-        below = 10.0 ** math.floor(math.log10(min(min(up, down) for _, up, down in rows)) - 0.3)
-        for index, (_, up, down) in enumerate(rows):
-            for value, offset, colour, label in ((up, -0.2, svg.BLUE, "up"), (down, 0.2, svg.ORANGE, "down")):
-                shown = label if index == 0 else None
-                axes.barh(index + offset, value - below, 0.36, left=below, color=colour, label=shown)
-                axis.beside(axes, units.size(value), value, index + offset)
+        sizes = {"up": [up for _, up, _ in rows], "down": [down for _, _, down in rows]}
+        values = sizes["up"] + sizes["down"]
+        for way, mark, offset, colour in (("up", "^", -0.2, svg.BLUE), ("down", "v", 0.2, svg.ORANGE)):
+            places = [index + offset for index in range(len(rows))]
+            axes.plot(sizes[way], places, mark, markersize=6, color=colour, label=way)
+            for value, place in zip(sizes[way], places, strict=True):
+                axis.beside(axes, units.size(value), value, place, gap=7)
         axes.set_xscale("log")
-        axes.set_xlim(below, 30 * max(max(up, down) for _, up, down in rows))
+        axes.set_xlim(10.0 ** math.floor(math.log10(min(values)) - 0.3), 30 * max(values))
+        axes.set_ylim(-0.6, len(rows) - 0.4)
         axis.label_rows(axes, [row[0] for row in rows])
-        axes.xaxis.set_major_formatter(axis.tick(units.size))
+        axes.xaxis.set_major_formatter(axis.tick(units.size_unrounded))
         axes.xaxis.minorticks_off()
         axes.set_xlabel("bytes a device and round, logarithmic")
         axis.legend(axes)

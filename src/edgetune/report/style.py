@@ -6,11 +6,11 @@ CSS = """
 :root { color-scheme: light dark; --paper: #fff; --card: #f6f7f9; --ink: #1b1f24; --soft: #59636e;
   --rule: #d5dae0;  --c1: #0072b2; --c2: #d55e00; --c3: #009e73; --bad: #b3261e; --bad-paper: #fdecea;
   --sans: system-ui, "Segoe UI", "Helvetica Neue", Roboto, "Noto Sans", "Liberation Sans", "DejaVu Sans", sans-serif;
-  --wait: #7a5200; --wait-paper: #fff4db; }
+  --wait: #7a5200; --wait-paper: #fff4db; --shade: rgb(0 0 0 / .22); }
 @media (prefers-color-scheme: dark) {
   :root { --paper: #14171a; --card: #1d2126; --ink: #e6e9ec; --soft: #a0a9b2; --rule: #3a414a;
     --c1: #56b4e9; --c2: #f08a3c; --c3: #35c79a; --bad: #ffb4ab; --bad-paper: #40201d;
-    --wait: #ffd98a; --wait-paper: #3a2f14; } }
+    --wait: #ffd98a; --wait-paper: #3a2f14; --shade: rgb(255 255 255 / .3); } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 68rem; background: var(--paper);
   color: var(--ink); font: 16px/1.5 var(--sans); }
@@ -28,7 +28,12 @@ p { margin: .5rem 0; max-width: 46rem; }
 dl { display: flex; flex-wrap: wrap; gap: .5rem 2rem; margin: 0; }
 dt { font-size: .8rem; color: var(--soft); }
 dd { margin: 0; overflow-wrap: anywhere; }
-.scroll { overflow-x: auto; }
+/* The shadow at an edge says that there is more beyond it; the paper covers it where there is not. */
+.scroll { overflow-x: auto; background:
+  linear-gradient(to right, var(--paper) 40%, transparent) left / 2.5rem 100% no-repeat local,
+  linear-gradient(to left, var(--paper) 40%, transparent) right / 2.5rem 100% no-repeat local,
+  linear-gradient(to right, var(--shade), transparent) left / .9rem 100% no-repeat scroll,
+  linear-gradient(to left, var(--shade), transparent) right / .9rem 100% no-repeat scroll; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .9rem .35rem 0; text-align: right; border-bottom: 1px solid var(--rule);
   vertical-align: top; }
@@ -50,8 +55,9 @@ pre { background: var(--card); padding: .8rem 1rem; margin: .5rem 0; border-radi
   white-space: pre-wrap; overflow-wrap: anywhere; }
 .sample { border-top: 1px solid var(--rule); padding: 1rem 0 1.4rem; }
 .said { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; max-width: none; }
-.answers { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 12rem), 1fr)); gap: .8rem;
-  margin-top: .8rem; }
+.answers { display: grid; gap: .8rem; margin-top: .8rem; }
+@media (min-width: 42rem) { .answers { grid-template-columns: repeat(var(--few), minmax(0, 1fr)); } }
+@media (min-width: 66rem) { .answers { grid-template-columns: repeat(var(--many), minmax(0, 1fr)); } }
 .answers > div { background: var(--card); border-radius: 6px; padding: .7rem .9rem; min-width: 0; }
 .answers h3, .label { font-size: .8rem; font-weight: 600; color: var(--soft); margin: 0 0 .2rem; }
 .answers .wanted { background: none; border: 1px dashed var(--rule); }
@@ -59,9 +65,16 @@ summary { cursor: pointer; color: var(--soft); margin: 1rem 0 .6rem; }
 @media (max-width: 34rem) {
   body { padding: 1rem .8rem 3rem; font-size: 15px; }
   .verdict { font-size: 1.2rem; }
-  th, td { padding-right: .3rem; font-size: .7rem; }
+  th, td { padding-right: .6rem; font-size: .8rem; }
   .wraps tbody th, .wraps td:last-child { white-space: normal; }
-  thead th { font-size: .68rem; }
+  thead th { font-size: .75rem; }
+  .folds, .folds tbody, .folds td, .folds tbody th { display: block; }
+  .folds thead { position: absolute; clip-path: inset(50%); }
+  .folds tr { display: grid; grid-template-columns: repeat(3, 1fr); gap: .3rem .8rem; padding: .6rem 0;
+    border-bottom: 1px solid var(--rule); }
+  .folds td, .folds tbody th { border: 0; padding: 0; text-align: left; font-size: .9rem; }
+  .folds tbody th { grid-column: 1 / -1; font-weight: 600; }
+  .folds td::before { content: attr(data-head); display: block; font-size: .75rem; color: var(--soft); }
 }
 @media print { body { max-width: none; } figure, .sample { break-inside: avoid; } }
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -69,6 +70,12 @@ class Summary:
     def method(self) -> str | None:
         """Name of the tuning method."""
         return self.start.method if self.start else None
+
+    @property
+    def command(self) -> str:
+        """Name of the command that made the run; `run` where the log does not say."""
+        said = re.match(r"edgetune ([a-z]+)\b", self.start.command) if self.start else None
+        return said[1] if said else "run"
 
     def stage(self, name: str) -> StageFinished | None:
         """Return the row of one stage, or None if it was not measured."""

@@ -6,16 +6,32 @@ import math
 
 MISSING = "–"
 """Shown where nothing was measured."""
+UNITS = ("kB", "MB", "GB", "TB", "PB")
 
 
 def size(count: float) -> str:
     """Return bytes with a decimal unit (1 kB = 1000 bytes): `17.6 kB`, `1.1 MB`, `340 MB`."""
     value, unit = float(count), "B"
-    for larger in ("kB", "MB", "GB", "TB", "PB"):
+    for larger in UNITS:
         if round(value) < 1000:
             break
         value, unit = value / 1000, larger
     return f"{value:.1f} {unit}" if unit != "B" and round(value, 1) < 100 else f"{value:.0f} {unit}"
+
+
+def size_unrounded(count: float) -> str:
+    """Return bytes with a decimal unit and every digit that is not 0: `1.25 MB`, `200 MB`, `0 B`."""
+    value, unit = float(count), "B"
+    for larger in UNITS:
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{plain(value)} {unit}"
+
+
+def plain(value: float) -> str:
+    """Return a number without decimals that say nothing: `2.5`, `0.1`, `40`."""
+    return f"{value:g}"
 
 
 def duration(seconds: float) -> str:

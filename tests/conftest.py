@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+os.environ["EDGETUNE_DEVICE"] = "cpu"  # digests and figures of the tests are those of the CPU, GPU or not
 TinyModel = Callable[..., Any]
 END = "<|endoftext|>"
 FAMILIES = ("llama", "gpt2", "opt", "qwen2", "gemma")

@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-@asking("compression", "grid", "data", "threads", file=False)
+@asking("device", "compression", "grid", "data", "threads", file=False)
 def compress(model: Base, asked: Asked, ledger: LedgerFile = None, out: File = Path("model.gguf")) -> None:
     """Compress a (tuned) model in one shot, write it as GGUF and verify it in llama.cpp."""
     from edgetune.export.checked import deploy
@@ -54,7 +54,7 @@ def compress(model: Base, asked: Asked, ledger: LedgerFile = None, out: File = P
     _say_checked(deploy(out, write, lambda file: verify_file(file, tuned, prepared, plan)))
 
 
-@asking("data", "threads", file=False)
+@asking("device", "data", "threads", file=False)
 def export(model: Base, asked: Asked, ledger: LedgerFile = None, out: File = Path("model.gguf")) -> None:
     """Write a (tuned) model as GGUF in fp16, without compression, and verify it in llama.cpp."""
     from edgetune.export.checked import deploy
@@ -74,7 +74,7 @@ def export(model: Base, asked: Asked, ledger: LedgerFile = None, out: File = Pat
     _say_checked(deploy(out, write, lambda file: verify_file(file, tuned, prepared, plan)))
 
 
-@asking("data", "threads", file=False)
+@asking("device", "data", "threads", file=False)
 def evaluate(
     model: Base,
     asked: Asked,

@@ -38,6 +38,9 @@ class RecipeOption:
 
 RECIPE_OPTIONS = {
     "model": RecipeOption("model.source", str, "Model folder, Hub id, or 'embedded'."),
+    "device": RecipeOption(
+        "model.device", str, "auto, cpu, cuda, cuda:N or mps; auto takes a CUDA GPU if there is one."
+    ),
     "residency": RecipeOption(
         "model.residency",
         str,
@@ -64,7 +67,7 @@ RECIPE_OPTIONS = {
     ),
     "grid": RecipeOption("compression.grid", str, "Q4_0 or Q8_0."),
     "seed": RecipeOption("seed", int, "Master seed of every random choice."),
-    "threads": RecipeOption("threads", int, "CPU threads."),
+    "threads": RecipeOption("threads", int, "CPU threads; as many as pay if not set."),
 }
 """By parameter name, in the order in which help shows them."""
 

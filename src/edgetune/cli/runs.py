@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from edgetune.recipe.recipe import Recipe
     from edgetune.report.summary import Summary
 
-WHERE = ("model", "residency", "data", "held_out_category")
+WHERE = ("model", "device", "residency", "data", "held_out_category")
 FLEET = ("devices", "participation", "alpha")
 HOW = ("rounds", "learning_rate", "seed", "threads")
 

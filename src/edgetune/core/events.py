@@ -37,6 +37,10 @@ class RunStarted(Event):
     versions: dict[str, str]
     weights: int
     """Number of weights of the base model."""
+    device: str = "cpu"
+    """Where the model computes."""
+    threads: int = 0
+    """CPU threads of this process; 0 in older logs."""
 
 
 @dataclass(frozen=True, slots=True)

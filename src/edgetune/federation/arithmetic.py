@@ -9,19 +9,28 @@ from edgetune.core.events import read_events
 from edgetune.directions import few, kernel
 
 
-def refuse_other_arithmetic(events: Path) -> None:
-    """Refuse to go on with a run whose log says that another kernel computed it: its bits would be of no single run.
+def refuse_other_arithmetic(events: Path, device: str = "cpu") -> None:
+    """Refuse to go on with a run that another kernel or device computed: its bits would be of no single run.
 
     Args:
         events: the run's log; one that is missing, or says nothing of the kernel, is no reason.
+        device: type of the device that this would go on with.
 
     Raises:
         DigestError: naming both.
         DataError: if the log is damaged.
     """
     lines = read_events(events) if events.exists() else ()
-    versions = [one.get("versions") for one in lines if one["event"] == "run_started"]
-    before = versions[-1].get("kernel") if versions and isinstance(versions[-1], dict) else None
+    started = [one for one in lines if one["event"] == "run_started"]
+    versions = started[-1].get("versions") if started else None
+    before = versions.get("kernel") if isinstance(versions, dict) else None
+    place = started[-1].get("device", device) if started else device
+    if place != device:
+        raise DigestError(
+            f"this folder holds a run computed on {place}, and this would go on on {device}",
+            where=events,
+            hint=f"--device {place}, or choose another --out",
+        )
     now = kernel.describe_kernel()
     if before is not None and before != now:
         raise DigestError(

@@ -61,7 +61,7 @@ def read_state(ledger: Path, round: int, digest: str | None, start: State, direc
         )
     if not _possible(found, start, directions):
         raise ModelError("the optimiser's state is none that this method can have", where=path, hint=hint)
-    return found
+    return {name: tensor.to(start[name].device) for name, tensor in found.items()}
 
 
 def forget_states(ledger: Path, but: int) -> None:

@@ -15,11 +15,14 @@ from edgetune.data.manifest import Manifest
 from edgetune.data.prompts import PROMPTS, default_prompt
 from edgetune.data.records import Record
 from edgetune.data.turns import Frame, Prompt
+from edgetune.measure.machine import usable_cores
+from edgetune.measure.threads import worthwhile_threads
 from edgetune.measure.words import words_of
 from edgetune.methods.catalogue import tuning_method
 from edgetune.methods.method import TuningMethod
 from edgetune.methods.options import with_options
 from edgetune.models.backbone import Backbone, load_backbone
+from edgetune.models.device import find_device
 from edgetune.models.embedded import EMBEDDED
 from edgetune.recipe.division import _records, divide, split_records
 from edgetune.recipe.encoder import Encoder
@@ -34,6 +37,10 @@ DTYPES = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
+
+
+TYPICAL_TOKENS = 128
+"""Tokens of the forward pass by which the number of threads is chosen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +118,12 @@ def prepare(recipe: Recipe, *, split: bool = True) -> Prepared:
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     method = recipe_method(recipe)
-    check_streams(method, RESIDENCIES[recipe.model.residency])
+    device = find_device(recipe.model.device)
+    check_streams(method, RESIDENCIES[recipe.model.residency], device)
     data = divide(recipe, split=split)
     if split:
         _refuse_large_batch(recipe, sum(map(len, data.shares)))
-    backbone = load_backbone(recipe.model.source, dtype=DTYPES[recipe.model.dtype])
+    backbone = load_backbone(recipe.model.source, dtype=DTYPES[recipe.model.dtype], device=device)
     named = recipe.data.prompt
     prompt = default_prompt(backbone.tokenizer) if named == "auto" else PROMPTS[named]
     own = recipe.data.source == EMBEDDED and split
@@ -125,6 +133,8 @@ def prepare(recipe: Recipe, *, split: bool = True) -> Prepared:
         held = encode.with_turns(data.held_out)
         calibration_examples = encode(data.calibration)
         base_style = encode(base_records(recipe.data.held_out, recipe.seed) if own else [])
+    if recipe.threads is None and device.type == "cpu":
+        _settle_threads(backbone, calibration_examples)
     ends = encode.ends()
     if ends and backbone.model.generation_config is not None:
         backbone.model.generation_config.eos_token_id = list(ends)
@@ -181,6 +191,15 @@ def _refuse_large_batch(recipe: Recipe, trained: int) -> None:
             where="method.batch_size",
             hint=f"at most {trained}",
         )
+
+
+@torch.no_grad()
+def _settle_threads(backbone: Backbone, examples: Sequence[Example]) -> None:
+    """Set the CPU threads that a forward pass over a short batch is worth; nothing to do where only one is allowed."""
+    ids = [index for example in examples for index in example.input_ids][:TYPICAL_TOKENS]
+    batch = torch.tensor([ids])
+    most = min(torch.get_num_threads(), usable_cores())
+    worthwhile_threads(lambda: backbone.model(batch, use_cache=False), most)
 
 
 def _longest(recipe: Recipe, method: TuningMethod, backbone: Backbone) -> int:

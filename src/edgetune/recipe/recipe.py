@@ -42,7 +42,7 @@ class Recipe(Section):
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Master seed of every random choice."""
     threads: int | None = Field(default=None, ge=1, le=1024)
-    """CPU threads of torch and llama.cpp; the library's default if not set."""
+    """CPU threads of torch and llama.cpp; as many as pay, which is measured, if not set."""
     stages: tuple[str, ...] | None = None
     """What `edgetune run` does, in order (`edgetune stages`); base, tune, round, compress, measure if not set."""
     model: ModelSection = ModelSection()
@@ -65,7 +65,7 @@ class Recipe(Section):
             exclude={
                 "compression": True,
                 "export": True,
-                "model": {"accept_rounding"},
+                "model": {"accept_rounding", "device"},
                 "evaluation": {"every", "batch_size", "samples"},  # max_new_tokens shortens the examples
                 "federation": {"workers"} if decays else {"workers", "rounds"},
                 "threads": True,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from edgetune.core.errors import ConfigError
 from edgetune.core.quantised import Q4_0, Q8_0, BlockGrid
 from edgetune.directions import Hadamard
@@ -24,6 +26,7 @@ class Residency:
     grid: BlockGrid | None = None
 
 
+CPU = torch.device("cpu")
 FUSED = Residency()
 RESIDENCIES = {
     "fused": FUSED,
@@ -34,7 +37,7 @@ RESIDENCIES = {
 """Values of `model.residency` in a recipe."""
 
 
-def check_streams(method: TuningMethod, residency: Residency) -> None:
+def check_streams(method: TuningMethod, residency: Residency, device: torch.device = CPU) -> None:
     """Refuse to stream what would be slow or is not a sum of directions.
 
     Raises:
@@ -42,6 +45,12 @@ def check_streams(method: TuningMethod, residency: Residency) -> None:
     """
     if not residency.streamed:
         return
+    if device.type != "cpu":
+        raise ConfigError(
+            f"streamed weights are formed on the CPU, not on {device}",
+            where="model.residency",
+            hint="use fused, or --device cpu",
+        )
     target = method.target
     full = isinstance(target, FullProjected) and not target.keep_direction and target.scaling is None
     if not full or method.directions is None:

@@ -14,6 +14,8 @@ class ModelSection(Section):
 
     source: str = "embedded"
     """A Hugging Face model folder, a Hub id, or `embedded`."""
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,2})?)$")
+    """Where the model computes: auto (a CUDA GPU if there is one), cpu, cuda, cuda:N or mps."""
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "float32"
     """Type of the weights while tuning; `auto` is the stored type."""
     accept_rounding: bool = False

@@ -103,7 +103,7 @@ def _logged(
         found = [planned, *(_checked(prepared) if tunes else [])]
         done = completed_rounds(prepared, out / LEDGER, single=single) if tunes else 0
         if done:
-            refuse_other_arithmetic(out / EVENTS)
+            refuse_other_arithmetic(out / EVENTS, prepared.backbone.model.device.type)
         log = EventLog(out / EVENTS)
 
         def tell(event: Event) -> None:

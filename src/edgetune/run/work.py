@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 
 from edgetune.core.errors import ModelError
@@ -82,6 +83,8 @@ class Work:
                 seed=prepared.recipe.seed,
                 versions={**versions(), "kernel": describe_kernel()},
                 weights=sum(weight.numel() for weight in prepared.backbone.model.parameters()),
+                device=prepared.backbone.model.device.type,
+                threads=torch.get_num_threads(),
             )
         )
         self.tell(prepared.found)

@@ -77,8 +77,8 @@ class AdapterTuned:
         return Dense({name: weight.detach() - self._start[name] for name, weight in self._weights.items()})
 
     def state(self) -> Dense:
-        """Return a copy of the adapter tensors."""
-        return Dense(self._snapshot())
+        """Return a copy of the adapter tensors, on the CPU."""
+        return Dense({name: value.cpu() for name, value in self._snapshot().items()})
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield the adapter tensors, which require gradients."""

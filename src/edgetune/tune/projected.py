@@ -14,17 +14,9 @@ from edgetune.core.batch import Batch, Objective, response_loss
 from edgetune.core.errors import ModelError
 from edgetune.core.tuned import Adds, Space
 from edgetune.core.update import Dense, Projected, Update
-from edgetune.tune.parts import PART, Form, reads_in_parts
-from edgetune.tune.readers import (
-    NORMS,
-    EmbeddingReader,
-    LinearReader,
-    NormReader,
-    NotStackableError,
-    Perturbation,
-    Reader,
-    VectorReader,
-)
+from edgetune.tune.attach import attach
+from edgetune.tune.parts import PART, Form
+from edgetune.tune.readers import LinearReader, NotStackableError, Perturbation
 from edgetune.tune.scaled import ScaledSpace
 from edgetune.tune.walk import one_walk, probe_batch, refuse_direct_reads, stacks
 from edgetune.tune.weights import Weights
@@ -72,7 +64,9 @@ class ProjectedTuned:
         named = weights or {name: one for name, one in model.named_parameters() if one.is_floating_point()}
         self._weights = Weights(named, self._space, base)
         self.perturbation: Perturbation | None = None
-        self._readers = list(self._attach())
+        self._readers = list(attach(self, model, self._weights.parameters))
+        linear = (one.weight for one in self._readers if isinstance(one, LinearReader))
+        self._weights.late |= {name for name in linear if name is not None}
         self._stacks: bool | None = None
 
     @property
@@ -289,21 +283,3 @@ class ProjectedTuned:
         self._weights.settle()
         for reader in self._readers:
             reader.close()
-
-    def _attach(self) -> Iterator[Reader]:
-        names = {id(weight): name for name, weight in self._weights.parameters.items()}
-        for module in self._model.modules():
-            own = {key: names[id(value)] for key, value in module._parameters.items() if id(value) in names}
-            if not own:
-                continue
-            if not module._modules and all(
-                len(weight.shape) == 1 and weight.numel() for weight in map(module.get_parameter, own)
-            ):
-                yield (NormReader if type(module) in NORMS else VectorReader)(self, module, own)
-            elif not (self.alignment and "weight" in own and reads_in_parts(module)):
-                yield Reader(self, module, own)
-            elif isinstance(module, nn.Embedding):
-                yield EmbeddingReader(self, module, own)
-            else:
-                yield LinearReader(self, module, own)
-                self._weights.late.add(own["weight"])

@@ -114,6 +114,11 @@ class Reader:
         self._plain: Callable[..., Any] = module.forward
         module.forward = self.forward
 
+    @property
+    def weight(self) -> str | None:
+        """Name in the model of the module's own matrix."""
+        return self._own.get("weight")
+
     def close(self) -> None:
         """Give the module its own forward back."""
         self._module.__dict__.pop("forward", None)

@@ -13,7 +13,7 @@ from edgetune.bench import reference
 from edgetune.bench import rows as bench_rows_module
 from edgetune.bench.directions import bench_directions
 from edgetune.bench.embedded import bench_embedded
-from edgetune.bench.models import random_batch
+from edgetune.bench.models import random_batch, random_llama
 from edgetune.bench.rows import bench_rows, break_even
 from edgetune.bench.step import bench_step
 from edgetune.bench.timing import Ratio, compare, take_turns
@@ -68,7 +68,10 @@ def test_the_published_step_moves_along_its_direction(tiny_model: Any) -> None:
 
 
 def test_the_suites_yield_positive_ratios() -> None:
-    rows = [*bench_directions(weights=1 << 14, rounds=3, pool=64), *bench_step(64, 1, 100, rounds=3)]
+    rows = [
+        *bench_directions(weights=1 << 14, rounds=3, pool=64),
+        *bench_step(random_llama(64, 192, 1, 1, 100), rounds=3),
+    ]
     assert len(rows) >= 10
     assert all(0 < row.low <= row.ratio <= row.high for row in rows)
 
@@ -81,7 +84,7 @@ def test_every_kernel_can_be_measured(kernel: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv(VARIABLE, kernel)
     rows = [
         *bench_directions(weights=1 << 13, rounds=3, pool=64),
-        *bench_step(64, 1, 100, rounds=3),
+        *bench_step(random_llama(64, 192, 1, 1, 100), rounds=3),
         *bench_embedded(rounds=3, steps=1),
         *(bench_rows(64, 1, 100, rounds=3, counts=(2, 5)) if kernel != "torch" else ()),
     ]

@@ -32,21 +32,22 @@ RESIDENT = {"fused": None, "streamed": None, "streamed-q8_0": Q8_0, "streamed-q4
 POOL = 4096
 
 
-def bench_step(
-    hidden: int = 768, layers: int = 12, vocabulary: int = 16000, rounds: int = 5
-) -> Iterator[Ratio]:
-    """Yield the ratios for a random Llama (about 90 M weights with the defaults), one batch shape after another.
+def usual_llama() -> PreTrainedModel:
+    """Return the random Llama of about 90 M weights that steps are measured on."""
+    return random_llama(768, 3 * 768, 12, 12, 16000)
+
+
+def bench_step(model: PreTrainedModel, rounds: int = 5) -> Iterator[Ratio]:
+    """Yield the ratios for a model, one batch shape after another.
 
     Weights are streamed with the compiled kernel only.
 
     Args:
-        hidden: width.
-        layers: decoder blocks.
-        vocabulary: tokens.
+        model: in evaluation mode, float32; two copies of it are made.
         rounds: turns of every side.
     """
     # Each side has its own model: a step that is folded into the next step's reads must not be paid by another side.
-    model = random_llama(hidden, 3 * hidden, layers, hidden // 64, vocabulary)
+    vocabulary = model.config.vocab_size
     tuned = ProjectedTuned(copy.deepcopy(model), BoundSpace(Rademacher(), pool_key(0)))
     for size, tokens in SHAPES:
         batch = random_batch(size, tokens, vocabulary)

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -30,6 +31,9 @@ def bench(
     kernel: Annotated[
         str | None, typer.Option(help="In place of EDGETUNE_KERNEL, for example c-avx2.")
     ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="For step: a model of yours in place of a random one of 90 M weights.")
+    ] = None,
 ) -> None:
     """Measure ratios side by side in one run.
 
@@ -48,10 +52,15 @@ def bench(
         raise ConfigError("torch sees no CUDA device", where="--device", hint="--device cpu")
     if device != "cpu" and what != "directions":
         raise ConfigError(f"the benchmark {what!r} runs on the CPU", where="--device", hint="--device cpu")
+    if model is not None and what != "step":
+        raise ConfigError(
+            f"the benchmark {what!r} takes no model", where="--model", hint="edgetune bench step"
+        )
     if threads is not None:
         torch.set_num_threads(threads)
+    suite = SUITES[what] if model is None else partial(_step, model)
     with _environment(kernel):
-        _report(SUITES[what]() if device == "cpu" else _directions(device), as_json, rows=what == "rows")
+        _report(suite() if device == "cpu" else _directions(device), as_json, rows=what == "rows")
 
 
 @contextmanager
@@ -113,10 +122,11 @@ def _directions(device: str = "cpu") -> Iterator[Ratio]:
     return bench_directions(device=device)
 
 
-def _step() -> Iterator[Ratio]:
-    from edgetune.bench.step import bench_step
+def _step(source: str | None = None) -> Iterator[Ratio]:
+    from edgetune.bench.step import bench_step, usual_llama
+    from edgetune.models.backbone import load_backbone
 
-    return bench_step()
+    return bench_step(usual_llama() if source is None else load_backbone(source).model)
 
 
 def _embedded() -> Iterator[Ratio]:

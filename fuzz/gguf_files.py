@@ -13,10 +13,10 @@ from random import Random
 from typing import Any
 
 from edgetune.core.errors import EdgetuneError
+from edgetune.core.gguf_read import ARRAY, SCALARS, STRING, read_gguf, read_tensors
 from edgetune.export import process
 from edgetune.export.chat import Manner, chat
 from edgetune.export.gguf_file import write_gguf
-from edgetune.export.gguf_read import ARRAY, SCALARS, STRING, read_gguf, read_tensors
 from edgetune.models.backbone import load_backbone
 from edgetune.models.embedded import EMBEDDED
 from fuzz.target import FLOATS, INTEGERS, mutated_bytes, refusal, require

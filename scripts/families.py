@@ -28,7 +28,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from edgetune.cli.app import execute
 from edgetune.core.events import read_events
-from edgetune.export.gguf_read import read_metadata
+from edgetune.core.gguf_read import read_metadata
 from edgetune.models.quiet import quiet
 
 ROWS = 384

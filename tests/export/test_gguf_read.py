@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from toys import byte_level, quantise, tiny_llama
 
 from edgetune.core.errors import ModelError
+from edgetune.core.gguf_read import read_gguf, read_metadata, read_tensors
 from edgetune.core.quantised import Q4_0
 from edgetune.export.gguf_file import write_gguf
-from edgetune.export.gguf_read import read_gguf, read_metadata, read_tensors
 
 
 @pytest.fixture(scope="module")

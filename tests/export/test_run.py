@@ -11,8 +11,8 @@ from toys import byte_level, tiny_llama
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from edgetune.core.errors import MissingExtraError, ModelError
+from edgetune.core.gguf_read import read_metadata
 from edgetune.export.gguf_file import write_gguf
-from edgetune.export.gguf_read import read_metadata
 from edgetune.export.llama_cpp import ContextFullError, LlamaCpp
 
 

@@ -12,11 +12,11 @@ from toys import byte_level, quantise, round_to, tiny_llama
 from transformers import PreTrainedTokenizerFast, T5Config
 
 from edgetune.core.errors import ModelError
+from edgetune.core.gguf_names import interleaved_rows
+from edgetune.core.gguf_read import read_metadata, read_tensors
 from edgetune.core.quantised import GRIDS, Q4_0, Q8_0, QuantisedMatrix
 from edgetune.export.architectures import ARCHITECTURES, architecture_of
 from edgetune.export.gguf_file import write_gguf
-from edgetune.export.gguf_read import read_metadata, read_tensors
-from edgetune.export.layout import interleaved_rows
 from edgetune.export.tensors import pack
 
 

@@ -14,11 +14,11 @@ from transformers import PreTrainedTokenizerFast
 from edgetune.compress.placement import placement
 from edgetune.compress.sequential import compress_model
 from edgetune.core.errors import ModelError, VerifyError
+from edgetune.core.gguf_names import NAMES, interleaved_rows
 from edgetune.core.quantised import GRIDS
 from edgetune.export import architectures
 from edgetune.export.gguf_file import write_gguf, write_planned
-from edgetune.export.layout import interleaved_rows
-from edgetune.export.llama import INTERLEAVED, LLAMA, NAMES, llama_parameters
+from edgetune.export.llama import INTERLEAVED, LLAMA, llama_parameters
 from edgetune.export.llama_cpp import LlamaCpp
 from edgetune.export.parity import compare_templates, compare_texts
 from edgetune.export.plan import plan_export

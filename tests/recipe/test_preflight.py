@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalL
 
 from edgetune.cli.app import execute
 from edgetune.core.events import read_events
-from edgetune.export.gguf_read import read_gguf
+from edgetune.core.gguf_read import read_gguf
 from edgetune.export.llama_cpp import LlamaCpp
 from edgetune.models.quiet import quiet
 from edgetune.recipe import rehearsal

@@ -9,8 +9,8 @@ import pytest
 
 from edgetune.cli.app import execute
 from edgetune.core.events import read_events
+from edgetune.core.gguf_read import read_metadata
 from edgetune.core.ledger import read_ledger
-from edgetune.export.gguf_read import read_metadata
 
 SHORT = [
     "--rounds", "2", "--quiet", "--set", "data.held_out=16", "--set", "data.calibration=8",

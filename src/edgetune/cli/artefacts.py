@@ -250,7 +250,7 @@ def _say_checked(checked: Verified) -> None:
 
 
 def _refuse_other_base(file: Path, prepared: Prepared) -> None:
-    from edgetune.export.gguf_read import read_metadata
+    from edgetune.core.gguf_read import read_metadata
 
     named = str(read_metadata(file).get("edgetune.base_digest", prepared.backbone.digest))
     if named != prepared.backbone.digest:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from edgetune.core.gguf_names import HEAD_NORMS, NAMES
 from edgetune.export.layout import Architecture, Config, Value, head_dim, require, transformer_parameters
-from edgetune.export.llama import HEAD_NORMS, NAMES
 from edgetune.export.rope import rope
 
 SANDWICH_NAMES = NAMES | {

@@ -11,8 +11,8 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from edgetune.core.errors import OutputError
+from edgetune.core.gguf_read import gguf_library
 from edgetune.core.quantised import QuantisedMatrix
-from edgetune.export.gguf_read import gguf_library
 from edgetune.export.layout import Value
 from edgetune.export.plan import FILE_TYPES, ExportPlan, plan_export
 from edgetune.export.speech import speech_of

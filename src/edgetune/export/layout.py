@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from edgetune.core.errors import ModelError
+from edgetune.core.gguf_names import interleaved_rows
 
 Value = str | int | float | bool | list[int] | list[bool]
 """A hyper-parameter as GGUF stores it."""
@@ -95,22 +96,6 @@ class Architecture:
                 hint="merge adapters into the weights before the export",
             )
         return f"{prefix}{self.names[local]}.{kind}"
-
-
-def interleaved_rows(rows: int, heads: int) -> torch.Tensor:
-    """Return which row stands where once half-split rotary pairs are interleaved.
-
-        out[h, 2i + s] = in[h, i + s head_dim / 2],   s in {0, 1}
-
-    Args:
-        rows: heads * head_dim.
-        heads: attention heads of this matrix (key-value heads for k).
-
-    Returns:
-        int64 [rows] indices: `new = old[indices]`, valid for packed rows too, since blocks run along the inputs.
-    Source: llama.cpp `convert_hf_to_gguf.py`, `LlamaModel.permute`.
-    """
-    return torch.arange(rows).reshape(heads, 2, rows // heads // 2).transpose(1, 2).reshape(rows)
 
 
 def interleaved(heads: Callable[[Config], int]) -> RowOrder:

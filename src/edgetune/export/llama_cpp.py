@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from edgetune.core.errors import ModelError
-from edgetune.export.gguf_read import Scalar, read_gguf
+from edgetune.core.gguf_read import Scalar, read_gguf
 from edgetune.export.process import Process, RefusedError
 
 MAX_CONTEXT = 4096

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import torch
 
+from edgetune.core.gguf_names import NAMES
 from edgetune.export.gpt2 import GPT2
 from edgetune.export.layout import Architecture, Config, RowOrder, Value, require, transformer_parameters
-from edgetune.export.llama import NAMES, without
+from edgetune.export.llama import without
 from edgetune.export.rope import context_of_window, rope, window_notes
 
 EPSILON = "attention.layer_norm_epsilon"

@@ -15,9 +15,9 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from edgetune.core.errors import OutputError, VerifyError
+from edgetune.core.gguf_read import gguf_library
 from edgetune.core.template import Templates
 from edgetune.export.gguf_file import write_header
-from edgetune.export.gguf_read import gguf_library
 from edgetune.export.llama_cpp import LlamaCpp
 from edgetune.export.plan import ExportPlan
 from edgetune.export.speech import Speech

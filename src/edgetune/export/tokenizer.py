@@ -11,7 +11,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from edgetune.core.errors import ModelError
-from edgetune.export.pretokenizer import PRE_TOKENIZERS, identify
+from edgetune.core.pretokenizer import PRE_TOKENIZERS, identify
 from edgetune.export.speech import Speech, automatic, special_ids, untranslatable
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6

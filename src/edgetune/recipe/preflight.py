@@ -10,11 +10,11 @@ from edgetune.compress.method import CompressionMethod
 from edgetune.compress.placement import placement
 from edgetune.core.errors import ConfigError, EdgetuneError, ModelError, OutputError, VerifyError
 from edgetune.core.events import Event, ExportPlanned, ExportRefused
+from edgetune.core.pretokenizer import PRE_TOKENIZERS, UnknownPreTokenizerError
 from edgetune.core.quantised import GRIDS
 from edgetune.data.records import Record
 from edgetune.export.parity import compare_texts, vocabulary_in_llama_cpp
 from edgetune.export.plan import ExportPlan, plan_export
-from edgetune.export.pretokenizer import PRE_TOKENIZERS, UnknownPreTokenizerError
 from edgetune.export.speech import Speech
 from edgetune.methods.catalogue import compression_method
 from edgetune.recipe.prepare import Prepared

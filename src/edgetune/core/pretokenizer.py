@@ -1,4 +1,4 @@
-"""Which of llama.cpp's pre-tokenizers a `tokenizer.json` describes, told by its structure and never by a hash."""
+"""llama.cpp's pre-tokenizers and the steps of a `tokenizer.json` that do the same; told by structure, never by hash."""
 
 from __future__ import annotations
 
@@ -57,6 +57,34 @@ PRE_TOKENIZERS: dict[Signature, str] = {
 """(steps, `ignore_merges`) to llama.cpp's name. `llama-bpe` looks whole words up first, `smaug-bpe` does not."""
 
 
+_ALIASES = {
+    "llama-bpe": ("llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"),
+    "smollm": ("starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"),
+    "gpt-2": (
+        "phi-2",
+        "mpt",
+        "olmo",
+        "jais",
+        "trillion",
+        "granite-docling",
+        "exaone4",
+        "gigachat",
+        "a.x-4.0",
+    ),
+    "qwen2": ("deepseek-r1-qwen", "stablelm2", "megrez", "hunyuan", "kormo", "solar-open"),
+    "smaug-bpe": ("dbrx",),
+    "gpt-4o": ("llama4", "kanana2", "minimax-m2"),
+    "bloom": ("poro-chat", "gpt3-finnish"),
+}
+CANONICAL = {other: name for name, others in _ALIASES.items() for other in others}
+"""Names of llama.cpp to the name in `PRE_TOKENIZERS` with the same rules; those that add tokens are left out.
+
+Source: llama.cpp `llama-vocab.cpp`, `llm_tokenizer_bpe` and `llama_vocab::impl::load`.
+"""
+BEGINS = frozenset({"llama-bpe", "tekken"})
+"""Those with which llama.cpp puts a start token in front of a text where the file does not say whether to."""
+
+
 def _step(step: dict[str, Any]) -> str:
     """Name one step by what it does; steps llama.cpp has no counterpart of get a name no table row has."""
     if step["type"] == "ByteLevel" and not step["add_prefix_space"]:
@@ -90,3 +118,35 @@ def identify(description: dict[str, Any]) -> str:
             where="tokenizer.json",
         )
     return PRE_TOKENIZERS[signature]
+
+
+def steps_of(name: str) -> tuple[list[dict[str, Any]], bool]:
+    """Return the steps of a `tokenizer.json` that split text as a pre-tokenizer of llama.cpp does, and `ignore_merges`.
+
+    Raises:
+        UnknownPreTokenizerError: if the rules of this name are not known here; names those that are.
+    """
+    signatures = {found: signature for signature, found in PRE_TOKENIZERS.items()}
+    found = signatures.get(CANONICAL.get(name, name))
+    if found is None:
+        raise UnknownPreTokenizerError(
+            f"the pre-tokenizer {name[:80]!r} is none of those known here",
+            hint=f"known: {', '.join(sorted({*signatures, *CANONICAL}))}",
+        )
+    return [_written(step) for step in found[0]], found[1]
+
+
+def _written(step: str) -> dict[str, Any]:
+    """Undo `_step`."""
+    if step in (_GPT2, _BYTES):
+        return {
+            "type": "ByteLevel",
+            "add_prefix_space": False,
+            "trim_offsets": True,
+            "use_regex": step == _GPT2,
+        }
+    if step in (_DIGITS, _NUMBERS):
+        return {"type": "Digits", "individual_digits": step == _DIGITS}
+    if step == _PUNCTUATION:
+        return {"type": "Punctuation", "behavior": "Contiguous"}
+    return {"type": "Split", "pattern": {"Regex": step}, "behavior": "Isolated", "invert": False}

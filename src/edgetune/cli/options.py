@@ -16,7 +16,8 @@ from edgetune.core.errors import OutputError
 if TYPE_CHECKING:
     from edgetune.recipe.recipe import Recipe
 
-SMALL_MODEL_BYTES = 100_000_000
+SMALL_MODEL = 25_000_000
+"""Weights up to which the packaged learning rates are for a model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,15 +203,15 @@ def embedded_recipe(name: str = "demo") -> Path | None:
 def starting_recipe(recipe: Path | None, model: str | None, method: str | None) -> Path | None:
     """Return the recipe to start from: the given one, or the packaged one of the method for a small model.
 
-    Learning rates of forward-only methods fall with the number of weights, so a model of more than 100 MB starts
-    from the method's published defaults instead (None).
+    Learning rates of forward-only methods fall with the number of weights, so one of more than 25 million
+    starts from the method's published defaults instead (None).
     """
     if recipe is not None:
         return recipe
     if model is not None:
-        from edgetune.models.source import find_folder
-        from edgetune.models.weights import weight_files
+        from edgetune.models.source import find_model
+        from edgetune.models.stored import stored_count
 
-        if sum(file.stat().st_size for file in weight_files(find_folder(model))) > SMALL_MODEL_BYTES:
+        if stored_count(find_model(model)) > SMALL_MODEL:
             return None
     return embedded_recipe(method or "demo")

@@ -129,29 +129,46 @@ def read_tensors(path: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """Yield every tensor of a GGUF file, dequantised to float32, in the file's order.
 
     Raises:
-        ModelError, MissingExtraError: as `read_gguf`; also for a type that cannot be dequantised.
+        ModelError, MissingExtraError: as `read_gguf` and `dequantised`.
     Cost: one tensor in memory at a time.
     """
-    library, file = gguf_library(), read_gguf(path)
-    for tensor in file.tensors:
-        if tensor.size is None:
-            raise ModelError(
-                f"tensors of type {tensor.kind} cannot be read", where=f"{path}: {tensor.name!r}"
-            )
-        raw = np.fromfile(path, np.uint8, tensor.size, offset=tensor.offset)
-        kind = library.GGMLQuantizationType(tensor.kind)
-        plain = {"F32": np.float32, "F16": np.float16}.get(kind.name)
-        if plain is not None:
-            values = raw.view(plain)
-        else:
-            try:
-                with np.errstate(all="ignore"):  # the caller looks at what comes out
-                    values = library.quants.dequantize(raw, kind)
-            except NotImplementedError as error:
-                raise ModelError(
-                    f"tensors of type {kind.name} cannot be read", where=f"{path}: {tensor.name!r}"
-                ) from error
-        yield tensor.name, values.reshape(tensor.shape).astype(np.float32)
+    for tensor in read_gguf(path).tensors:
+        yield tensor.name, dequantised(tensor, stored_bytes(path, tensor), path)
+
+
+def stored_bytes(path: Path, tensor: StoredTensor) -> NDArray[np.uint8]:
+    """Return the bytes of a tensor as stored, uint8 [n]."""
+    return np.fromfile(path, np.uint8, tensor.size or 0, offset=tensor.offset)
+
+
+def dequantised(tensor: StoredTensor, raw: NDArray[np.uint8], path: Path) -> NDArray[np.float32]:
+    """Return the float32 values of a tensor, in its shape, exactly as ggml defines them.
+
+    Args:
+        tensor: what it is.
+        raw: its bytes as stored, uint8 [tensor.size].
+        path: the file, for errors.
+
+    Raises:
+        ModelError: for a type that cannot be dequantised.
+        MissingExtraError: if `gguf` is not installed.
+    Source: `gguf.quants`, by llama.cpp's authors.
+    """
+    library = gguf_library()
+    where = f"{path}: {tensor.name!r}"
+    if tensor.size is None:
+        raise ModelError(f"tensors of type {tensor.kind} cannot be read", where=where)
+    kind = library.GGMLQuantizationType(tensor.kind)
+    plain = {"F32": np.float32, "F16": np.float16}.get(kind.name)
+    if plain is not None:
+        values = raw.view(plain)
+    else:
+        try:
+            with np.errstate(all="ignore"):  # the caller looks at what comes out
+                values = library.quants.dequantize(raw, kind)
+        except NotImplementedError as error:
+            raise ModelError(f"tensors of type {kind.name} cannot be read", where=where) from error
+    return values.reshape(tensor.shape).astype(np.float32, copy=False)
 
 
 def _refuse_none(path: Path) -> None:

@@ -19,10 +19,14 @@ from transformers import (
 from edgetune.core.errors import ModelError
 from edgetune.models.config import load_config
 from edgetune.models.digest import files_digest
+from edgetune.models.gguf.opening import gguf_model
+from edgetune.models.gguf.tokenizer import gguf_tokenizer
+from edgetune.models.gguf.weights import GgufWeights
 from edgetune.models.identity import base_digest, prompt_digest
 from edgetune.models.quiet import quiet
-from edgetune.models.source import find_folder
+from edgetune.models.source import find_model
 from edgetune.models.stale import without_stale_buffers
+from edgetune.models.stored import stored_size
 from edgetune.models.tokenizer import first_line, load_tokenizer
 from edgetune.models.weights import stored_shapes, weight_files
 
@@ -43,7 +47,7 @@ class Backbone:
         source: what the caller asked for.
         size_bytes: stored size of the weight files.
         dtype: the type the weights are held in.
-        folder: where the files are.
+        folder: where the files are: a model folder, or the GGUF file itself.
     """
 
     model: PreTrainedModel
@@ -66,9 +70,9 @@ def load_backbone(
     tensors that the configuration has no place for are refused. Several threads may load; one at a time does.
 
     Args:
-        source: a Hugging Face model folder, `embedded` for the shipped model, or a model id on the Hub. A `Path` is
-            never taken for an id.
-        dtype: float32, float16 or bfloat16; None keeps the stored type.
+        source: a Hugging Face model folder, a GGUF file, `embedded` for the shipped model, or a model id on the Hub.
+            A `Path` is never taken for an id.
+        dtype: float32, float16 or bfloat16; None keeps the stored type (float32 for a GGUF file with blocks).
         device: where the weights go.
 
     Returns:
@@ -78,16 +82,15 @@ def load_backbone(
         ModelError: nothing there, a file missing, damaged or pickled, code in the repository, quantised weights,
             weights that do not fit the configuration, NaN or infinite weights (also from a narrow `dtype`), a
             tokenizer missing or larger than the embedding. The message names the file.
+        MissingExtraError: a GGUF file, and `gguf` is not installed.
     Cost: reads the weights twice (digest, load); memory of one copy.
     """
     if dtype is not None and dtype not in DTYPES:
         raise ModelError(f"a model cannot be loaded as {dtype}", hint="use float32, float16 or bfloat16")
-    folder = find_folder(source)
-    files = weight_files(folder)
+    folder = find_model(source)
     with quiet():
-        config = load_config(folder, stored_shapes(files))
-        model = _model(folder, files, config, dtype)
-        tokenizer = load_tokenizer(folder, _rows(model))
+        opened = _open_file(folder, dtype) if folder.is_file() else _open_folder(folder, dtype)
+    model = opened.model
     _check_weights(model, folder)
     if _heads_differ(model):
         # Both are stored, so transformers has not tied them; a later call must not tie them either.
@@ -96,14 +99,37 @@ def load_backbone(
     model.eval().requires_grad_(False)  # type: ignore[no-untyped-call]
     return Backbone(
         model=_placed(model, device),
-        tokenizer=tokenizer,
-        digest=base_digest(files_digest(files), config),
-        prompt_digest=prompt_digest(tokenizer, model),
+        tokenizer=opened.tokenizer,
+        digest=base_digest(opened.weights, opened.config),
+        prompt_digest=prompt_digest(opened.tokenizer, model),
         source=str(source),
-        size_bytes=sum(file.stat().st_size for file in files),
+        size_bytes=stored_size(folder),
         dtype=model.dtype,
         folder=folder,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """What a folder or a file holds, and the digest of its weights as stored."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    config: PreTrainedConfig
+    weights: str
+
+
+def _open_folder(folder: Path, dtype: torch.dtype | None) -> _Opened:
+    files = weight_files(folder)
+    config = load_config(folder, stored_shapes(files))
+    model = _model(folder, files, config, dtype)
+    return _Opened(model, load_tokenizer(folder, _rows(model)), config, files_digest(files))
+
+
+def _open_file(path: Path, dtype: torch.dtype | None) -> _Opened:
+    weights = GgufWeights(path)
+    model = gguf_model(weights, dtype)
+    return _Opened(model, gguf_tokenizer(weights.said, _rows(model)), weights.config, weights.digest)
 
 
 def rows_of(backbone: Backbone) -> int:

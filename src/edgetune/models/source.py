@@ -1,4 +1,4 @@
-"""Where the files of a model are: a folder, the embedded model, or the Hugging Face Hub."""
+"""Where the files of a model are: a folder, a GGUF file, the embedded model, or the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 
 from edgetune.core.errors import ModelError
+from edgetune.core.gguf_read import MAGIC
 from edgetune.models.embedded import EMBEDDED, embedded_folder
 from edgetune.models.quiet import quiet
 
@@ -22,37 +23,49 @@ PATTERNS = (
 """What is downloaded: weights as safetensors only, never code or pickles."""
 
 
-def find_folder(source: str | Path) -> Path:
-    """Return the folder of a model: the given one, the embedded one, or a download from the Hub.
+_KINDS = "give a model folder, a GGUF file, a model id or 'embedded'"
+
+
+def find_model(source: str | Path) -> Path:
+    """Return where a model is: the given folder or GGUF file, the embedded one, or a download from the Hub.
 
     Raises:
-        ModelError: no such folder, no config.json in it, or no such model on the Hub.
+        ModelError: no such folder or file, no config.json in it, or no such model on the Hub.
     """
     try:
         path = Path(source).expanduser()
         found = path.exists()
     except (OSError, ValueError, RuntimeError) as error:  # a name too long, a link to itself, no such user
-        what = f"no such folder: {str(error)[:200]}"
-        raise ModelError(what, hint="give a model folder, a model id or 'embedded'") from error
+        raise ModelError(f"no such folder: {str(error)[:200]}", hint=_KINDS) from error
     if source == EMBEDDED:
         path = embedded_folder()
     elif not found:
         if (
             isinstance(source, Path)
             or source.startswith((".", "~", "/"))
+            or source.lower().endswith(".gguf")
             or not 0 < len(Path(source).parts) < 3
         ):
-            raise ModelError(
-                "no such folder", where=path, hint="give a model folder, a model id or 'embedded'"
-            )
+            raise ModelError("no such folder or file", where=path, hint=_KINDS)
         path = snapshot(source)
-    if not path.is_dir():
-        raise ModelError(
-            "this is a file, not a model folder", where=path, hint="give the folder with config.json"
-        )
-    if not (path / "config.json").is_file():
-        raise ModelError("no config.json in this folder", where=path, hint="give a Hugging Face model folder")
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            hint = "give a Hugging Face model folder or a GGUF file"
+            raise ModelError("no config.json in this folder", where=path, hint=hint)
+    elif not _is_gguf(path):
+        hint = "give the folder with config.json, or a GGUF file"
+        raise ModelError("this is neither a model folder nor a GGUF file", where=path, hint=hint)
     return path
+
+
+def _is_gguf(path: Path) -> bool:
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError as error:
+        raise ModelError(f"cannot read this file: {error.strerror}", where=path) from error
 
 
 def snapshot(name: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,16 +10,17 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from edgetune.models.weights import weight_files
+from edgetune.models.gguf.weights import GgufWeights
+from edgetune.models.weights import stored_shapes, weight_files
 
 
 def stored_weights(folder: Path, model: nn.Module) -> Mapping[str, torch.Tensor] | None:
-    """Return a model's parameters as views of its weight files.
+    """Return a model's parameters as views of its weight files, or as a GGUF file's, dequantised when asked for.
 
     The pages belong to the file: the system drops them when memory is short, and all processes share them.
 
     Args:
-        folder: the folder that the model was loaded from.
+        folder: the folder or GGUF file that the model was loaded from.
         model: names and shapes of the parameters.
 
     Returns:
@@ -26,6 +28,8 @@ def stored_weights(folder: Path, model: nn.Module) -> Mapping[str, torch.Tensor]
         architectures are converted while loading), so that the caller has to keep a copy.
     Cost: no memory of its own; pages are read when touched.
     """
+    if folder.is_file():
+        return GgufWeights(folder)
     found: dict[str, torch.Tensor] = {}
     for path in weight_files(folder):
         with safe_open(path, framework="pt") as file:
@@ -34,3 +38,18 @@ def stored_weights(folder: Path, model: nn.Module) -> Mapping[str, torch.Tensor]
     if any(name not in found or found[name].shape != shape for name, shape in wanted.items()):
         return None
     return {name: found[name] for name in wanted}
+
+
+def stored_size(folder: Path) -> int:
+    """Return the bytes of the weight files of a model folder, or of a GGUF file."""
+    files = (folder,) if folder.is_file() else weight_files(folder)
+    return sum(file.stat().st_size for file in files)
+
+
+def stored_count(folder: Path) -> int:
+    """Return the number of weights in a model folder or a GGUF file, whatever they are stored in.
+
+    Cost: reads headers only.
+    """
+    shapes = GgufWeights(folder).shapes if folder.is_file() else stored_shapes(weight_files(folder))
+    return sum(map(math.prod, shapes.values()))

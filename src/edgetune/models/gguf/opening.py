@@ -1,0 +1,64 @@
+"""Open a GGUF file as a transformers model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from edgetune.core.errors import ModelError
+from edgetune.models.gguf.weights import GgufWeights
+from edgetune.models.tokenizer import first_line
+
+
+def gguf_model(weights: GgufWeights, dtype: torch.dtype | None) -> PreTrainedModel:
+    """Return the model of a file, its weights dequantised exactly.
+
+    Args:
+        weights: the file.
+        dtype: type of the parameters; None for one that loses nothing.
+
+    Raises:
+        ModelError: if tensors are missing, too many, or of another shape than the metadata says, or cannot be read.
+    Cost: the model in memory once, and one tensor.
+    """
+    path, dtype = weights.file.path, dtype or weights.dtype
+    try:
+        with torch.device("meta"):
+            expected = _shapes(weights.family.model(weights.config))
+    except Exception as error:  # the library raises many unrelated types
+        raise ModelError(f"no model has this configuration: {first_line(error)}", where=path) from error
+    _compare(expected, weights.shapes, path)
+    values = {name: weights[name].to(dtype) for name in weights}
+    try:
+        model: PreTrainedModel = weights.family.model.from_pretrained(
+            None, config=weights.config, state_dict=values, dtype=dtype
+        )
+    except Exception as error:
+        raise ModelError(f"cannot load this model: {first_line(error)}", where=path) from error
+    model.config.name_or_path = str(path)
+    return model
+
+
+def _shapes(model: PreTrainedModel) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every parameter; a tied head is none of its own."""
+    return {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+
+
+def _compare(expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]], path: Path) -> None:
+    """Refuse other tensors than the configuration asks for, before anything is made of them.
+
+    Raises:
+        ModelError: naming one.
+    """
+    for name in sorted(expected.keys() ^ found.keys()):
+        lacks = name in expected
+        raise ModelError(
+            f"the file {'lacks' if lacks else 'holds'} {name}, which its metadata "
+            f"{'asks for' if lacks else 'has no place for'}",
+            where=path,
+        )
+    for name, shape in expected.items():
+        if found[name] != shape:
+            raise ModelError(f"{name} is {found[name]}, the metadata says {shape}", where=path)

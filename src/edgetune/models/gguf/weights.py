@@ -1,0 +1,102 @@
+"""The weights of a GGUF file under the names, and in the row order, that transformers gives them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedConfig
+
+from edgetune.core.errors import ModelError
+from edgetune.core.gguf_read import GgufFile, StoredTensor, dequantised, read_gguf
+from edgetune.models.gguf.families import Family, config_of, family_of
+from edgetune.models.gguf.metadata import Metadata
+from edgetune.models.gguf.rope import FACTORS
+
+CHUNK = 1 << 24
+"""Bytes hashed at a time."""
+
+
+class GgufWeights(Mapping[str, torch.Tensor]):
+    """The parameters of a model by name, dequantised from its file whenever one is asked for; none is kept.
+
+    The file stays mapped: what is read later is what was read first, even if the file's name is given to another one.
+
+    Args:
+        path: a GGUF file.
+
+    Raises:
+        ModelError: if it is damaged, of an architecture that is not supported, or holds a tensor that its model has no
+            place for.
+        MissingExtraError: if `gguf` is not installed.
+    Cost: pages of the file while they are read; about a second for 100 M weights in blocks.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.file: GgufFile = read_gguf(path)
+        self.family: Family
+        self.said: Metadata
+        self.family, self.said = family_of(self.file)
+        self._bytes: NDArray[np.uint8] = np.memmap(path, np.uint8, mode="r")
+        stored = {tensor.name: tensor for tensor in self.file.tensors}
+        factors = stored.pop(FACTORS, None)
+        self.config: PreTrainedConfig = config_of(
+            self.family, self.said, None if factors is None else self._values(factors)
+        )
+        self._stored: dict[str, StoredTensor] = {}
+        for name, tensor in stored.items():
+            parameter = self.family.parameter(name)
+            if parameter is None:
+                raise ModelError(f"this architecture has no tensor {name!r}", where=path)
+            self._stored[parameter] = tensor
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        """Return a parameter, float32; the values are those that ggml defines for the stored blocks."""
+        tensor = self._stored[name]
+        values = torch.from_numpy(self._values(tensor))
+        order = self.family.rows(name, self.config, tensor.shape[0])
+        return values if order is None else values[order]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored)
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every parameter."""
+        return {name: tensor.shape for name, tensor in self._stored.items()}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that loses nothing of the matrices: float16 or bfloat16 if all are so stored, else float32."""
+        kinds = {tensor.kind for tensor in self._stored.values() if len(tensor.shape) > 1}
+        return {frozenset({1}): torch.float16, frozenset({30}): torch.bfloat16}.get(
+            frozenset(kinds), torch.float32
+        )
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over every tensor as stored, in sorted order: its name, type and shape, then its bytes."""
+        digest = hashlib.sha256()
+        for tensor in sorted(self.file.tensors, key=lambda one: one.name):
+            head = [tensor.name, tensor.kind, list(tensor.shape)]
+            digest.update(json.dumps(head, separators=(",", ":")).encode() + b"\n")
+            raw = self._raw(tensor)
+            for start in range(0, len(raw), CHUNK):
+                digest.update(raw[start : start + CHUNK].tobytes())
+        return digest.hexdigest()
+
+    def _raw(self, tensor: StoredTensor) -> NDArray[np.uint8]:
+        return self._bytes[tensor.offset : tensor.offset + (tensor.size or 0)]
+
+    def _values(self, tensor: StoredTensor) -> NDArray[np.float32]:
+        values = dequantised(tensor, self._raw(tensor), self.file.path)
+        # A view of the file's own pages is read only, and is not aligned in every file.
+        return np.array(values, np.float32) if not values.flags.writeable else values

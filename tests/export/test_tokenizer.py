@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,15 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 from toys import TEMPLATE, TEXTS, byte_level, tiny_llama
 from transformers import PreTrainedTokenizerFast
 
+from edgetune.core import pretokenizer
 from edgetune.core.errors import ModelError
-from edgetune.export import pretokenizer
 from edgetune.export.gguf_file import write_gguf
 from edgetune.export.llama_cpp import LlamaCpp
+from edgetune.export.parity import vocabulary_in_llama_cpp
+from edgetune.export.plan import plan_export
 from edgetune.export.speech import Speech, speech_of
 from edgetune.export.tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, Vocabulary, vocabulary
+from edgetune.models.backbone import load_backbone
 
 
 def split(*regexes: str) -> Any:
@@ -68,6 +72,19 @@ def test_every_known_pre_tokenizer_gives_equal_ids(pre: str, tmp_path: Path) -> 
     assert words_of(tokenizer).pre == pre
     path = write_gguf(tmp_path / "m.gguf", tiny_llama(), tokenizer, quantised={})
     with LlamaCpp(path) as llama:
+        for text in TEXTS:
+            assert llama.tokenise(text) == tokenizer(text).input_ids, text
+    again = load_backbone(path).tokenizer
+    assert words_of(again).pre == pre
+    for text in TEXTS:
+        assert again(text).input_ids == tokenizer(text).input_ids, text
+
+
+@pytest.mark.parametrize("name", sorted(pretokenizer.CANONICAL))
+def test_llama_cpp_splits_alike_under_every_name_that_is_taken_for_the_same(name: str) -> None:
+    tokenizer = KINDS[pretokenizer.CANONICAL[name]]()
+    plan = plan_export(tiny_llama(), tokenizer, speech_of(tokenizer, (1,)), grids={})
+    with vocabulary_in_llama_cpp(replace(plan, vocabulary=replace(plan.vocabulary, pre=name))) as llama:
         for text in TEXTS:
             assert llama.tokenise(text) == tokenizer(text).input_ids, text
 

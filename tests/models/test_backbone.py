@@ -102,7 +102,7 @@ def test_refuses_what_is_not_a_model_folder(tmp_path: Path, save) -> None:
         "./absent": "no such folder",
         "a/b/c": "no such folder",
         "": "no config.json|no such folder",
-        tmp_path / "file": "this is a file",
+        tmp_path / "file": "neither a model folder nor a GGUF file",
         tmp_path: "no config.json",
     }
     for wrong, message in cases.items():

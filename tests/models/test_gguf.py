@@ -11,7 +11,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from ggufs import TEXTS, digit_words, metadata_of, sentence_pieces, tensors_of, tiny, write
+from ggufs import TEMPLATE, TEXTS, digit_words, metadata_of, sentence_pieces, tensors_of, tiny, write
 from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from edgetune.core.errors import ModelError
-from edgetune.models.backbone import load_backbone
+from edgetune.models.backbone import Backbone, load_backbone
 from edgetune.models.quiet import quiet
 from edgetune.models.stored import stored_count, stored_size, stored_weights
 
@@ -298,3 +298,132 @@ def test_blocks_of_any_bits_are_read_as_ggml_defines_them(
     found = load_backbone(path).model.get_parameter("model.layers.1.mlp.up_proj.weight").double().numpy()
     # Products of a half-precision scale and small whole numbers are exact; a sum is rounded once.
     assert np.abs(found - expected).max() <= 2**-22 * np.abs(expected).max()
+
+
+def test_a_saved_model_opens_again_with_the_same_logits_and_ids(make: Make, tmp_path: Path) -> None:
+    file = make(kinds={"blk.0.attn_q.weight": gguf.GGMLQuantizationType.Q4_1})
+    loaded = load_backbone(file)
+    with quiet():
+        loaded.model.save_pretrained(tmp_path / "saved")
+        loaded.tokenizer.save_pretrained(tmp_path / "saved")
+        plain = AutoModelForCausalLM.from_pretrained(tmp_path / "saved", dtype=torch.float32)
+    again = load_backbone(tmp_path / "saved")
+    assert torch.equal(logits(plain), logits(loaded.model))
+    assert torch.equal(logits(again.model), logits(loaded.model))
+    assert again.prompt_digest == loaded.prompt_digest
+    for text in TEXTS:
+        assert again.tokenizer(text).input_ids == loaded.tokenizer(text).input_ids
+    assert again.tokenizer.chat_template == TEMPLATE
+
+
+def test_a_file_of_half_precision_opens_in_the_type_that_loses_nothing(
+    make: Make, model: PreTrainedModel
+) -> None:
+    matrices = [name for name, values in tensors_of(model).items() if values.ndim == 2]
+    for kind, dtype in (("F16", torch.float16), ("BF16", torch.bfloat16), ("Q8_0", torch.float32)):
+        file = make(kinds=dict.fromkeys(matrices, gguf.GGMLQuantizationType[kind]))
+        assert load_backbone(file, dtype=None).dtype == dtype
+        assert load_backbone(file, dtype=torch.float16).dtype == torch.float16
+
+
+def test_a_base_is_named_by_its_bytes_and_by_the_settings_that_decide_what_is_computed(make: Make) -> None:
+    digest = load_backbone(make()).digest
+    assert load_backbone(make(), dtype=torch.float16).digest == digest
+    assert load_backbone(make({"general.name": "another", "llama.rope.dimension_count": 16})).digest == digest
+    others: list[Backbone] = []
+    weight = np.full(64, 1.25, np.float32)
+    others.append(load_backbone(make(tensors={"output_norm.weight": weight})))
+    others.append(load_backbone(make({"llama.rope.freq_base": 9999.0})))
+    others.append(load_backbone(make(kinds={"blk.0.attn_q.weight": gguf.GGMLQuantizationType.F16})))
+    assert len({digest, *(other.digest for other in others)}) == 4
+    spoken = load_backbone(make({"tokenizer.ggml.eos_token_id": 0}))
+    assert spoken.digest == digest
+    assert spoken.prompt_digest != load_backbone(make()).prompt_digest
+
+
+ROWS = np.zeros((300, 64), np.float32)
+WRONG: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "no layers": ({"llama.block_count": None}, {}, "llama.block_count: it is missing"),
+    "a text for a number": ({"llama.block_count": "two"}, {}, "llama.block_count: 'two' is no number"),
+    "too many layers": ({"llama.block_count": 1 << 30}, {}, "1073741824 layers"),
+    "another width": ({"llama.embedding_length": 128}, {}, "the metadata says"),
+    "heads that do not divide": ({"llama.attention.head_count_kv": 3}, {}, "head_count_kv: 4 heads on 3"),
+    "heads by layer": ({"llama.attention.head_count_kv": [2, 2]}, {}, "one value for each layer"),
+    "experts": ({"llama.expert_count": 8}, {}, "mixture of experts"),
+    "part of a head is turned": ({"llama.rope.dimension_count": 8}, {}, "8 of 16 dimensions"),
+    "positions of another kind": ({"llama.rope.scaling.type": "longrope"}, {}, "'longrope' is not supported"),
+    "a setting nobody knows": (
+        {"llama.logit_scale": 2.0},
+        {},
+        "llama.logit_scale: this setting is not known",
+    ),
+    "a tensor too few": ({}, {"blk.1.ffn_up.weight": None}, r"lacks model.layers.1.mlp.up_proj.weight"),
+    "a tensor too many": ({}, {"blk.1.ffn_up_exps.weight": ROWS}, "no tensor 'blk.1.ffn_up_exps.weight'"),
+    "a layer too many": ({}, {"blk.2.attn_norm.weight": ROWS[0]}, "holds model.layers.2"),
+    "a tensor of another shape": ({}, {"blk.1.ffn_up.weight": ROWS}, r"up_proj.weight is \(300, 64\)"),
+    "fewer rows than tokens": ({}, {"token_embd.weight": ROWS, "output.weight": ROWS}, "300 rows"),
+    "no tokens": ({"tokenizer.ggml.tokens": None}, {}, "tokenizer.ggml.tokens: it is missing"),
+    "two equal tokens": ({"tokenizer.ggml.tokens": ["a"] * 400}, {}, "two tokens are equal"),
+    "types of other tokens": ({"tokenizer.ggml.token_type": [1, 2]}, {}, "2 types of"),
+    "an end that is no token": ({"tokenizer.ggml.eos_token_id": 5000}, {}, "eos_token_id: there are"),
+    "an unknown vocabulary": ({"tokenizer.ggml.model": "bert"}, {}, "'bert' is not supported"),
+    "an unknown pre-tokenizer": ({"tokenizer.ggml.pre": "kimi-k2"}, {}, "'kimi-k2' is none of those known"),
+    "no pre-tokenizer": ({"tokenizer.ggml.pre": None}, {}, "does not say how text is split"),
+    "a merge of nothing": ({"tokenizer.ggml.merges": ["Ġ zz"]}, {}, "'Ġ zz' is no merge"),
+    "a start to add that is not named": (
+        {"tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.bos_token_id": None},
+        {},
+        "a token is to be added",
+    ),
+    "pieces without scores": ({"tokenizer.ggml.model": "llama"}, {}, "0 scores of"),
+    "weights that are no numbers": (
+        {},
+        {"output_norm.weight": np.full(64, np.nan, np.float32)},
+        "NaN or infinite weights",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_file_that_cannot_be_a_base_is_refused_in_one_line(
+    name: str, make: Make, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said, tensors, message = WRONG[name]
+    file = make(said, tensors)
+    capfd.readouterr()
+    with pytest.raises(ModelError, match=message) as caught:
+        load_backbone(file)
+    assert str(file) in str(caught.value)
+    assert len(str(caught.value)) < 900
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_other_architectures_are_refused_with_those_that_work(tmp_path: Path) -> None:
+    file = write(tmp_path / "m.gguf", "gpt2", {"gpt2.block_count": 1}, {"token_embd.weight": ROWS})
+    with pytest.raises(ModelError, match=r"'gpt2' cannot be read.*supported: llama, qwen2, qwen3"):
+        load_backbone(file)
+
+
+def test_what_is_no_gguf_file_is_refused(make: Make, tmp_path: Path) -> None:
+    text = tmp_path / "notes.txt"
+    text.write_text("GGU")
+    with pytest.raises(ModelError, match="neither a model folder nor a GGUF file"):
+        load_backbone(text)
+    with pytest.raises(ModelError, match="no such folder or file"):
+        load_backbone("absent.gguf")
+    file = make()
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ModelError, match="lies outside the file"):
+        load_backbone(file)
+
+
+def test_weights_are_read_from_the_file_that_was_opened(make: Make, model: PreTrainedModel) -> None:
+    file = make()
+    stored = stored_weights(file, model)
+    assert stored is not None
+    before = stored["model.norm.weight"]
+    other = file.with_name("other.gguf")
+    other.write_bytes(bytes(file.stat().st_size))
+    other.replace(file)
+    assert torch.equal(stored["model.norm.weight"], before)

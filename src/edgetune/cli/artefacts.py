@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from edgetune.core.ledger import Ledger
     from edgetune.recipe.prepare import Prepared
 
-Base = Annotated[str, typer.Argument(help="Model folder, Hub id, or 'embedded'.")]
+Base = Annotated[str, typer.Argument(help="Model folder, GGUF file, Hub id, or 'embedded'.")]
 LedgerFile = Annotated[Path | None, typer.Option("--ledger", "-l", help="A fine-tune of this base.")]
 Gguf = Annotated[Path, typer.Argument(help="A GGUF file.")]
 File = Annotated[Path, typer.Option("--out", "-o", help="The GGUF file to write.")]

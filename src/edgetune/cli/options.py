@@ -38,7 +38,7 @@ class RecipeOption:
 
 
 RECIPE_OPTIONS = {
-    "model": RecipeOption("model.source", str, "Model folder, Hub id, or 'embedded'."),
+    "model": RecipeOption("model.source", str, "Model folder, GGUF file, Hub id, or 'embedded'."),
     "device": RecipeOption(
         "model.device", str, "auto, cpu, cuda, cuda:N or mps; auto takes a CUDA GPU if there is one."
     ),

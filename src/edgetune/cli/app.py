@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import typer
 from rich.console import Console
 
-from edgetune.cli import artefacts, bench, info, runs, stages, suggest
+from edgetune.cli import artefacts, bench, fetch, info, runs, stages, suggest
 from edgetune.core.errors import INTERRUPTED, ConfigError, EdgetuneError, OutputError, TerminatedError
 
 INTERNAL_ERROR = 70
@@ -43,7 +43,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for group in (runs, suggest, artefacts, info, stages, bench):
+for group in (runs, suggest, artefacts, fetch, info, stages, bench):
     group.register(app)
 
 

@@ -38,7 +38,7 @@ def load(
     LoRA is merged into the weights. A trained prefix is no change of weights: the result is then peft's model.
 
     Args:
-        base: model folder, Hub id or `embedded`.
+        base: model folder, GGUF file, Hub id, a name of `edgetune fetch`, or `embedded`.
         ledger: a `.ledger` file.
         key: 32 bytes, if the ledger's directions are under a secret key.
         dtype: type of the weights; in float32 the result is checked against the digest that the ledger records.

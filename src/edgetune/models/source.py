@@ -10,6 +10,7 @@ from edgetune.core.errors import ModelError
 from edgetune.core.gguf_read import MAGIC
 from edgetune.models.embedded import EMBEDDED, embedded_folder
 from edgetune.models.quiet import quiet
+from edgetune.models.shelf import SHELF, fetched
 
 PATTERNS = (
     "*.json",
@@ -23,14 +24,15 @@ PATTERNS = (
 """What is downloaded: weights as safetensors only, never code or pickles."""
 
 
-_KINDS = "give a model folder, a GGUF file, a model id or 'embedded'"
+_KINDS = f"give a model folder, a GGUF file, a model id, 'embedded' or {', '.join(map(repr, SHELF))}"
 
 
 def find_model(source: str | Path) -> Path:
-    """Return where a model is: the given folder or GGUF file, the embedded one, or a download from the Hub.
+    """Return where a model is: a given folder or GGUF file, the embedded one, a fetched one, or a download.
 
     Raises:
-        ModelError: no such folder or file, no config.json in it, or no such model on the Hub.
+        ModelError: no such folder or file, no config.json in it, a model that is not fetched yet, or no such
+            model on the Hub.
     """
     try:
         path = Path(source).expanduser()
@@ -39,6 +41,8 @@ def find_model(source: str | Path) -> Path:
         raise ModelError(f"no such folder: {str(error)[:200]}", hint=_KINDS) from error
     if source == EMBEDDED:
         path = embedded_folder()
+    elif not found and source in SHELF:
+        path = fetched(str(source))
     elif not found:
         if (
             isinstance(source, Path)

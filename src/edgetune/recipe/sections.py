@@ -13,7 +13,7 @@ class ModelSection(Section):
     """Which base model."""
 
     source: str = "embedded"
-    """A Hugging Face model folder, a Hub id, or `embedded`."""
+    """A Hugging Face model folder, a GGUF file, a Hub id, a name of `edgetune fetch`, or `embedded`."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,2})?)$")
     """Where the model computes: auto (a CUDA GPU if there is one), cpu, cuda, cuda:N or mps."""
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "float32"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edgetune.core.errors import ModelError
+from edgetune.export.fused import BLOOM, FALCON, GPTNEOX, MPT
 from edgetune.export.gemma import GEMMA, GEMMA2, GEMMA3
 from edgetune.export.gpt2 import GPT2
 from edgetune.export.layout import Architecture, Config
@@ -23,12 +24,8 @@ from edgetune.export.llama import (
     SMOLLM3,
 )
 from edgetune.export.normed import (
-    BLOOM,
     COHERE,
     COHERE2,
-    FALCON,
-    GPTNEOX,
-    MPT,
     NEMOTRON,
     PHI2,
     STABLELM,

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgetune.core.cursor import Cursor
 from edgetune.core.errors import MissingExtraError, ModelError
 
 Scalar = str | int | float | bool
@@ -92,7 +92,7 @@ class GgufFile:
         if stored is None:
             return []
         with self.path.open("rb") as file:
-            cursor = _Cursor(self.path, file)
+            cursor = Cursor(self.path, file)
             cursor.skip(stored.offset)
             if stored.kind in SCALARS:
                 return list(cursor.unpack(f"{stored.count}{SCALARS[stored.kind]}"))
@@ -110,7 +110,7 @@ def read_gguf(path: Path) -> GgufFile:
     try:
         _refuse_none(path)
         with path.open("rb") as file:
-            return _read(_Cursor(path, file), path)
+            return _read(Cursor(path, file), path)
     except (OSError, ValueError) as error:  # a path with a null byte is a ValueError
         what = error.strerror if isinstance(error, OSError) else error
         raise ModelError(f"cannot read this file: {what}", where=path) from error
@@ -187,51 +187,7 @@ def _refuse_none(path: Path) -> None:
         raise ModelError("not a regular file", where=path, hint=MAKERS)
 
 
-class _Cursor:
-    """A place in an open file; whatever would leave the file is an error."""
-
-    def __init__(self, path: Path, file: BinaryIO) -> None:
-        self.path, self._file, self.place = path, file, 0
-        self.size = os.fstat(file.fileno()).st_size
-
-    def bytes(self, count: int) -> bytes:
-        self._advance(count)
-        found = self._file.read(count)
-        if len(found) < count:
-            self.refuse("it became shorter while it was read")
-        return found
-
-    def skip(self, count: int) -> None:
-        self._advance(count)
-        self._file.seek(count, os.SEEK_CUR)
-
-    def _advance(self, count: int) -> None:
-        if count > self.size - self.place:
-            self.refuse(f"it ends within {count} bytes at {self.place}")
-        self.place += count
-
-    def unpack(self, layout: str) -> tuple[Any, ...]:
-        return struct.unpack(f"<{layout}", self.bytes(struct.calcsize(f"<{layout}")))
-
-    def number(self, letter: str) -> int:
-        return int(self.unpack(letter)[0])
-
-    def string(self, most: int | None = None) -> str:
-        length = self.number("Q")
-        if most is not None and length > most:
-            self.refuse(f"a name of {length} bytes")
-        try:
-            return self.bytes(length).decode()
-        except UnicodeDecodeError:
-            self.refuse(f"a text before byte {self.place} is not UTF-8")
-
-    def refuse(self, what: str) -> NoReturn:
-        raise ModelError(
-            f"this is not a readable GGUF file: {what}", where=self.path, hint="copy or export it again"
-        )
-
-
-def _read(cursor: _Cursor, path: Path) -> GgufFile:
+def _read(cursor: Cursor, path: Path) -> GgufFile:
     if cursor.bytes(4) != MAGIC:
         raise ModelError("not a GGUF file: it does not begin as one", where=path, hint=MAKERS)
     version = cursor.number("I")
@@ -256,14 +212,14 @@ def _read(cursor: _Cursor, path: Path) -> GgufFile:
     return GgufFile(path, metadata, arrays, _tensors(cursor, tensors, _alignment(cursor, metadata)))
 
 
-def _scalar(cursor: _Cursor, kind: int) -> Scalar:
+def _scalar(cursor: Cursor, kind: int) -> Scalar:
     if kind not in SCALARS:
         cursor.refuse(f"a value of unknown type {kind}")
     value: Scalar = cursor.unpack(SCALARS[kind])[0]
     return value
 
 
-def _skip_array(cursor: _Cursor) -> StoredArray:
+def _skip_array(cursor: Cursor) -> StoredArray:
     kind, count = cursor.unpack("IQ")
     place = cursor.place
     if kind in SCALARS:
@@ -278,14 +234,14 @@ def _skip_array(cursor: _Cursor) -> StoredArray:
     return StoredArray(kind, count, place)
 
 
-def _alignment(cursor: _Cursor, metadata: dict[str, Scalar]) -> int:
+def _alignment(cursor: Cursor, metadata: dict[str, Scalar]) -> int:
     alignment = metadata.get("general.alignment", 32)
     if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
         cursor.refuse(f"an alignment of {alignment!r}")
     return alignment
 
 
-def _tensors(cursor: _Cursor, count: int, alignment: int) -> tuple[StoredTensor, ...]:
+def _tensors(cursor: Cursor, count: int, alignment: int) -> tuple[StoredTensor, ...]:
     sizes = gguf_library().GGML_QUANT_SIZES
     read = [_info(cursor) for _ in range(count)]
     if len({name for name, *_ in read}) < count:
@@ -303,7 +259,7 @@ def _tensors(cursor: _Cursor, count: int, alignment: int) -> tuple[StoredTensor,
     return tuple(found)
 
 
-def _info(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
+def _info(cursor: Cursor) -> tuple[str, tuple[int, ...], int, int]:
     name = cursor.string(LONGEST_NAME)
     dimensions = cursor.number("I")
     if not 1 <= dimensions <= MOST_DIMENSIONS:

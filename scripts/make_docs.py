@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgetune.methods import catalogue
+from edgetune.methods.defaults import defaults
 from edgetune.recipe.recipe import describe_settings
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -18,7 +19,7 @@ def methods_page() -> str:
         lines += [
             f"## {name}", "", method.summary, "", f"- travels: {method.travels}", f"- memory: {method.memory}",
             f"- source: {method.source}",
-            f"- defaults: {method.local_steps} local steps of {method.batch_size}, {method.estimate}, {method.local}",
+            f"- defaults: {', '.join(f'`{key} = {value}`' for key, value in defaults(method).items())}",
             "",
         ]  # fmt: skip
     for name in catalogue.compression_names():

@@ -204,7 +204,7 @@ def test_a_bug_is_one_line_too(refused: Callable[..., str], monkeypatch: pytest.
     def broken() -> list[str]:
         raise RuntimeError("surprise")
 
-    monkeypatch.setattr("edgetune.methods.catalogue.tuning_names", broken)
+    monkeypatch.setattr("edgetune.methods.cards.cards", broken)
     assert "surprise" in refused(["methods"], 70)
 
 

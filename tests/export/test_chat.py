@@ -77,8 +77,9 @@ def test_an_empty_line_does_nothing(path: Path) -> None:
 
 def test_help_and_what_is_no_command_list_the_commands(path: Path) -> None:
     written: list[str] = []
-    assert chat(path, read=typing("/help", "/hlep", "/exit"), write=written.append, greeting="hello\n") == []
-    assert written == ["hello\n", HELP, f"(/hlep is no command)\n{HELP}"]
+    read = typing("/help", "/hlep", "/exit")
+    assert chat(path, read=read, write=written.append, ready=lambda: written.append("ready")) == []
+    assert written == ["ready", HELP, f"(/hlep is no command)\n{HELP}"]
 
 
 def test_a_path_is_a_message(path: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 from edgetune.core.errors import ConfigError, DataError, EdgetuneError
 from edgetune.core.events import Event, RoundFinished, StageFinished, WorkerLost
 from edgetune.core.ledger import read_ledger
-from edgetune.core.progress import silent
+from edgetune.core.progress import Progress
 from edgetune.federation import crew as module
 from edgetune.federation import workers
 from edgetune.federation.crew import Crew, Task
@@ -79,7 +79,7 @@ def crew(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Crew]:
         monkeypatch.setattr(module, "MAIN", IMITATION.replace("{doing}", doing))
         listener = (heard if heard is not None else []).append
         share = more.pop("share", lambda id: Message("share", {"device": id}))
-        return Crew(helpers, Message("open"), share, progress=more.pop("progress", silent), listener=listener)
+        return Crew(helpers, Message("open"), share, listener=listener)
 
     return make
 
@@ -110,11 +110,11 @@ def test_this_process_and_its_workers_share_the_devices_of_a_round(crew: Callabl
         moved.append(what)
         may.set()  # a worker is at work, so this process may answer
 
-    with crew(REPLIES, share=share, progress=progress) as made:
+    with crew(REPLIES, share=share) as made:
         made.enlist(dict.fromkeys(range(4), Here(may)))  # type: ignore[arg-type]
         made.wait()
         assert (made.processes, made.beside_bytes) == (2, 1000)
-        replies = made.answer(tasks(4))
+        replies = made.answer(tasks(4), progress)
         assert list(replies) == [0, 1, 2, 3], "in the order of the devices, whoever was first"
         assert {reply.split(b":")[0] for reply in replies.values()} == {b"here", b"worker"}
         assert [reply.split(b":")[1] for reply in replies.values()] == [
@@ -254,10 +254,10 @@ def waiting_for_workers(
     """Let rounds begin once the workers have loaded the model: these runs are too short to have them otherwise."""
     answer = Crew.answer
 
-    def patient(self: Crew, tasks: list[Task]) -> dict[int, bytes]:
+    def patient(self: Crew, tasks: list[Task], progress: Progress) -> dict[int, bytes]:
         self.wait()
         then(self)
-        return answer(self, tasks)
+        return answer(self, tasks, progress)
 
     monkeypatch.setattr(Crew, "answer", patient)
 
@@ -318,7 +318,7 @@ def test_a_worker_ends_when_its_run_was_killed(tmp_path: Path) -> None:
         "import sys, time\n"
         "from edgetune.federation.crew import Crew\n"
         "from edgetune.federation.pipes import Message\n"
-        "crew = Crew(2, Message('nothing'), None, progress=print, listener=print)\n"
+        "crew = Crew(2, Message('nothing'), None, listener=print)\n"
         "for helper in crew._helpers: helper._run = lambda process: None\n"
         "crew.__enter__()\n"
         "print(*[helper._process.pid for helper in crew._helpers], flush=True)\n"

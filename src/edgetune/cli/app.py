@@ -11,11 +11,13 @@ import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from edgetune.cli import artefacts, bench, fetch, info, runs, stages, suggest
+from edgetune import __version__
+from edgetune.cli import artefacts, bench, fetch, info, runs, stages, suggest, talk
 from edgetune.core.errors import INTERRUPTED, ConfigError, EdgetuneError, OutputError, TerminatedError
 
 INTERNAL_ERROR = 70
@@ -35,6 +37,7 @@ system's signals HUP and TERM)."""
 
 app = typer.Typer(
     name="edgetune",
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Fine-tune a language model across edge devices whose data never leaves them, compress it in one shot, "
     "and hand back a file those devices run.",
     epilog=EPILOG,
@@ -43,7 +46,25 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for group in (runs, suggest, artefacts, fetch, info, stages, bench):
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"edgetune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_say_version, help="Say which version this is."),
+    ] = False,
+) -> None:
+    pass
+
+
+for group in (runs, suggest, artefacts, talk, fetch, info, stages, bench):
     group.register(app)
 
 

@@ -1,9 +1,9 @@
-"""`compress`, `export`, `evaluate`, `chat`, `serve` and `report`: what takes a model, a file or a finished run."""
+"""`compress`, `export`, `evaluate` and `report`: what takes a model, a file or a finished run."""
 
 from __future__ import annotations
 
-import os
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,67 +11,70 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from edgetune.cli.display import Display
 from edgetune.cli.options import Asked, asking
-from edgetune.core.errors import ConfigError, DigestError, OutputError
-from edgetune.core.files import remove_partial, writable_folder
+from edgetune.core.errors import DigestError, OutputError
+from edgetune.core.files import remove_partial, without_trace, writable_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from edgetune.core.events import ExportPlanned, Verified
+    from edgetune.core.events import Verified
     from edgetune.core.ledger import Ledger
     from edgetune.recipe.prepare import Prepared
 
 Base = Annotated[str, typer.Argument(help="Model folder, GGUF file, Hub id, or 'embedded'.")]
 LedgerFile = Annotated[Path | None, typer.Option("--ledger", "-l", help="A fine-tune of this base.")]
-Gguf = Annotated[Path, typer.Argument(help="A GGUF file.")]
 File = Annotated[Path, typer.Option("--out", "-o", help="The GGUF file to write.")]
-Threads = Annotated[int | None, typer.Option(help="CPU threads.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
-    for command in (compress, export, evaluate, chat, serve, report):
+    for command in (compress, export, evaluate, report):
         app.command()(command)
 
 
 @asking("device", "compression", "grid", "data", "threads", file=False)
 def compress(model: Base, asked: Asked, ledger: LedgerFile = None, out: File = Path("model.gguf")) -> None:
     """Compress a (tuned) model in one shot, write it as GGUF and verify it in llama.cpp."""
-    from edgetune.export.checked import deploy
-    from edgetune.recipe.preflight import compression_of, preflight
-    from edgetune.run.deploy import compress_to_file, verify_file
+    with _target(out), Display(Console()) as display:
+        from edgetune.export.checked import deploy
+        from edgetune.recipe.preflight import compression_of, preflight
+        from edgetune.run.deploy import compress_to_file, verify_file
 
-    opened = _open(model, ledger, asked, target=out)
-    prepared, chosen = opened.prepared, compression_of(opened.prepared.recipe)
-    plan, planned = preflight(prepared, out, chosen)
-    _say_planned(planned)
-    tuned, digest = opened.model()
+        opened = _open(model, ledger, asked)
+        prepared, chosen = opened.prepared, compression_of(opened.prepared.recipe)
+        plan, planned = preflight(prepared, out, chosen)
+        display.listen(planned)
+        tuned, digest = opened.model()
 
-    def write(file: Path) -> None:
-        compress_to_file(tuned, chosen, file, prepared, plan, ledger_digest=digest)
+        def write(file: Path) -> None:
+            compress_to_file(tuned, chosen, file, prepared, plan, ledger_digest=digest)
 
-    _say_checked(deploy(out, write, lambda file: verify_file(file, tuned, prepared, plan)))
+        checked = deploy(out, write, lambda file: verify_file(file, tuned, prepared, plan))
+    _say_checked(checked)
 
 
 @asking("device", "data", "threads", file=False)
 def export(model: Base, asked: Asked, ledger: LedgerFile = None, out: File = Path("model.gguf")) -> None:
     """Write a (tuned) model as GGUF in fp16, without compression, and verify it in llama.cpp."""
-    from edgetune.export.checked import deploy
-    from edgetune.recipe.preflight import preflight
-    from edgetune.run.deploy import refuse_prefix, verify_file, write_in_half
+    with _target(out), Display(Console()) as display:
+        from edgetune.export.checked import deploy
+        from edgetune.recipe.preflight import preflight
+        from edgetune.run.deploy import refuse_prefix, verify_file, write_in_half
 
-    opened = _open(model, ledger, asked, target=out)
-    prepared = opened.prepared
-    plan, planned = preflight(prepared, out, None)
-    _say_planned(planned)
-    tuned, digest = opened.model()
-    refuse_prefix(tuned)
+        opened = _open(model, ledger, asked)
+        prepared = opened.prepared
+        plan, planned = preflight(prepared, out, None)
+        display.listen(planned)
+        tuned, digest = opened.model()
+        refuse_prefix(tuned)
 
-    def write(file: Path) -> None:
-        write_in_half(tuned, file, prepared, plan, ledger_digest=digest)
+        def write(file: Path) -> None:
+            write_in_half(tuned, file, prepared, plan, ledger_digest=digest)
 
-    _say_checked(deploy(out, write, lambda file: verify_file(file, tuned, prepared, plan)))
+        checked = deploy(out, write, lambda file: verify_file(file, tuned, prepared, plan))
+    _say_checked(checked)
 
 
 @asking("device", "data", "threads", file=False)
@@ -84,20 +87,20 @@ def evaluate(
     ] = None,
 ) -> None:
     """Print held-out loss, perplexity and Rouge-L of a model, a model with a ledger, or a GGUF file."""
-    from edgetune.cli.display import Display
-    from edgetune.recipe.quality import model_quality
-
     console = Console()
-    opened = _open(model, ledger, asked, beside=gguf)
-    prepared = opened.prepared
     with Display(console) as display:
+        from edgetune.recipe.quality import model_quality
+
+        opened = _open(model, ledger, asked, beside=gguf)
+        prepared = opened.prepared
         if gguf is not None:
             from edgetune.export.llama_cpp import LlamaCpp
+            from edgetune.measure.machine import usable_cores
             from edgetune.recipe.preflight import needed_context
             from edgetune.run.deploy import file_quality
 
             _refuse_other_base(gguf, prepared)
-            threads = _threads(prepared.recipe.threads)
+            threads = prepared.recipe.threads or usable_cores()
             with LlamaCpp(gguf, threads=threads, context=needed_context(prepared)) as engine:
                 quality = file_quality(engine, prepared, display.progress)
         else:
@@ -109,86 +112,18 @@ def evaluate(
     )
 
 
-def chat(
-    file: Gguf,
-    prompt: Annotated[
-        str | None,
-        typer.Option("--prompt", "-p", help="Print the answer to this and leave; - reads standard input."),
-    ] = None,
-    system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
-    temperature: Annotated[
-        float, typer.Option(help="0 takes the most likely token each time; above it answers are drawn.")
-    ] = 0.0,
-    seed: Annotated[int, typer.Option(help="What answers are drawn from.")] = 0,
-    max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
-    threads: Threads = None,
-) -> None:
-    """Talk to a GGUF file in the terminal, through llama.cpp.
-
-    /help lists what a line can ask for; Ctrl-D leaves.
-
-    Exit codes: 2 wrong option; 4 no such file, or none that can chat.
-    """
-    from edgetune.export.chat import Manner, answer
-    from edgetune.export.chat import chat as talk
-
-    manner = Manner(system, temperature, seed, max_tokens)
-    if prompt is not None:
-        asked = sys.stdin.read() if prompt == "-" else prompt
-        typer.echo(answer(file, asked, manner=manner, threads=_threads(threads)))
-        return
-    person = sys.stdin.isatty()
-    talk(
-        file,
-        read=input if person else lambda _: input(),
-        greeting="/help lists the commands, Ctrl-D leaves\n" if person else "",
-        manner=manner,
-        threads=_threads(threads),
-    )
-
-
-def serve(
-    file: Gguf,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port; 0 picks a free one.")] = 8080,
-    api_key: Annotated[
-        str | None,
-        typer.Option(envvar="EDGETUNE_API_KEY", help="The key clients must send; a random one without it."),
-    ] = None,
-    no_api_key: Annotated[bool, typer.Option("--no-api-key", help="Ask for no key; loopback only.")] = False,
-    threads: Threads = None,
-) -> None:
-    """Serve a GGUF file as an OpenAI-compatible HTTP server, through llama.cpp, until Ctrl-C.
-
-    Exit codes: 2 taken port or wrong option; 4 no such file, or no GGUF file.
-    """
-    from edgetune.export.serve import Address, new_key
-    from edgetune.export.serve import serve as listen
-
-    if api_key is not None and no_api_key:
-        raise ConfigError("a key and no key", where="--no-api-key", hint="leave one of them out")
-
-    def announce(address: Address) -> None:
-        typer.echo(address.url)
-        if address.key is not None and address.key != api_key:
-            typer.echo(f"API key: {address.key}")
-
-    key = None if no_api_key else new_key() if api_key is None else api_key
-    listen(file, host=host, port=port, key=key, threads=_threads(threads), announce=announce)
-
-
 def report(folder: Annotated[Path, typer.Argument(help="The folder of a run.")]) -> None:
     """Rebuild report.html and summary.json from a run's events, and print the table."""
-    from edgetune.report.html import write_report
-    from edgetune.report.summary import read_summary, write_summary
-    from edgetune.report.table import print_result
+    console = Console()
+    with Display(console, doing="drawing"):
+        from edgetune.report.html import write_report
+        from edgetune.report.summary import read_summary, write_summary
+        from edgetune.report.table import print_result
 
-    print_result(Console(), read_summary(folder))
-    typer.echo(f"{write_report(folder)}\n{write_summary(folder)}")
-
-
-def _threads(asked: int | None) -> int:
-    return asked or os.cpu_count() or 1
+        summary = read_summary(folder)
+        written = f"{write_report(folder)}\n{write_summary(folder)}"
+    print_result(console, summary)
+    typer.echo(written)
 
 
 @dataclass(frozen=True)
@@ -215,7 +150,6 @@ def _open(
     asked: Asked,
     *,
     beside: Path | None = None,
-    target: Path | None = None,
 ) -> _Opened:
     """Prepare a model with data that nothing is trained on.
 
@@ -228,20 +162,11 @@ def _open(
 
     artefact = ledger or beside
     recipe = asked.of_run(artefact.parent if artefact else None, model__source=model)
-    if target is not None:
-        _refuse_target(target)
     opened = None if ledger is None else read_ledger(ledger)
     prepared = prepare(recipe, split=False)
     if opened is not None:
         refuse_other_base(prepared.backbone, opened, ledger)
     return _Opened(prepared, ledger, opened)
-
-
-def _say_planned(planned: ExportPlanned) -> None:
-    from edgetune.report.notes import export_notes
-
-    for note in export_notes(planned):
-        typer.echo(note)
 
 
 def _say_checked(checked: Verified) -> None:
@@ -259,9 +184,12 @@ def _refuse_other_base(file: Path, prepared: Prepared) -> None:
         )
 
 
-def _refuse_target(path: Path) -> None:
-    """Find out before the work whether the result can be written."""
+@contextmanager
+def _target(path: Path) -> Iterator[None]:
+    """Find out before the work whether the result can be written; refused work leaves no folder behind."""
     if path.exists() and not path.is_file():
         raise OutputError("not a regular file", where=path, hint="choose another --out")
-    writable_folder(path.parent)
-    remove_partial(path)
+    with without_trace(path.parent):
+        writable_folder(path.parent)
+        remove_partial(path)
+        yield

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from edgetune.cli.display import Display
 from edgetune.core.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ def bench(
     Directions, a whole step, one of the embedded model, up to how many rows a matrix is better perturbed in the cache,
     or a device's catch-up.
     """
-    import torch
+    with Display(Console(), quiet=as_json):  # for the import only: what moves would disturb what is timed
+        import torch
 
     if what not in SUITES:
         close = nearest(what, SUITES)

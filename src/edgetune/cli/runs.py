@@ -17,7 +17,6 @@ from edgetune.cli.display import Display
 from edgetune.cli.options import Asked, Out, Quiet, asking
 
 if TYPE_CHECKING:
-    from edgetune.recipe.recipe import Recipe
     from edgetune.report.summary import Summary
 
 WHERE = ("model", "device", "residency", "data", "held_out_category")
@@ -35,18 +34,20 @@ def register(app: typer.Typer) -> None:
 @asking(*WHERE, "method", *FLEET, *HOW)
 def run(asked: Asked, out: Out = Path("out"), quiet: Quiet = False) -> None:
     """Tune across devices, compress, export, run in llama.cpp, and report."""
-    from edgetune.core.events import read_events
-    from edgetune.report.summary import summarise
-    from edgetune.report.table import print_result
-    from edgetune.run import pipeline
-    from edgetune.run.stage import File
-    from edgetune.run.work import EVENTS
+    console = Console()
+    with Display(console, quiet=quiet) as display:
+        from edgetune.core.events import read_events
+        from edgetune.report.summary import summarise
+        from edgetune.report.table import print_result
+        from edgetune.run import pipeline
+        from edgetune.run.stage import File
+        from edgetune.run.work import EVENTS
 
-    recipe, console = asked.resolve(), Console()
-    with _reported(out), Display(console, quiet=quiet) as display:
-        result = pipeline.run(
-            recipe, out, command=_command(), listener=display.listen, progress=display.progress
-        )
+        recipe = asked.resolve()
+        with _reported(out):
+            result = pipeline.run(
+                recipe, out, command=_command(), listener=display.listen, progress=display.progress
+            )
     summary = summarise(read_events(out / EVENTS))
     if not quiet:
         _print_answers(console, summary)
@@ -65,7 +66,7 @@ def tune(
     quiet: Quiet = False,
 ) -> None:
     """Tune on one device and write a ledger."""
-    _tune(asked.resolve(method__name=method, federation__devices=1), out, quiet, single=True)
+    _tune(asked, out, quiet, single=True, method__name=method, federation__devices=1)
 
 
 @asking(*WHERE, *FLEET, *HOW)
@@ -76,29 +77,49 @@ def federate(
     quiet: Quiet = False,
 ) -> None:
     """Tune across simulated devices in this process and write a ledger."""
-    _tune(asked.resolve(method__name=method), out, quiet, single=False)
+    _tune(asked, out, quiet, single=False, method__name=method)
 
 
-def _tune(recipe: Recipe, out: Path, quiet: bool, *, single: bool) -> None:
-    from edgetune.core.ledger import read_ledger
-    from edgetune.run import pipeline
-    from edgetune.run.work import LEDGER
-
+def _tune(asked: Asked, out: Path, quiet: bool, *, single: bool, **settings: object) -> None:
     console = Console()
-    with _reported(out), Display(console, quiet=quiet) as display:
-        pipeline.run(
-            recipe,
-            out,
-            command=_command(),
-            stages=pipeline.TUNING,
-            single=single,
-            listener=display.listen,
-            progress=display.progress,
-        )
+    with Display(console, quiet=quiet) as display:
+        from edgetune.core.events import Event, ExportRefused
+        from edgetune.core.ledger import read_ledger
+        from edgetune.run import pipeline
+        from edgetune.run.work import LEDGER
+
+        recipe, heard = asked.resolve(**settings), list[type[Event]]()
+
+        def listen(event: Event) -> None:
+            heard.append(type(event))
+            display.listen(event)
+
+        with _reported(out):
+            pipeline.run(
+                recipe,
+                out,
+                command=_command(),
+                stages=pipeline.TUNING,
+                single=single,
+                listener=listen,
+                progress=display.progress,
+            )
     path = out / LEDGER
     ledger, size = read_ledger(path), path.stat().st_size
     said = f"{size:,} bytes, digest {ledger.digest[:12]}, round {ledger.round}"
-    console.print(f"{escape(str(path))}: {said}")
+    console.print(f"{escape(str(path))}: {said}", highlight=False, soft_wrap=True)
+    if not quiet:
+        prefix = (ledger.adapter or {}).get("peft_type") == "PREFIX_TUNING"
+        command = _next(recipe.model.source, path, file=not prefix and ExportRefused not in heard)
+        console.print(f"next: {escape(command)}", highlight=False, soft_wrap=True)
+
+
+def _next(model: str, ledger: Path, *, file: bool) -> str:
+    """Return the command that makes something of a ledger: a file, or where none can be made, a measurement."""
+    words = [model, "--ledger", str(ledger)]
+    if not file:
+        return shlex.join(["edgetune", "evaluate", *words])
+    return shlex.join(["edgetune", "compress", *words, "--out", str(ledger.with_name("model.gguf"))])
 
 
 @contextmanager

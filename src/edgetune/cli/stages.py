@@ -8,6 +8,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from edgetune.cli.display import Display
+from edgetune.cli.layout import fields, heading, paragraph
+
 
 def register(app: typer.Typer) -> None:
     """Add the command of this file."""
@@ -16,9 +19,10 @@ def register(app: typer.Typer) -> None:
 
 def stages(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """List the stages of a run: what each takes and gives, and what it costs."""
-    from edgetune.run.pipeline import STAGES
-    from edgetune.run.stages import stage_named, stage_names
-
+    console = Console()
+    with Display(console, quiet=as_json, doing="reading the stages"):
+        from edgetune.run.pipeline import STAGES
+        from edgetune.run.stages import stage_named, stage_names
     rows = [
         {
             "name": stage.name,
@@ -32,10 +36,7 @@ def stages(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
-    console = Console(highlight=False, soft_wrap=True)
     for row in rows:
-        console.print(f"[bold]{row['name']}[/] ({row['takes']} to {row['gives']}): {row['summary']}")
-        console.print(f"    [dim]cost[/] {row['cost']}")
-    console.print(
-        f"\nedgetune run does {', '.join(STAGES)}; a recipe names others: stages = [...]", markup=False
-    )
+        heading(console, row["name"], f" ({row['takes']} to {row['gives']}): {row['summary']}")
+        fields(console, [("cost", row["cost"])])
+    paragraph(console, f"\nedgetune run does {', '.join(STAGES)}; a recipe names others: stages = [...]")

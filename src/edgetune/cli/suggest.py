@@ -32,12 +32,12 @@ def suggest(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Find a learning rate and a perturbation radius for this model and data, in about 1,400 forward passes."""
-    from edgetune.recipe.prepare import prepare
-    from edgetune.suggest.suggesting import suggest_prepared
-
-    resolved, console = asked.resolve(method__name=method), Console()
+    console = Console()
     with Display(console, quiet=as_json) as display:
-        found = suggest_prepared(prepare(resolved), display.progress)
+        from edgetune.recipe.prepare import prepare
+        from edgetune.suggest.suggesting import suggest_prepared
+
+        found = suggest_prepared(prepare(asked.resolve(method__name=method)), display.progress)
     command = _command(method, asked, found)
     if as_json:
         typer.echo(json.dumps(_plain({**asdict(found), "command": command}), indent=1))

@@ -71,27 +71,44 @@ def writable_folder(path: Path) -> Path:
 
 
 @contextlib.contextmanager
+def without_trace(path: Path) -> Iterator[None]:
+    """Remove at the end those of a folder and its parents that did not exist before and are empty."""
+    try:
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    except (OSError, ValueError):  # what cannot even be looked for will be refused
+        missing = []
+    try:
+        yield
+    finally:
+        for folder in missing:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+@contextlib.contextmanager
 def owned_folder(path: Path) -> Iterator[Path]:
     """Keep a folder to one run: create it, lock it, and remove what a killed run left unfinished there.
 
-    The lock is the system's own on the folder itself; it ends with the process, however that ends.
+    The lock is the system's own on the folder itself; it ends with the process, however that ends. A run that is
+    refused before it writes anything leaves no folder.
 
     Raises:
         OutputError: if the folder cannot be written to, or another run is at work in it.
     """
-    writable_folder(path)
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except OSError as error:
-        raise unwritable(error, path) from error
-    try:
-        _lock(handle, path)
-        for left in path.glob(f"{PARTIAL}*"):
-            with contextlib.suppress(OSError):
-                left.unlink()
-        yield path
-    finally:
-        os.close(handle)
+    with without_trace(path):
+        writable_folder(path)
+        try:
+            handle = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise unwritable(error, path) from error
+        try:
+            _lock(handle, path)
+            for left in path.glob(f"{PARTIAL}*"):
+                with contextlib.suppress(OSError):
+                    left.unlink()
+            yield path
+        finally:
+            os.close(handle)
 
 
 def remove_partial(path: Path) -> None:

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgetune.core.errors import INTERRUPTED, ConfigError
-from edgetune.export.gguf_file import NFC, NORMALIZER
+from edgetune.export.composing import NFC, NORMALIZER, composed
 from edgetune.export.llama_cpp import MOST_SEED, ContextFullError, LlamaCpp
-from edgetune.export.parity import composed
 
 Message = dict[str, str]
 Write = Callable[[str], object]
@@ -145,7 +144,7 @@ def chat(
     *,
     read: Callable[[str], str] = input,
     write: Write = _print,
-    greeting: str = "",
+    ready: Callable[[], object] = lambda: None,
     manner: Manner = Manner(),
     threads: int = 1,
     context: int = 0,
@@ -158,7 +157,7 @@ def chat(
         path: the GGUF file, with a chat template.
         read: takes the prompt to show, returns a line; raises EOFError at the end, like `input`.
         write: receives pieces of text without line ends of their own.
-        greeting: written once the file is loaded.
+        ready: called once the file is loaded.
         manner: how it answers.
         threads: CPU threads.
         context: tokens remembered; 0 for the model's own, at most 4096.
@@ -173,8 +172,7 @@ def chat(
     """
     with LlamaCpp(path, threads=threads, context=context) as llama:
         conversation = Conversation(llama, manner)
-        if greeting:
-            write(greeting)
+        ready()
         while True:
             try:
                 line = read("> ").strip()

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from edgetune.core.errors import OutputError
 from edgetune.core.gguf_read import gguf_library
 from edgetune.core.quantised import QuantisedMatrix
+from edgetune.export.composing import NFC, NORMALIZER
 from edgetune.export.layout import Value
 from edgetune.export.plan import FILE_TYPES, ExportPlan, plan_export
 from edgetune.export.speech import speech_of
@@ -20,8 +21,6 @@ from edgetune.export.tensors import FloatType, Stored, stored_tensors
 from edgetune.export.tokenizer import Vocabulary
 
 PREFIX = "edgetune."
-NORMALIZER, NFC = f"{PREFIX}normalizer", "NFC"
-"""Key and value that say that the model reads characters composed, which llama.cpp leaves to whoever gives it text."""
 
 
 def write_gguf(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from edgetune.core.errors import OutputError, VerifyError
 from edgetune.core.gguf_read import gguf_library
 from edgetune.core.template import Templates
+from edgetune.export.composing import composed
 from edgetune.export.gguf_file import write_header
 from edgetune.export.llama_cpp import LlamaCpp
 from edgetune.export.plan import ExportPlan
@@ -109,11 +109,6 @@ def _write_carrier(path: Path, plan: ExportPlan) -> None:
         writer.write_tensors_to_file()
     finally:
         writer.close()
-
-
-def composed(text: str) -> str:
-    """Return a text with composed characters (NFC), as llama.cpp must be given it where a tokenizer composes."""
-    return unicodedata.normalize("NFC", text)
 
 
 def compare_texts(

@@ -48,8 +48,8 @@ class Hands(Protocol):
         """Peak memory of the processes beside this one."""
         ...
 
-    def answer(self, tasks: list[Task]) -> dict[int, bytes]:
-        """Return the reply of every task's device."""
+    def answer(self, tasks: list[Task], progress: Progress = silent) -> dict[int, bytes]:
+        """Return the reply of every task's device; `progress` is told how far each is, by one thread at a time."""
         ...
 
 
@@ -58,18 +58,17 @@ class Alone:
 
     Args:
         devices: by id.
-        progress: told how far each is.
     """
 
     processes, beside_bytes = 1, 0
 
-    def __init__(self, devices: Mapping[int, Device], progress: Progress = silent) -> None:
-        self._devices, self._progress = devices, progress
+    def __init__(self, devices: Mapping[int, Device]) -> None:
+        self._devices = devices
 
-    def answer(self, tasks: list[Task]) -> dict[int, bytes]:
+    def answer(self, tasks: list[Task], progress: Progress = silent) -> dict[int, bytes]:
         """Return the reply of every task's device."""
         return {
-            task.device: self._devices[task.device].answer(task.payload, task.turn, self._progress)
+            task.device: self._devices[task.device].answer(task.payload, task.turn, progress)
             for task in tasks
         }
 
@@ -86,7 +85,6 @@ class Crew:
         helpers: number of worker processes, at least 0.
         opening: what a worker is told at its start.
         share: what it is told of a device before that device's first task.
-        progress: told how far devices are, from one thread at a time.
         listener: told of workers that were lost.
     """
 
@@ -96,11 +94,11 @@ class Crew:
         opening: Message,
         share: Callable[[int], Message],
         *,
-        progress: Progress,
         listener: Listener,
     ) -> None:
         self._devices: Mapping[int, Device] = {}
-        self._progress, self._listener = progress, listener
+        self._progress: Progress = silent
+        self._listener = listener
         self._change = threading.Condition()
         self._waiting, self._replies = deque[Task](), dict[int, bytes]()
         self._error: BaseException | None = None
@@ -143,20 +141,21 @@ class Crew:
         for helper in self._helpers:
             helper.stop()
 
-    def progress(self, what: str, done: int, total: int) -> None:
+    def progress(self, what: str, done: float, total: int) -> None:
         """Pass on how far a device is; raise what went wrong in a worker, so that nobody computes in vain."""
         with self._change:
             if self._error is not None:
                 raise self._error
             self._progress(what, done, total)
 
-    def answer(self, tasks: list[Task]) -> dict[int, bytes]:
+    def answer(self, tasks: list[Task], progress: Progress = silent) -> dict[int, bytes]:
         """Return the reply of every task's device.
 
         Raises:
             EdgetuneError: what a device raised, here or in a worker.
         """
         with self._change:
+            self._progress = progress
             self._replies.clear()
             self._waiting.extend(tasks)
             self._change.notify_all()

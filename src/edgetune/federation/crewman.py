@@ -56,7 +56,7 @@ def _serve(tasks: queue.SimpleQueue[Message], say: BinaryIO) -> None:
     devices: dict[int, Device] = {}
     last = 0.0
 
-    def progress(what: str, done: int, total: int) -> None:
+    def progress(what: str, done: float, total: int) -> None:
         nonlocal last
         now = time.monotonic()
         if done >= total or now - last > EVERY:

@@ -11,6 +11,7 @@ from edgetune.core.ledger import Ledger
 from edgetune.core.progress import Progress, silent
 from edgetune.federation.crew import Alone, Hands, Task
 from edgetune.federation.device import Device
+from edgetune.federation.pace import Pace
 from edgetune.federation.server import Server
 from edgetune.federation.state import Checkpoint, Evaluate
 from edgetune.federation.turns import Turns
@@ -64,7 +65,7 @@ def federate(
         answer: Rouge-L of answers to the held-out prompts, computed on the server.
         hands: who lets devices answer; one after the other in this process if not given.
         listener: receives one event a round.
-        progress: told after every round.
+        progress: told after every step of a device how far it is, and how far the rounds are.
 
     Raises:
         DivergenceError: if no device of a round sent a finite update.
@@ -80,14 +81,16 @@ def federate(
         round=ledger.round,
         examples={id: device.examples for id, device in devices.items()},
     )
-    hands = hands or Alone(devices, progress)
+    hands = hands or Alone(devices)
     turns = Turns(list(devices), plan.participation, seed=plan.seed)
-    progress("rounds", server.round, plan.rounds)
+    pace = Pace(progress, "rounds", plan.rounds)
+    pace.begin(server.round, len(server.sample()))
     while server.round < plan.rounds:
         start = time.perf_counter()
         with PeakMemory() as memory:
             down, coming = server.open_round(), server.round + 1
-            up = hands.answer([Task(id, payload, turns.before(id, coming)) for id, payload in down.items()])
+            tasks = [Task(id, payload, turns.before(id, coming)) for id, payload in down.items()]
+            up = hands.answer(tasks, pace.step)
             closed = server.close_round(up)
             worker.tuned.reset(server.state)
             realised = worker.watch.ratio(server.state)
@@ -115,6 +118,6 @@ def federate(
             )
         )
         checkpoint.save(ledger)
-        progress("rounds", server.round, plan.rounds)
+        pace.begin(server.round, len(down))
     worker.tuned.reset(server.state)
     return ledger

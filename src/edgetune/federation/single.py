@@ -14,6 +14,7 @@ from edgetune.core.progress import Progress, silent
 from edgetune.data.encode import Example
 from edgetune.federation.beside import OPTIMISER, forget_states, read_state, write_state
 from edgetune.federation.federate import Plan
+from edgetune.federation.pace import Pace
 from edgetune.federation.state import Checkpoint, Evaluate
 from edgetune.federation.steps import draw_batches, take_steps
 from edgetune.federation.worker import Worker
@@ -48,7 +49,7 @@ def tune(
         answer: Rouge-L of answers to the held-out prompts.
         pad_id: the padding token.
         listener: receives one event an interval; payloads are empty, nothing is sent.
-        progress: told after every step.
+        progress: told after every step how far the interval and the run are.
 
     Raises:
         DivergenceError: if every step of an interval was dropped.
@@ -61,6 +62,8 @@ def tune(
         digest = ledger.extra.get(OPTIMISER)
         optimiser = read_state(checkpoint.path, ledger.round, digest, optimiser, method.pool_size)
     forget_states(checkpoint.path, but=ledger.round)
+    pace = Pace(progress, "intervals", plan.rounds)
+    pace.begin(ledger.round)
     for round in range(ledger.round + 1, plan.rounds + 1):
         start = time.perf_counter()
         with PeakMemory() as memory:
@@ -73,7 +76,7 @@ def tune(
             )  # fmt: skip
             steps = take_steps(
                 method, tuned, batches, keys, optimiser,
-                round=round, objective=worker.objective, progress=progress,
+                round=round, objective=worker.objective, progress=pace.step,
             )  # fmt: skip
             if math.isnan(steps.loss):
                 raise DivergenceError(
@@ -100,5 +103,5 @@ def tune(
         )  # fmt: skip
         checkpoint.save(ledger)
         forget_states(checkpoint.path, but=round)
-        progress("intervals", round, plan.rounds)
+        pace.begin(round)
     return ledger

@@ -9,7 +9,6 @@ import torch
 
 from edgetune.core.errors import ConfigError
 from edgetune.core.events import Listener
-from edgetune.core.progress import Progress
 from edgetune.estimators import Backprop, OneSided
 from edgetune.federation.crew import Crew
 from edgetune.federation.opening import opening_of, share_of
@@ -25,16 +24,13 @@ SHARE = 0.5
 """Part of the usable memory that worker processes may take."""
 
 
-def open_crew(
-    prepared: Prepared, *, rounds: int, scratch: Path, progress: Progress, listener: Listener
-) -> Crew:
+def open_crew(prepared: Prepared, *, rounds: int, scratch: Path, listener: Listener) -> Crew:
     """Return the processes that devices answer in; entered, it starts them.
 
     Args:
         prepared: what the run works on.
         rounds: rounds still to be done; 0 if no device is asked.
         scratch: folder for what is set aside on disk.
-        progress: told how far devices are.
         listener: told of workers that were lost.
 
     Raises:
@@ -44,7 +40,6 @@ def open_crew(
         choose_workers(prepared, rounds) - 1,
         opening_of(prepared, scratch),
         partial(share_of, prepared.devices),
-        progress=progress,
         listener=listener,
     )
 

@@ -112,7 +112,7 @@ def _logged(
 
         start = time.perf_counter()
         rounds = 0 if single or not tunes else recipe.federation.rounds - done
-        crew = open_crew(prepared, rounds=rounds, scratch=out, progress=progress, listener=tell)
+        crew = open_crew(prepared, rounds=rounds, scratch=out, listener=tell)
         try:
             work = Work(prepared, out, tell, progress, crew, single=single, done=done, plan=plan)
             work.announce(command)

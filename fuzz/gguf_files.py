@@ -12,6 +12,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import torch
+
 from edgetune.core.errors import EdgetuneError
 from edgetune.core.gguf_read import ARRAY, SCALARS, STRING, read_gguf, read_tensors
 from edgetune.export import process
@@ -44,6 +46,7 @@ TEMPLATES = (
     "{% for m in messages %}{{ raise_exception('no') }}{% endfor %}",
     "{{ 1/0 }}",
 )
+IDS = torch.tensor([[0, 1, 2]])
 SECONDS = 20
 """How long llama.cpp may take over one case."""
 
@@ -100,12 +103,15 @@ class Gguf:
         return raw[: rng.randrange(len(raw))] if rng.random() < 0.1 else raw
 
     def check(self, case: bytes) -> str:
-        """Read every tensor, and talk to the file."""
+        """Read every tensor, open the file as a base model, and talk to it."""
         path = Path(self._folder.name) / "case.gguf"
         path.write_bytes(case)
         with contextlib.suppress(EdgetuneError):
             for _ in read_tensors(path):
                 pass
+        opened = refusal(lambda: load_backbone(path))
+        if not isinstance(opened, str):
+            require(bool(opened.model(input_ids=IDS).logits.isfinite().all()), "a base without finite logits")
         lines = iter(["hello", "/exit"])
         found = refusal(
             lambda: chat(

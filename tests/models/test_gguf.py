@@ -348,6 +348,11 @@ WRONG: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "too many layers": ({"llama.block_count": 1 << 30}, {}, "1073741824 layers"),
     "another width": ({"llama.embedding_length": 128}, {}, "the metadata says"),
     "heads that do not divide": ({"llama.attention.head_count_kv": 3}, {}, "head_count_kv: 4 heads on 3"),
+    "heads that do not fit the width": (
+        {"llama.attention.head_count": 3, "llama.attention.head_count_kv": 3},
+        {},
+        "not a multiple of the number of attention heads",
+    ),
     "heads by layer": ({"llama.attention.head_count_kv": [2, 2]}, {}, "one value for each layer"),
     "experts": ({"llama.expert_count": 8}, {}, "mixture of experts"),
     "part of a head is turned": ({"llama.rope.dimension_count": 8}, {}, "8 of 16 dimensions"),

@@ -14,7 +14,7 @@ from edgetune.compress.rounding import round_to_nearest
 from edgetune.core.quantised import BlockGrid, PackedTensor, StoredTensor, whole_blocks
 from edgetune.export.tensors import pack
 from edgetune.models.backbone import Backbone
-from edgetune.models.stored import stored_weights
+from edgetune.models.stored import stored_weights, streamed_weights
 from edgetune.recipe.residency import Residency
 
 ROWS_AT_ONCE = 1 << 20
@@ -42,12 +42,14 @@ def base_tensors(backbone: Backbone, grid: BlockGrid | None) -> Mapping[str, Sto
 
     Raises:
         ModelError: if a block cannot be rounded.
-    Cost: none for float tensors; 4.5 or 8.5 bits a weight if packed.
+    Cost: none for float tensors; 4.5 or 8.5 bits a weight if packed, also by a GGUF file itself; 4 bytes a weight for
+        a GGUF file's other blocks.
     """
+    if grid is None:
+        streamed = streamed_weights(backbone.folder, backbone.model)
+        return streamed if streamed is not None else dict(_copies(backbone.model))
     found = stored_weights(backbone.folder, backbone.model)
     weights = found if found is not None else dict(_copies(backbone.model))
-    if grid is None:
-        return weights
     return {
         name: pack_tensor(weight, grid, name) if whole_blocks(weight.shape) else weight.clone()
         for name, weight in weights.items()

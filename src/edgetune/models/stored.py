@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
+from edgetune.core.quantised import StoredTensor
 from edgetune.models.gguf.weights import GgufWeights
 from edgetune.models.weights import stored_shapes, weight_files
 
@@ -38,6 +39,18 @@ def stored_weights(folder: Path, model: nn.Module) -> Mapping[str, torch.Tensor]
     if any(name not in found or found[name].shape != shape for name, shape in wanted.items()):
         return None
     return {name: found[name] for name in wanted}
+
+
+def streamed_weights(folder: Path, model: nn.Module) -> Mapping[str, StoredTensor] | None:
+    """Return a model's parameters for layers that read them over and over: as `stored_weights`, but blocks stay blocks.
+
+    Args, Returns: as in `stored_weights`; a matrix of a GGUF file in Q4_0 or Q8_0 is packed.
+    Cost: of a folder none; of a GGUF file the stored size of such matrices, the float32 size of those in other blocks.
+    """
+    if not folder.is_file():
+        return stored_weights(folder, model)
+    weights = GgufWeights(folder)
+    return {name: weights.as_stored(name) for name in weights}
 
 
 def stored_size(folder: Path) -> int:

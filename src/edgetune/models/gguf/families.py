@@ -25,6 +25,7 @@ from edgetune.core.gguf_names import HEAD_NORMS, NAMES, interleaved_rows
 from edgetune.core.gguf_read import GgufFile
 from edgetune.models.gguf.metadata import Metadata
 from edgetune.models.gguf.rope import rope_parameters
+from edgetune.models.tokenizer import first_line
 
 HARMLESS = frozenset(
     {
@@ -138,7 +139,7 @@ def config_of(family: Family, said: Metadata, factors: NDArray[np.float32] | Non
         role: said.token(f"tokenizer.ggml.{role}_token_id", vocabulary) for role in ("bos", "padding", *ENDS)
     }
     ends = list(dict.fromkeys(tokens[role] for role in ENDS if tokens[role] is not None))
-    config = family.config(
+    settings = dict(
         vocab_size=vocabulary,
         hidden_size=hidden,
         intermediate_size=said.whole("feed_forward_length"),
@@ -155,6 +156,11 @@ def config_of(family: Family, said: Metadata, factors: NDArray[np.float32] | Non
         pad_token_id=tokens["padding"],
         **family.settings(said.file),
     )
+    try:
+        config = family.config(**settings)
+    except Exception as error:  # the library checks with errors of its own
+        what = f"no configuration has these settings: {first_line(error)}"
+        raise ModelError(what, where=said.file.path) from error
     if heads % config.num_key_value_heads:
         said.refuse("attention.head_count_kv", f"{heads} heads on {config.num_key_value_heads} of keys")
     if said.whole("expert_count", 0, least=0):

@@ -14,12 +14,17 @@ from transformers import PreTrainedConfig
 
 from edgetune.core.errors import ModelError
 from edgetune.core.gguf_read import GgufFile, StoredTensor, dequantised, read_gguf
+from edgetune.core.quantised import Q4_0, Q8_0, PackedTensor, whole_blocks
+from edgetune.core.quantised import StoredTensor as Stored
 from edgetune.models.gguf.families import Family, config_of, family_of
 from edgetune.models.gguf.metadata import Metadata
 from edgetune.models.gguf.rope import FACTORS
 
 CHUNK = 1 << 24
 """Bytes hashed at a time."""
+FLOATS = {1: torch.float16, 30: torch.bfloat16}
+PACKED = {2: Q4_0, 8: Q8_0}
+"""ggml's numbers of types that lose nothing beside float32, and of those whose blocks this package computes with."""
 
 
 class GgufWeights(Mapping[str, torch.Tensor]):
@@ -62,6 +67,21 @@ class GgufWeights(Mapping[str, torch.Tensor]):
         order = self.family.rows(name, self.config, tensor.shape[0])
         return values if order is None else values[order]
 
+    def as_stored(self, name: str) -> Stored:
+        """Return a parameter without dequantising it where this package computes with its blocks, else its values.
+
+        Returns:
+            Blocks for a matrix in Q4_0 or Q8_0; floats of the stored type, or float32 for other blocks.
+        """
+        tensor = self._stored[name]
+        grid = PACKED.get(tensor.kind)
+        if grid is None or not whole_blocks(tensor.shape):
+            return self[name].to(FLOATS.get(tensor.kind, torch.float32))
+        order = self.family.rows(name, self.config, tensor.shape[0])
+        rows = torch.from_numpy(np.array(self._raw(tensor))).view(tensor.shape[0], -1)
+        rows = rows if order is None else rows[order]
+        return PackedTensor(grid, rows.reshape(-1), tensor.shape)
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._stored)
 
@@ -77,9 +97,7 @@ class GgufWeights(Mapping[str, torch.Tensor]):
     def dtype(self) -> torch.dtype:
         """The type that loses nothing of the matrices: float16 or bfloat16 if all are so stored, else float32."""
         kinds = {tensor.kind for tensor in self._stored.values() if len(tensor.shape) > 1}
-        return {frozenset({1}): torch.float16, frozenset({30}): torch.bfloat16}.get(
-            frozenset(kinds), torch.float32
-        )
+        return FLOATS.get(kinds.pop(), torch.float32) if len(kinds) == 1 else torch.float32
 
     @property
     def digest(self) -> str:

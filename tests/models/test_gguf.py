@@ -351,7 +351,7 @@ WRONG: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "heads that do not fit the width": (
         {"llama.attention.head_count": 3, "llama.attention.head_count_kv": 3},
         {},
-        "not a multiple of the number of attention heads",
+        "no configuration has these settings",
     ),
     "heads by layer": ({"llama.attention.head_count_kv": [2, 2]}, {}, "one value for each layer"),
     "experts": ({"llama.expert_count": 8}, {}, "mixture of experts"),

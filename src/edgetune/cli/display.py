@@ -26,6 +26,7 @@ from edgetune.core.events import (
     ExportRefused,
     Failed,
     Precision,
+    RateFound,
     RoundFinished,
     RunResumed,
     RunStarted,
@@ -33,7 +34,7 @@ from edgetune.core.events import (
     Verified,
     WorkerLost,
 )
-from edgetune.report.notes import data_notes, export_notes
+from edgetune.report.notes import data_notes, export_notes, rate_note
 
 
 class _Counted(MofNCompleteColumn):
@@ -158,6 +159,8 @@ class Display:
             return "\n".join(map(escape, data_notes(event))) or None
         if isinstance(event, ExportPlanned):
             return "\n".join(map(escape, export_notes(event)))
+        if isinstance(event, RateFound):
+            return rate_note(event)
         if isinstance(event, RunResumed) and event.round:
             return f"resumed after round {event.round}"
         if isinstance(event, RoundFinished):

@@ -14,7 +14,6 @@ from rich.text import Text
 
 from edgetune.cli.display import Display
 from edgetune.cli.layout import fields, heading, paragraph
-from edgetune.cli.options import embedded_recipe
 from edgetune.core.errors import ConfigError, nearest
 
 EXTRAS = {
@@ -62,16 +61,19 @@ def methods(
 
 
 def _defaults_of(kind: str, name: str) -> dict[str, Any]:
-    """Return a method's own settings, and what the packaged recipe for the embedded model sets otherwise."""
+    """Return the settings a run with the method has, and what the embedded model's recipe sets otherwise."""
     from edgetune.compress.method import CompressionMethod
     from edgetune.methods import catalogue
     from edgetune.methods.defaults import defaults
+    from edgetune.recipe.method_section import AUTO
+    from edgetune.recipe.open_settings import OPEN, packaged_recipe
     from edgetune.recipe.recipe import load_recipe
 
     if kind == "compression":
         rule: CompressionMethod = catalogue.compression_method(name)
         return {"defaults": {"grid": rule.grid.name}, "packaged": {}}
-    own, packaged = defaults(catalogue.tuning_method(name)), embedded_recipe(name)
+    own, packaged = defaults(catalogue.tuning_method(name)), packaged_recipe(name)
+    own |= {key: AUTO for key in OPEN if key in own}
     changed = load_recipe(packaged).method.model_dump(exclude_none=True) if packaged else {}
     return {
         "defaults": own,
@@ -83,7 +85,7 @@ def _print_defaults(console: Console, row: Mapping[str, Any]) -> None:
     change = "compression" if row["kind"] == "compression" else "method"
     for title, key in (
         (f"defaults (--set {change}.KEY=VALUE)", "defaults"),
-        ("in its packaged recipe", "packaged"),
+        ("for the embedded model", "packaged"),
     ):
         if row.get(key):
             paragraph(console, f"{title}:", indent=4)

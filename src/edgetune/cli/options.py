@@ -16,9 +16,6 @@ from edgetune.core.errors import OutputError
 if TYPE_CHECKING:
     from edgetune.recipe.recipe import Recipe
 
-SMALL_MODEL = 25_000_000
-"""Weights up to which the packaged learning rates are for a model."""
-
 
 @dataclass(frozen=True, slots=True)
 class RecipeOption:
@@ -74,7 +71,11 @@ RECIPE_OPTIONS = {
     ),
     "method": RecipeOption("method.name", str, "Tuning method, see `edgetune methods`.", default="fedkseed"),
     "learning_rate": RecipeOption(
-        "method.learning_rate", float, "Learning rate.", ("--learning-rate", "--lr"), default="the recipe's"
+        "method.learning_rate",
+        str,
+        "Learning rate; auto finds one for this model, method and data.",
+        ("--learning-rate", "--lr"),
+        default="auto",
     ),
     "compression": RecipeOption(
         "compression.name", str, "optq or rtn, see `edgetune methods`.", ("--method",), default="optq"
@@ -139,16 +140,23 @@ class Asked:
     given: list[tuple[str, str]]
 
     def resolve(self, **more: object) -> Recipe:
-        """Return the recipe: the file's or the packaged one, then options, then `--set`.
+        """Return the recipe: the file's or, for the embedded model, the packaged one; then options, then `--set`.
+
+        A packaged recipe is for its own model: another one starts from the published defaults.
 
         Args:
             more: further settings, dots written as two underscores.
         """
+        from edgetune.models.embedded import EMBEDDED
+        from edgetune.recipe.open_settings import packaged_recipe
         from edgetune.recipe.recipe import load_recipe
 
         settings = self._named() | more
-        start = starting_recipe(self.recipe, self.settings.get("model.source"), settings.get("method__name"))
-        return load_recipe(start, self.overrides, **settings)
+        if self.recipe is not None:
+            return load_recipe(self.recipe, self.overrides, **settings)
+        packaged = packaged_recipe(settings.get("method__name") or "demo")
+        shipped = load_recipe(packaged, self.overrides, **settings)
+        return shipped if shipped.model.source == EMBEDDED else load_recipe(None, self.overrides, **settings)
 
     def of_run(self, folder: Path | None, **more: object) -> Recipe:
         """Return the recipe of the run in a folder, with these settings on top."""
@@ -212,26 +220,3 @@ def _keyword(name: str, annotation: Any, default: object) -> Parameter:
 
 def _flags(name: str) -> tuple[str, ...]:
     return RECIPE_OPTIONS[name].flags or (f"--{name.replace('_', '-')}",)
-
-
-def embedded_recipe(name: str = "demo") -> Path | None:
-    """Return a packaged recipe for models of about a million weights, or None if there is none of that name."""
-    path = Path(__file__).parent.parent / "recipes" / f"{name}.toml"
-    return path if path.is_file() else None
-
-
-def starting_recipe(recipe: Path | None, model: str | None, method: str | None) -> Path | None:
-    """Return the recipe to start from: the given one, or the packaged one of the method for a small model.
-
-    Learning rates of forward-only methods fall with the number of weights, so one of more than 25 million
-    starts from the method's published defaults instead (None).
-    """
-    if recipe is not None:
-        return recipe
-    if model is not None:
-        from edgetune.models.source import find_model
-        from edgetune.models.stored import stored_count
-
-        if stored_count(find_model(model)) > SMALL_MODEL:
-            return None
-    return embedded_recipe(method or "demo")

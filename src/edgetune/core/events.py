@@ -167,6 +167,24 @@ class Precision(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class RateFound(Event):
+    """Learning rate and radius of a run that names none, as it goes on with them."""
+
+    kind: ClassVar[str] = "rate"
+    learning_rate: float
+    eps: float | None
+    """Perturbation radius; None where nothing is perturbed."""
+    origin: str
+    """test, cache or log: found now, found before for the same run, or taken from the first start of this run."""
+    seconds: float
+    """That finding them took, whenever that was."""
+    records: int
+    """Records that were passed through the model for it."""
+    clear: bool
+    """Whether differences of the loss at this radius are clear of rounding noise."""
+
+
+@dataclass(frozen=True, slots=True)
 class LayerCompressed(Event):
     """One matrix was put on its grid."""
 

@@ -62,11 +62,19 @@ class ScoredAnswers:
     per_record: ClassVar[bool] = True
 
     def __call__(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """Return minus the mean score, float32 [].
+        """Return minus the mean score, float32 []; otherwise as `records`."""
+        scores, _ = self.records(model, batch)
+        return scores.mean()
+
+    def records(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return minus the score of every record, and its weight in their mean, 1.
 
         Args:
             model: a causal language model with a key-value cache.
             batch: prompts, and references where labels stand.
+
+        Returns:
+            float32 [batch] and int64 [batch].
 
         Raises:
             ConfigError: if the score does not give one number an answer.
@@ -87,4 +95,4 @@ class ScoredAnswers:
         scores = list(self.answers.score(given, references))
         if len(scores) != len(given):
             raise ConfigError(f"the score gave {len(scores)} numbers for {len(given)} answers")
-        return torch.tensor(-sum(scores) / len(scores), dtype=torch.float32)
+        return -torch.tensor(scores, dtype=torch.float32), torch.ones(len(scores), dtype=torch.int64)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
 """A number of steps, records or tokens; what is beyond any use is refused at once."""
 Small = Annotated[int, Field(ge=0, le=4096)]
 """A size that memory grows with."""
+
+
+AUTO: Literal["auto"] = "auto"
+Found = Annotated[float | Literal["auto"], BeforeValidator(lambda given: AUTO if given is None else given)]
+"""A number, or `auto`, which logs of older versions say by null."""
 
 
 class Section(BaseModel):
@@ -27,8 +32,8 @@ class MethodSection(Section):
     """loss, or for forward-only methods token_f1 or accuracy of greedy answers (both raised; eps must be larger)."""
     answer_tokens: Count | None = None
     """Length of the answers that token_f1 and accuracy score (32)."""
-    learning_rate: float | None = None
-    """Learning rate, at least 0."""
+    learning_rate: Found = AUTO
+    """Learning rate, at least 0; `auto` is found by a short range test, once a model, method and data."""
     optimiser: str | None = None
     """sgd, momentum or adam of coefficients (forward-only), adamw or sgd (back-propagation)."""
     momentum: float | None = None
@@ -37,8 +42,8 @@ class MethodSection(Section):
     """Slopes that momentum or adam remember of fresh seeds (64); a pool remembers all its directions."""
     estimate: str | None = None
     """two_point or one_sided: the slope of forward-only methods."""
-    eps: float | None = None
-    """Perturbation radius of forward-only methods."""
+    eps: Found = AUTO
+    """Perturbation radius of forward-only methods; `auto` is found as the learning rate is."""
     directions_per_step: Small | None = None
     """Directions whose slopes a forward-only step averages; two_point costs 2 n forward passes, one_sided n + 1."""
     directions: str | None = None

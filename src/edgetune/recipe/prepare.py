@@ -18,14 +18,13 @@ from edgetune.data.turns import Frame, Prompt
 from edgetune.measure.machine import usable_cores
 from edgetune.measure.threads import worthwhile_threads
 from edgetune.measure.words import words_of
-from edgetune.methods.catalogue import tuning_method
 from edgetune.methods.method import TuningMethod
-from edgetune.methods.options import with_options
 from edgetune.models.backbone import Backbone, load_backbone
 from edgetune.models.device import find_device
 from edgetune.models.embedded import EMBEDDED
 from edgetune.recipe.division import _records, divide, split_records
 from edgetune.recipe.encoder import Encoder
+from edgetune.recipe.open_settings import recipe_method
 from edgetune.recipe.recipe import Recipe
 from edgetune.recipe.residency import RESIDENCIES, check_streams
 
@@ -166,20 +165,6 @@ def prepare(recipe: Recipe, *, split: bool = True) -> Prepared:
             words=words_of([record.response for record in held_out]),
         ),
     )
-
-
-def recipe_method(recipe: Recipe) -> TuningMethod:
-    """Return the tuning method with the recipe's options; a decay ends with the last round if nothing else is said.
-
-    Raises:
-        ConfigError: if there is no such method, or an option does not fit it.
-    """
-    named = tuning_method(recipe.method.name)
-    options = recipe.method.model_dump(exclude={"name"}, exclude_none=True)
-    if options.get("schedule", "constant") != "constant":
-        steps = recipe.federation.rounds * options.get("local_steps", named.local_steps)
-        options.setdefault("schedule_steps", steps)
-    return with_options(named, options)
 
 
 def _refuse_large_batch(recipe: Recipe, trained: int) -> None:

@@ -196,10 +196,22 @@ def _known(location: Sequence[str | int]) -> list[str]:
     return list(section.model_fields)
 
 
+def _setting(location: Sequence[str | int]) -> Sequence[str | int]:
+    """Cut off what pydantic adds behind a setting's name: the member of a union, a place in a table."""
+    section: Any = Recipe
+    for depth, part in enumerate(location):
+        field = section.model_fields.get(str(part))
+        kind = field.annotation if field else None
+        if not (isinstance(kind, type) and issubclass(kind, Section)):
+            return location[: depth + 1]
+        section = kind
+    return location
+
+
 def _explain(error: ValidationError, path: Path | None, given: set[str]) -> ConfigError:
     """Turn pydantic's first complaint into one sentence; the file is named unless the command line set the key."""
     first = error.errors()[0]
-    where: Sequence[str | int] = first["loc"]
+    where = _setting(first["loc"])
     key = ".".join(str(part) for part in where)
     typed = any(one == key or one.startswith(f"{key}.") for one in given)
     source = f"{path}: " if path is not None and not typed else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgetune.core.events import DataPrepared, ExportPlanned
+from edgetune.core.events import DataPrepared, ExportPlanned, RateFound
 from edgetune.report import units
 
 
@@ -61,3 +61,20 @@ def export_notes(planned: ExportPlanned) -> list[str]:
             "llama.cpp must be given them so"
         )
     return notes + [f"file: {note}" for note in planned.notes]
+
+
+def rate_note(found: RateFound) -> str:
+    """Say which learning rate and radius a run takes that names none, and what finding them cost.
+
+    Args:
+        found: as the log says it.
+    """
+    eps = "" if found.eps is None else f", eps {found.eps:.2g}"
+    origin = {"cache": " (cached)", "log": " (at the first start of this run)"}.get(found.origin, "")
+    unclear = (
+        "" if found.clear else "; no radius is clear of rounding noise: a larger method.batch_size helps"
+    )
+    return (
+        f"learning rate {found.learning_rate:.2g}{eps}: found in {found.seconds:.1f} s by edgetune suggest's quick "
+        f"range test{origin}{unclear}"
+    )

@@ -23,6 +23,7 @@ from edgetune.recipe.recipe import Recipe
 from edgetune.run.stage import File, Model, Stage, check_order
 from edgetune.run.stages import stage_named
 from edgetune.run.work import EVENTS, LEDGER, MODEL, Work
+from edgetune.suggest.settling import settle
 from edgetune.tune import Prefix
 
 STAGES = ("base", "tune", "round", "compress", "measure")
@@ -100,7 +101,12 @@ def _logged(
         tunes = any(stage.name == "tune" for stage in stages)
         prepared = prepare(recipe)
         plan, planned = look_ahead(prepared, out / MODEL, compression, file=bool(writers))
-        found = [planned, *(_checked(prepared) if tunes else [])]
+        found: list[Event | None] = [planned]
+        if tunes:
+            prepared, rate = settle(
+                prepared, out / EVENTS, single=single, resumed=(out / LEDGER).exists(), progress=progress
+            )
+            found += [rate, *_checked(prepared)]
         done = completed_rounds(prepared, out / LEDGER, single=single) if tunes else 0
         if done:
             refuse_other_arithmetic(out / EVENTS, prepared.backbone.model.device.type)

@@ -1,7 +1,7 @@
 """Tuned handles: a base plus an update, ready to run."""
 
 from edgetune.tune.adapter import AdapterTuned
-from edgetune.tune.plain import plain_model
+from edgetune.tune.plain import plain_model, release
 from edgetune.tune.projected import ProjectedTuned
 from edgetune.tune.projected_adapter import ProjectedAdapter
 from edgetune.tune.scaled import ByNorm, ByTable
@@ -20,5 +20,6 @@ __all__ = [
     "StreamedTuned",
     "Target",
     "plain_model",
+    "release",
     "reopen",
 ]

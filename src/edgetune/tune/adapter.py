@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from edgetune.core.errors import ModelError
 from edgetune.core.update import Dense, Projected, Update
-from edgetune.tune.placement import configuration, place_lora, trainable
+from edgetune.tune.placement import configuration, place_lora, remove_adapter, trainable
 
 
 class AdapterTuned:
@@ -92,6 +92,10 @@ class AdapterTuned:
         """Fold the adapters into the base weights and return the plain model; the handle ends here."""
         merged: PreTrainedModel = self._peft.merge_and_unload()
         return merged
+
+    def remove(self) -> None:
+        """Take the adapters off the base model; the handle ends here."""
+        remove_adapter(self._peft)
 
     def _snapshot(self) -> dict[str, torch.Tensor]:
         return {name: weight.detach().clone() for name, weight in self._weights.items()}

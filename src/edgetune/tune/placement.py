@@ -183,6 +183,15 @@ def _go_on_from_a_cache(placed: Any, tokens: int) -> None:
     placed.forward = forward
 
 
+def remove_adapter(placed: Any) -> None:
+    """Take an adapter off its model, whose weights stay as they were; nothing is merged, not even zeros."""
+    model = placed.get_base_model()
+    if hasattr(placed.base_model, "unload"):
+        model = placed.unload()
+    if hasattr(model, "peft_config"):
+        del model.peft_config  # else peft takes the next adapter for a second one
+
+
 def trainable(placed: Any) -> dict[str, torch.nn.Parameter]:
     """Return an adapter's tensors by name."""
     return {name: weight for name, weight in placed.named_parameters() if weight.requires_grad}

@@ -1,4 +1,4 @@
-"""From a handle to a model that transformers knows."""
+"""From a handle to a model that transformers knows, tuned or as it was."""
 
 from __future__ import annotations
 
@@ -20,3 +20,12 @@ def plain_model(tuned: Tuned) -> PreTrainedModel:
         tuned.close()
     model: PreTrainedModel = tuned.model  # type: ignore[assignment]
     return model
+
+
+def release(tuned: Tuned) -> None:
+    """Take the handle off its model, which is the base again, bit by bit; the handle ends here."""
+    tuned.reset(None)
+    if isinstance(tuned, ProjectedTuned):
+        tuned.close()
+    if isinstance(tuned, AdapterTuned | ProjectedAdapter):
+        tuned.remove()

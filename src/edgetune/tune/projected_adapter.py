@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from edgetune.core.tuned import Space
-from edgetune.tune.placement import configuration, trainable
+from edgetune.tune.placement import configuration, remove_adapter, trainable
 from edgetune.tune.projected import ProjectedTuned
 
 
@@ -46,3 +46,7 @@ class ProjectedAdapter(ProjectedTuned):
         merges = hasattr(self._placed.base_model, "merge_and_unload")
         model: PreTrainedModel = self._placed.merge_and_unload() if merges else self._placed
         return model
+
+    def remove(self) -> None:
+        """Take the adapter off the base model; the handle ends here."""
+        remove_adapter(self._placed)

@@ -1,0 +1,74 @@
+"""Which settings of a method a recipe leaves open, and the numbers that ship with the embedded model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+from edgetune.methods.catalogue import tuning_method
+from edgetune.methods.method import TuningMethod
+from edgetune.methods.options import with_options
+from edgetune.models.embedded import EMBEDDED
+from edgetune.recipe.method_section import AUTO
+from edgetune.recipe.recipe import Recipe, load_recipe
+
+OPEN = ("learning_rate", "eps")
+"""Settings that a recipe may leave to a range test."""
+
+
+def packaged_recipe(name: str = "demo") -> Path | None:
+    """Return the recipe that ships for the embedded model, `demo` or a method's, or None if there is none."""
+    path = Path(__file__).parent.parent / "recipes" / f"{name}.toml"
+    return path if path.is_file() else None
+
+
+def recipe_method(recipe: Recipe) -> TuningMethod:
+    """Return the tuning method with the recipe's options; a decay ends with the last round if nothing else is said.
+
+    Settings that are left open stand at their published values until `suggest.settling` finds them.
+
+    Raises:
+        ConfigError: if there is no such method, or an option does not fit it.
+    """
+    named = tuning_method(recipe.method.name)
+    options = recipe.method.model_dump(exclude={"name"}, exclude_none=True)
+    shipped = _shipped(recipe.method.name) if recipe.model.source == EMBEDDED else {}
+    for name in OPEN:
+        if options[name] == AUTO:
+            del options[name]
+            options |= {name: shipped[name]} if name in shipped else {}
+    if options.get("schedule", "constant") != "constant":
+        steps = recipe.federation.rounds * options.get("local_steps", named.local_steps)
+        options.setdefault("schedule_steps", steps)
+    return with_options(named, options)
+
+
+def left_open(recipe: Recipe, method: TuningMethod) -> tuple[str, ...]:
+    """Return the settings that are to be found before a run: those the recipe calls `auto` and the method has.
+
+    Args:
+        recipe: of the run.
+        method: its `recipe_method`.
+    """
+    shipped = _shipped(recipe.method.name) if recipe.model.source == EMBEDDED else {}
+    has = {"learning_rate": True, "eps": method.directions is not None}
+    return tuple(
+        name for name in OPEN if has[name] and name not in shipped and getattr(recipe.method, name) == AUTO
+    )
+
+
+def settled(recipe: Recipe, found: Mapping[str, float]) -> Recipe:
+    """Return the recipe with numbers for what it left open."""
+    return recipe.model_copy(update={"method": recipe.method.model_copy(update=dict(found))})
+
+
+@cache
+def _shipped(method: str) -> Mapping[str, float]:
+    """Return what a packaged recipe says of the open settings; nothing if the method has none."""
+    path = packaged_recipe(method)
+    if path is None:
+        return {}
+    section = load_recipe(path).method
+    said = {name: getattr(section, name) for name in OPEN}
+    return {name: value for name, value in said.items() if value != AUTO}

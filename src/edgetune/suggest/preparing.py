@@ -1,0 +1,116 @@
+"""The quick test on what a recipe describes: its model, its records, its method, its plan."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cache
+from typing import cast
+
+from edgetune.core.batch import Batch, response_loss, response_losses
+from edgetune.core.keys import pool_key, stream
+from edgetune.core.progress import Progress, silent
+from edgetune.data.encode import collate
+from edgetune.directions.draw import Directions
+from edgetune.directions.space import BoundSpace
+from edgetune.estimators import Backprop, OneSided
+from edgetune.federation.precision import least_radius
+from edgetune.federation.worker import Worker
+from edgetune.measure.realised import sample_weights
+from edgetune.methods.method import TuningMethod
+from edgetune.recipe.prepare import Prepared
+from edgetune.recipe.residency import RESIDENCIES
+from edgetune.suggest.first_step import find_rate
+from edgetune.suggest.lines import Lines
+from edgetune.suggest.quick import SIZES, SMALLEST, Ahead, Quick, find_settings
+from edgetune.tune import ProjectedTuned, release
+from edgetune.updates import Adam, Momentum
+
+SHARE = 0.15
+"""Of the records that a run passes through the model."""
+LEAST = 112
+"""Records that the shortest run is worth."""
+
+
+def work_ahead(prepared: Prepared, *, single: bool) -> Ahead:
+    """Return the run that a recipe plans, and what a test of it may cost.
+
+    Args:
+        prepared: model, data, method.
+        single: one device holds all data.
+    """
+    plan, method = prepared.recipe.federation, prepared.method
+    held = sum(map(len, prepared.devices.values()))
+    batch_size, steps = min(method.batch_size, held), plan.rounds * method.local_steps
+    asked = 1 if single else max(1, math.floor(plan.participation * plan.devices + 1e-9))
+    many = method.estimate.directions
+    points = (
+        3 if method.directions is None else many + 1 if isinstance(method.estimate, OneSided) else 2 * many
+    )
+    return Ahead(
+        batch_size, many, steps, max(LEAST, int(SHARE * steps * asked * batch_size * points))
+    )  # a backward pass counts as two
+
+
+def find_prepared(prepared: Prepared, *, single: bool, progress: Progress = silent) -> Quick:
+    """Find learning rate and radius for a run; the model is left as it was.
+
+    Records are drawn from all devices', directions as the method draws them, both under names that no training step
+    uses.
+
+    Args:
+        prepared: model, data, method.
+        single: one device holds all data.
+        progress: told how far it is.
+
+    Raises:
+        DivergenceError: as `suggest.quick.find_settings`.
+    Cost: `work_ahead`'s records at most, and those of a first radius.
+    """
+    method, seed = prepared.method, prepared.recipe.seed
+    worker = Worker(prepared.backbone, method, seed, RESIDENCIES[prepared.recipe.model.residency])
+    examples = [example for share in prepared.devices.values() for example in share]
+    device = prepared.backbone.model.device
+
+    def batch(index: int, records: int) -> Batch:
+        rows = stream(seed, "suggest", "quick", index).permutation(len(examples))[:records]
+        return collate([examples[int(row)] for row in rows], prepared.pad_id).to(device)
+
+    ahead = work_ahead(prepared, single=single)
+    tuned = worker.tuned
+    try:
+        progress("range test", 0, 1)
+        if isinstance(method.estimate, Backprop) or not isinstance(tuned, ProjectedTuned):
+            found = find_rate(tuned, method, response_loss, batch, steps=ahead.steps, seed=seed)
+        else:
+            directions = cast(Directions, method.directions)  # a forward-only method has some
+            space = BoundSpace(directions.kind, pool_key(seed))
+            sample = sample_weights(tuned.named_weights())
+            bound = method.objective.bind(prepared.backbone.tokenizer) if method.objective else None
+            keys = directions.draw(seed, 0, 0, max(many for many, _ in SIZES) + 2)
+            found = find_settings(
+                Lines(tuned, bound.records if bound else response_losses, batch, keys),
+                ahead,
+                method.estimate.eps,
+                scale=_scale_of(method),
+                least=cache(lambda eps: least_radius(space, sample, max(eps, SMALLEST))),
+                stepped=bound is not None,
+            )
+        progress("range test", 1, 1)
+    finally:
+        release(tuned)
+    return found
+
+
+def _scale_of(method: TuningMethod) -> Callable[[float], float]:
+    """Return how the optimiser's rate follows from plain descent's.
+
+    Momentum adds up 1 / (1 - m) steps. Adam takes steps of its rate whatever the slopes are, of some four directions at
+    a time: those that its momentum still remembers.
+    """
+    if isinstance(method.local, Momentum):
+        kept = 1 - method.local.momentum
+        return lambda slope: kept
+    if isinstance(method.local, Adam):
+        return lambda slope: slope / 4
+    return lambda slope: 1.0

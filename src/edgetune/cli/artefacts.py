@@ -46,10 +46,10 @@ def compress(model: Base, asked: Asked, ledger: LedgerFile = None, out: File = P
         prepared, chosen = opened.prepared, compression_of(opened.prepared.recipe)
         plan, planned = preflight(prepared, out, chosen)
         display.listen(planned)
-        tuned, digest = opened.model()
+        tuned = opened.model()
 
         def write(file: Path) -> None:
-            compress_to_file(tuned, chosen, file, prepared, plan, ledger_digest=digest)
+            compress_to_file(tuned, chosen, file, prepared, plan, ledger=opened.ledger)
 
         checked = deploy(out, write, lambda file: verify_file(file, tuned, prepared, plan))
     _say_checked(checked)
@@ -67,11 +67,11 @@ def export(model: Base, asked: Asked, ledger: LedgerFile = None, out: File = Pat
         prepared = opened.prepared
         plan, planned = preflight(prepared, out, None)
         display.listen(planned)
-        tuned, digest = opened.model()
+        tuned = opened.model()
         refuse_prefix(tuned)
 
         def write(file: Path) -> None:
-            write_in_half(tuned, file, prepared, plan, ledger_digest=digest)
+            write_in_half(tuned, file, prepared, plan, ledger=opened.ledger)
 
         checked = deploy(out, write, lambda file: verify_file(file, tuned, prepared, plan))
     _say_checked(checked)
@@ -104,7 +104,7 @@ def evaluate(
             with LlamaCpp(gguf, threads=threads, context=needed_context(prepared)) as engine:
                 quality = file_quality(engine, prepared, display.progress)
         else:
-            quality = model_quality(opened.model()[0], prepared, display.progress, "model")
+            quality = model_quality(opened.model(), prepared, display.progress, "model")
     console.print(
         f"{len(prepared.held_out)} held-out records: loss {quality.loss:.4f}, "
         f"perplexity {quality.perplexity:.4f}, Rouge-L F1 {quality.rouge_l:.2f}",
@@ -134,14 +134,14 @@ class _Opened:
     path: Path | None
     ledger: Ledger | None
 
-    def model(self) -> tuple[PreTrainedModel, str]:
-        """Return the (tuned) model, and the ledger's digest or nothing."""
+    def model(self) -> PreTrainedModel:
+        """Return the (tuned) model."""
         from edgetune.federation.load import materialise
 
         backbone = self.prepared.backbone
         if self.ledger is None:
-            return backbone.model, ""
-        return materialise(backbone, self.ledger, where=self.path), self.ledger.digest
+            return backbone.model
+        return materialise(backbone, self.ledger, where=self.path)
 
 
 def _open(

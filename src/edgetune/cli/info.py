@@ -38,18 +38,23 @@ def register(app: typer.Typer) -> None:
 
 def methods(
     name: Annotated[
-        str | None, typer.Argument(help="Show one method, with its defaults.", show_default=False)
+        str | None,
+        typer.Argument(help="Show one method, or a .py file's, with its defaults.", show_default=False),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """List the tuning and compression methods: what each does, what travels, its memory, its source."""
-    from edgetune.methods.cards import cards
+    from edgetune.methods.cards import cards, is_file
 
     rows: list[dict[str, Any]] = [asdict(card) for card in cards()]
     console = Console()
     if name is not None:
-        rows = [row for row in rows if row["name"] == name] or _unknown(name, [row["name"] for row in rows])
+        if not is_file(name):
+            rows = [row for row in rows if row["name"] == name] or _unknown(
+                name, [row["name"] for row in rows]
+            )
         with Display(console, quiet=as_json, doing="reading the method"):
+            rows = [_card_of(name)] if is_file(name) else rows
             rows = [{**row, **_defaults_of(row["kind"], name)} for row in rows]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
@@ -58,6 +63,15 @@ def methods(
         heading(console, row["name"], f" ({row['kind']}): {row['summary']}")
         fields(console, ((key, row[key]) for key in ("travels", "memory", "source")))
         _print_defaults(console, row)
+
+
+def _card_of(file: str) -> dict[str, Any]:
+    """Return the card of a method in a file of the user's own."""
+    from edgetune.methods.cards import Card
+    from edgetune.methods.catalogue import tuning_method
+
+    one = tuning_method(file)
+    return asdict(Card(one.name, "tuning", one.summary, one.travels, one.memory, one.source))
 
 
 def _defaults_of(kind: str, name: str) -> dict[str, Any]:

@@ -69,7 +69,9 @@ RECIPE_OPTIONS = {
         "Rounds; on one device, intervals of method.local_steps steps.",
         default="the recipe's",
     ),
-    "method": RecipeOption("method.name", str, "Tuning method, see `edgetune methods`.", default="fedkseed"),
+    "method": RecipeOption(
+        "method.name", str, "Tuning method, see `edgetune methods`, or a .py file.", default="fedkseed"
+    ),
     "learning_rate": RecipeOption(
         "method.learning_rate",
         str,

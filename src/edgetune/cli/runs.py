@@ -60,7 +60,9 @@ def run(asked: Asked, out: Out = Path("out"), quiet: Quiet = False) -> None:
 
 @asking(*WHERE, *HOW)
 def tune(
-    method: Annotated[str, typer.Argument(help="mezo, zo_sgd, fedkseed, lora, ...")],
+    method: Annotated[
+        str, typer.Argument(help="mezo, zo_sgd, fedkseed, lora, ..., or a .py file of your own.")
+    ],
     asked: Asked,
     out: Out = Path("out"),
     quiet: Quiet = False,
@@ -71,7 +73,7 @@ def tune(
 
 @asking(*WHERE, *FLEET, *HOW)
 def federate(
-    method: Annotated[str, typer.Argument(help="fedkseed, mezo, lora, ...")],
+    method: Annotated[str, typer.Argument(help="fedkseed, mezo, lora, ..., or a .py file of your own.")],
     asked: Asked,
     out: Out = Path("out"),
     quiet: Quiet = False,

@@ -27,7 +27,9 @@ def register(app: typer.Typer) -> None:
 
 @asking("model", "device", "data", "held_out_category", "seed", "threads")
 def suggest(
-    method: Annotated[str, typer.Argument(help="A forward-only method: mezo, fedkseed, zo_sgd, ...")],
+    method: Annotated[
+        str, typer.Argument(help="A forward-only method: mezo, fedkseed, zo_sgd, ..., or a .py file.")
+    ],
     asked: Asked,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from edgetune.core.errors import DigestError
 from edgetune.data.encode import Example
 from edgetune.federation.pipes import Message
 from edgetune.federation.worker import Worker
@@ -30,6 +31,7 @@ def opening_of(prepared: Prepared, scratch: Path | None) -> Message:
         "threads": torch.get_num_threads(),
         "scratch": None if scratch is None else str(scratch.resolve()),
         "recipe": prepared.recipe.model_dump(),
+        "method": prepared.method.digest,
     }
     return Message("open", head)
 
@@ -38,15 +40,21 @@ def worker_of(opening: Message) -> Worker:
     """Open the model in a worker process, with the threads of the run.
 
     Raises:
+        DigestError: if the method here is not the run's: its file was changed.
         EdgetuneError: as loading the model does.
     """
     head = opening.head
     torch.set_num_threads(int(head["threads"]))
     recipe = Recipe.model_validate(head["recipe"])
+    method = recipe_method(recipe)
+    if method.digest != head["method"]:
+        raise DigestError(
+            "the method is another than the run began with", where=recipe.method.name, hint="run it again"
+        )
     backbone = load_backbone(Path(head["folder"]), dtype=getattr(torch, head["dtype"]))
     return Worker(
         replace(backbone, prompt_digest=head["prompt_digest"]),  # its devices get tokens, not text
-        recipe_method(recipe),
+        method,
         recipe.seed,
         RESIDENCIES[recipe.model.residency],
         scratch=None if head["scratch"] is None else Path(head["scratch"]),

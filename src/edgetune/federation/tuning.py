@@ -104,5 +104,6 @@ def completed_rounds(prepared: Prepared, ledger_path: Path, *, single: bool) -> 
 
 def _fingerprint(prepared: Prepared, single: bool) -> str:
     """Name everything that decides the tuned weights beside the base: settings, data, and how text becomes tokens."""
-    parts = (prepared.recipe.tuning_fingerprint, prepared.manifest.identity, prepared.backbone.prompt_digest)
+    parts = [prepared.recipe.tuning_fingerprint, prepared.manifest.identity, prepared.backbone.prompt_digest]
+    parts += [prepared.method.origin] if prepared.method.origin else []
     return f"{'single' if single else 'federated'}-{sha256(' '.join(parts).encode()).hexdigest()}"

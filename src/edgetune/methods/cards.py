@@ -14,6 +14,11 @@ KINDS = ("tuning", "compression")
 """Folders of method files, in the order of a list."""
 
 
+def is_file(name: object) -> bool:
+    """Say whether a method's name is that of a Python file, which is executed to get the method."""
+    return isinstance(name, str) and name.endswith(".py")
+
+
 @dataclass(frozen=True, slots=True)
 class Card:
     """A method in words.

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pkgutil
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from edgetune.compress.method import CompressionMethod
 from edgetune.core.errors import ConfigError, nearest
 from edgetune.methods import compression, tuning
+from edgetune.methods.cards import is_file
 from edgetune.methods.method import TuningMethod
+from edgetune.methods.own import method_of
 
 
 def tuning_names() -> list[str]:
@@ -25,9 +28,14 @@ def compression_names() -> list[str]:
 def tuning_method(name: str) -> TuningMethod:
     """Return a tuning method.
 
+    Args:
+        name: one of `tuning_names()`, or a .py file that defines `METHOD`, which is executed.
+
     Raises:
-        ConfigError: if there is none of that name, with the nearest one.
+        ConfigError: if there is none of that name, with the nearest one; as `methods.own.method_of` for a file.
     """
+    if is_file(name):
+        return method_of(Path(name))
     method: TuningMethod = _load("tuning", name, tuning_names())
     return method
 

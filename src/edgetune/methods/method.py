@@ -44,6 +44,7 @@ class TuningMethod:
         micro_batch: records a forward pass; 0 for all of a step's at once.
         schedule: the share of the learning rate that a step takes.
         objective: what is minimised instead of the loss on responses.
+        origin: SHA-256 of the file that a method of the user's own was read from; empty for edgetune's.
 
     Raises:
         ConfigError: if the parts do not fit each other, with one sentence.
@@ -65,6 +66,7 @@ class TuningMethod:
     micro_batch: int = 0
     schedule: Schedule = field(default_factory=Constant)
     objective: Answers | None = None
+    origin: str = ""
 
     def __post_init__(self) -> None:
         self.check()
@@ -153,8 +155,12 @@ class TuningMethod:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of every setting that changes results; two devices must agree on it."""
-        return sha256(json.dumps(_plain(self), sort_keys=True).encode()).hexdigest()
+        """SHA-256 of every setting that changes results, and of the user's own code; two devices must agree on it."""
+        said = {field: _plain(getattr(self, field)) for field in self.__dataclass_fields__}
+        if not self.origin:  # a method of edgetune's is what it says; its digest is that of earlier versions
+            del said["origin"]
+        plain = {"type": type(self).__name__, **said}
+        return sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def _plain(value: object) -> object:

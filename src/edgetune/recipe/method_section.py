@@ -27,7 +27,7 @@ class MethodSection(Section):
     """Which tuning method, and what differs from its published defaults."""
 
     name: str = "fedkseed"
-    """A name listed by `edgetune methods`."""
+    """A name listed by `edgetune methods`, or on the command line a .py file that defines METHOD."""
     objective: str | None = None
     """loss, or for forward-only methods token_f1 or accuracy of greedy answers (both raised; eps must be larger)."""
     answer_tokens: Count | None = None

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 
 from edgetune.core.errors import ConfigError, DataError, nearest
 from edgetune.core.events import read_events
+from edgetune.methods.cards import is_file
 from edgetune.recipe.method_section import MethodSection, Section
 from edgetune.recipe.sections import (
     CompressionSection,
@@ -34,6 +35,7 @@ else:
 
 LARGEST = 1_000_000
 """Bytes of a recipe file."""
+ANSWERS = ("objective", "answer_tokens")
 
 
 class Recipe(Section):
@@ -87,9 +89,22 @@ def load_recipe(path: Path | None, overrides: Sequence[str] = (), **settings: ob
         settings: dotted keys with double underscores for dots (`model__source="..."`); None values are left out.
 
     Raises:
-        ConfigError: for an unreadable file, an unknown key (with the nearest valid one) or a value out of range.
+        ConfigError: for an unreadable file, an unknown key (with the nearest valid one) or a value out of range; for a
+            file that names a method's code, which only whoever runs it may do.
     """
-    return _resolve(_read(path) if path is not None else {}, path, overrides, settings)
+    raw = _read(path) if path is not None else {}
+    if is_file(_method(raw).get("name")):
+        raise ConfigError(
+            "a recipe names no Python file, since that would be executed",
+            where=f"{path}: method.name",
+            hint="name it in the command: --method FILE, or tune FILE and federate FILE",
+        )
+    return _resolve(raw, path, overrides, settings)
+
+
+def _method(raw: Mapping[str, Any]) -> dict[str, Any]:
+    section = raw.get("method")
+    return section if isinstance(section, dict) else {}
 
 
 def _resolve(
@@ -131,6 +146,10 @@ def recipe_of_run(folder: Path | None, overrides: Sequence[str] = (), **settings
         if not isinstance(last, dict):
             raise DataError("the run's settings are damaged", where=log)
         raw = last
+    if is_file(_method(raw).get("name")):
+        # Nothing is trained here, and a folder of somebody else must not have its code executed: what is left of the
+        # method is what decides the length of answers.
+        raw = {**raw, "method": {key: raw["method"][key] for key in ANSWERS if key in raw["method"]}}
     return _resolve(raw, None, overrides, settings)
 
 

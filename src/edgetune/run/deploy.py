@@ -12,6 +12,7 @@ from edgetune.compress.method import CompressionMethod
 from edgetune.compress.sequential import compress_model
 from edgetune.core.errors import ModelError
 from edgetune.core.events import Listener, Verified, ignore
+from edgetune.core.ledger import Ledger
 from edgetune.core.progress import Progress
 from edgetune.core.quantised import QuantisedMatrix
 from edgetune.data.encode import batches
@@ -32,7 +33,7 @@ def compress_to_file(
     prepared: Prepared,
     plan: ExportPlan,
     *,
-    ledger_digest: str,
+    ledger: Ledger | None,
     listener: Listener = ignore,
 ) -> dict[str, QuantisedMatrix]:
     """Compress a model in place and write the very codes the solver chose.
@@ -43,7 +44,7 @@ def compress_to_file(
         path: the GGUF file; not its final name before it is verified (`deploy`).
         prepared: calibration sample, digests.
         plan: what is written.
-        ledger_digest: goes into the file's metadata; empty for an untuned base.
+        ledger: what the model learnt, for the file's metadata; None for an untuned base.
         listener: receives one event a matrix.
 
     Returns:
@@ -59,8 +60,8 @@ def compress_to_file(
     hold_as_stored(model, plan.tensors)
     metadata = {
         "base_digest": prepared.backbone.digest,
-        "ledger_digest": ledger_digest,
-        "method": prepared.method.name if ledger_digest else "",
+        "ledger_digest": ledger.digest if ledger else "",
+        "method": ledger.method if ledger else "",
         "compression": f"{method.name} {method.grid.name}",
     }
     write_planned(path, plan, model, quantised=packed, metadata=metadata)
@@ -68,11 +69,15 @@ def compress_to_file(
 
 
 def write_in_half(
-    model: PreTrainedModel, path: Path, prepared: Prepared, plan: ExportPlan, *, ledger_digest: str
+    model: PreTrainedModel, path: Path, prepared: Prepared, plan: ExportPlan, *, ledger: Ledger | None
 ) -> None:
     """Write a model in fp16, uncompressed; in place it becomes the model that the file computes with."""
     hold_as_stored(model, plan.tensors)
-    metadata = {"base_digest": prepared.backbone.digest, "ledger_digest": ledger_digest}
+    metadata = {
+        "base_digest": prepared.backbone.digest,
+        "ledger_digest": ledger.digest if ledger else "",
+        "method": ledger.method if ledger else "",
+    }
     write_planned(path, plan, model, quantised={}, metadata=metadata)
 
 

@@ -24,11 +24,6 @@ class Model:
     model: PreTrainedModel
     ledger: Ledger | None = None
 
-    @property
-    def digest(self) -> str:
-        """Digest of the ledger, for a file's metadata; empty for an untuned base."""
-        return self.ledger.digest if self.ledger else ""
-
 
 @dataclass(frozen=True, slots=True)
 class File:

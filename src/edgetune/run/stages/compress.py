@@ -19,7 +19,7 @@ def _work(work: Work, given: Model) -> File:
         def compressed() -> PreTrainedModel:
             compress_to_file(
                 given.model, chosen, file, work.prepared, plan,
-                ledger_digest=given.digest, listener=work.with_bar("matrices", matrices),
+                ledger=given.ledger, listener=work.with_bar("matrices", matrices),
             )  # fmt: skip
             return given.model
 

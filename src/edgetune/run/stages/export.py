@@ -10,7 +10,7 @@ def _work(work: Work, given: Model) -> File:
     prepared, plan = work.prepared, work.planned()
     checked = deploy(
         work.model_path,
-        lambda file: write_in_half(given.model, file, prepared, plan, ledger_digest=given.digest),
+        lambda file: write_in_half(given.model, file, prepared, plan, ledger=given.ledger),
         lambda file: verify_file(file, given.model, prepared, plan),
     )
     work.tell(checked)

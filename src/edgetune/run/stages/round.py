@@ -21,7 +21,7 @@ def _work(work: Work, given: Model) -> Model:
     weights = {name: weight.detach().clone() for name, weight in given.model.named_parameters()}
 
     def rounded() -> PreTrainedModel:
-        compress_to_file(given.model, baseline, file, work.prepared, plan, ledger_digest=given.digest)
+        compress_to_file(given.model, baseline, file, work.prepared, plan, ledger=given.ledger)
         return given.model
 
     with scratch_file(work.model_path) as file:

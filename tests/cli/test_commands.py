@@ -76,5 +76,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
 
 
 def test_public_names() -> None:
-    assert edgetune.__all__ == ["__version__", "load"]
-    assert callable(edgetune.load)
+    assert {"Recipe", "Tuner", "TuningMethod", "load", "load_recipe", "run", "tuning_method"} < set(
+        edgetune.__all__
+    )
+    assert all(callable(getattr(edgetune, name)) for name in set(edgetune.__all__) - {"__version__"})

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgetune.core.errors import INTERRUPTED, ConfigError, EdgetuneError
-from edgetune.core.events import Event, EventLog, Failed, Listener, RunFinished
+from edgetune.core.events import Event, EventLog, Failed, Listener, RunFinished, ignore
 from edgetune.core.files import owned_folder
 from edgetune.core.progress import Progress, silent
 from edgetune.federation.arithmetic import refuse_other_arithmetic
@@ -36,8 +36,8 @@ def run(
     recipe: Recipe,
     out: Path,
     *,
-    command: str,
-    listener: Listener,
+    command: str = "edgetune.run(recipe, out)  # the configuration below is the recipe",
+    listener: Listener = ignore,
     progress: Progress = silent,
     stages: Sequence[str] | None = None,
     single: bool = False,

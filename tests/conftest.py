@@ -94,3 +94,14 @@ def shared_data() -> Path:
     if not root.is_dir():
         pytest.skip(f"no shared data at {root}: set EDGETUNE_DATA to their folder")
     return root
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The file of the real model."""
+    from edgetune.models.shelf import SHELF
+
+    path = SHELF["smollm2"].path
+    if not path.is_file():
+        pytest.skip(f"{path} is not here: make model fetches it")
+    return path

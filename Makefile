@@ -21,7 +21,7 @@ model: $(READY)
 # Dolly of $EDGETUNE_DATA (../shared/data if not set); else from the Hugging Face Hub, where there is a network.
 DOLLY := $(wildcard $(or $(EDGETUNE_DATA),../shared/data)/dolly/databricks-dolly-15k.jsonl)
 demo-real: model
-	$(if $(DOLLY),,HF_HUB_OFFLINE=0 )$(BIN)/edgetune run src/edgetune/recipes/smollm2.toml --out out/demo-real $(if $(DOLLY),--data $(DOLLY))
+	$(if $(DOLLY),,HF_HUB_OFFLINE=0 )$(BIN)/edgetune run smollm2 --out out/demo-real $(if $(DOLLY),--data $(DOLLY))
 
 # The page docs/results/real-model.md, with the table of the last `make demo-real`.
 real-model: model

@@ -9,8 +9,11 @@ import pytest
 
 import edgetune
 from edgetune.cli.app import app, execute
+from edgetune.cli.options import Asked
+from edgetune.core.errors import ConfigError
 from edgetune.directions import native
 from edgetune.methods.catalogue import compression_names, tuning_names
+from edgetune.recipe.recipe import Recipe
 
 
 def test_methods_lists_every_method_as_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,3 +83,16 @@ def test_public_names() -> None:
         edgetune.__all__
     )
     assert all(callable(getattr(edgetune, name)) for name in set(edgetune.__all__) - {"__version__"})
+
+
+def test_a_packaged_recipe_goes_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(recipe: str) -> Recipe:
+        return Asked(Path(recipe), [], {"data.source": "mine.jsonl"}, []).resolve()
+
+    monkeypatch.chdir(tmp_path)
+    found = asked("smollm2")
+    assert (found.model.source, found.data.source) == ("smollm2", "mine.jsonl")
+    (tmp_path / "smollm2").write_text("a file of that name comes first")
+    for other in ("smollm2", "smollm3"):
+        with pytest.raises(ConfigError):
+            asked(other)

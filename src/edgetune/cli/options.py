@@ -96,7 +96,7 @@ Set = Annotated[
 RecipeFile = Annotated[
     Path | None,
     typer.Argument(
-        help="A recipe (.toml, .yaml); packaged settings for small models without it.", show_default=False
+        help="A recipe (.toml, .yaml), or the name of a packaged one: smollm2.", show_default=False
     ),
 ]
 
@@ -155,10 +155,11 @@ class Asked:
 
         settings = self._named() | more
         if self.recipe is not None:
-            return load_recipe(self.recipe, self.overrides, **settings)
-        packaged = packaged_recipe(settings.get("method__name") or "demo")
-        shipped = load_recipe(packaged, self.overrides, **settings)
-        return shipped if shipped.model.source == EMBEDDED else load_recipe(None, self.overrides, **settings)
+            shipped = None if self.recipe.exists() else packaged_recipe(str(self.recipe))
+            return load_recipe(shipped or self.recipe, self.overrides, **settings)
+        own = packaged_recipe(settings.get("method__name") or "demo")
+        first = load_recipe(own, self.overrides, **settings)
+        return first if first.model.source == EMBEDDED else load_recipe(None, self.overrides, **settings)
 
     def of_run(self, folder: Path | None, **more: object) -> Recipe:
         """Return the recipe of the run in a folder, with these settings on top."""

@@ -18,7 +18,7 @@ OPEN = ("learning_rate", "eps")
 
 
 def packaged_recipe(name: str = "demo") -> Path | None:
-    """Return the recipe that ships for the embedded model, `demo` or a method's, or None if there is none."""
+    """Return a packaged recipe, or None: `smollm2`, and for the embedded model `demo` or one of a method's name."""
     path = Path(__file__).parent.parent / "recipes" / f"{name}.toml"
     return path if path.is_file() else None
 

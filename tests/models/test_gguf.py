@@ -381,6 +381,18 @@ WRONG: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         "a token is to be added",
     ),
     "pieces without scores": ({"tokenizer.ggml.model": "llama"}, {}, "0 scores of"),
+    "one part of several": ({"split.count": 3}, {}, "one of 3 parts"),
+    "a piece without end": (
+        {
+            "tokenizer.ggml.model": "llama",
+            "tokenizer.ggml.tokens": ["x" * 300],
+            "tokenizer.ggml.token_type": [1],
+        }
+        | {"tokenizer.ggml.scores": [0.0], "tokenizer.ggml.bos_token_id": 0, "tokenizer.ggml.eos_token_id": 0}
+        | {"tokenizer.ggml.unknown_token_id": 0, "tokenizer.ggml.padding_token_id": 0},
+        {},
+        "a piece of 300 characters",
+    ),
     "weights that are no numbers": (
         {},
         {"output_norm.weight": np.full(64, np.nan, np.float32)},

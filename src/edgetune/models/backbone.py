@@ -59,6 +59,11 @@ class Backbone:
     dtype: torch.dtype
     folder: Path
 
+    @property
+    def words(self) -> Path:
+        """The file that the tokenizer comes from."""
+        return self.folder if self.folder.is_file() else self.folder / "tokenizer.json"
+
 
 def load_backbone(
     source: str | Path, *, dtype: torch.dtype | None = torch.float32, device: str | torch.device = "cpu"

@@ -89,8 +89,9 @@ def preflight(
         try:
             texts, uncomposed = rehearse(llama, plan, prepared, speech, records)
         except VerifyError as error:
-            where = prepared.backbone.folder / "tokenizer.json"
-            raise ModelError(error.what, where=where, hint=_how_to_go_on(prepared)) from error
+            raise ModelError(
+                error.what, where=prepared.backbone.words, hint=_how_to_go_on(prepared)
+            ) from error
     return plan, ExportPlanned(
         architecture=plan.architecture,
         file_type=plan.file_type,

@@ -103,7 +103,10 @@ def family_of(file: GgufFile) -> tuple[Family, Metadata]:
     Raises:
         ModelError: if the architecture cannot be a base model; names those that can.
     """
-    name = file.metadata.get("general.architecture")
+    name, parts = file.metadata.get("general.architecture"), file.metadata.get("split.count", 1)
+    if parts not in (0, 1):
+        hint = "join the parts with llama.cpp's llama-gguf-split --merge"
+        raise ModelError(f"this is one of {str(parts)[:20]} parts of a model", where=file.path, hint=hint)
     if name not in FAMILIES:
         raise ModelError(
             f"models of the architecture {str(name)[:40]!r} cannot be read from GGUF",

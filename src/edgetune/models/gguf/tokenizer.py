@@ -18,6 +18,8 @@ from edgetune.models.tokenizer import load_tokenizer
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 """llama.cpp's token types."""
 SPACE = "▁"
+LONGEST = 256
+"""Characters of a piece; SentencePiece's own limit is 16, and every place in one may be where two pieces join."""
 ROLES = {
     "bos": "bos_token",
     "eos": "eos_token",
@@ -42,7 +44,8 @@ def gguf_tokenizer(said: Metadata, rows: int) -> PreTrainedTokenizerBase:
     Cost: that of loading a tokenizer, twice.
     """
     path = said.file.path
-    description, settings = _description(said), _settings(said)
+    tokens = said.texts("tokenizer.ggml.tokens")
+    description, settings = _description(said, tokens), _settings(said, tokens)
     with tempfile.TemporaryDirectory(prefix="edgetune-") as name:
         folder = Path(name)
         for file, content in (("tokenizer.json", description), ("tokenizer_config.json", settings)):
@@ -55,9 +58,9 @@ def gguf_tokenizer(said: Metadata, rows: int) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _description(said: Metadata) -> Json:
+def _description(said: Metadata, tokens: Sequence[str]) -> Json:
     """Return the content of a `tokenizer.json`."""
-    tokens, types = said.texts("tokenizer.ggml.tokens"), said.numbers("tokenizer.ggml.token_type")
+    types = said.numbers("tokenizer.ggml.token_type")
     if not tokens or len(set(tokens)) < len(tokens):
         said.refuse("tokenizer.ggml.tokens", "two tokens are equal" if tokens else "it is missing")
     types = types or [NORMAL] * len(tokens)
@@ -114,6 +117,9 @@ def _sentence_pieces(
     scores = said.numbers("tokenizer.ggml.scores")
     if len(scores) != len(tokens):
         said.refuse("tokenizer.ggml.scores", f"{len(scores)} scores of {len(tokens)} tokens")
+    longest = max(map(len, tokens))
+    if longest > LONGEST:
+        said.refuse("tokenizer.ggml.tokens", f"a piece of {longest} characters")
     prefix = said.flag("tokenizer.ggml.add_space_prefix", True)
     unknown = said.token("tokenizer.ggml.unknown_token_id", len(tokens))
     unknown = types.index(UNKNOWN) if unknown is None and UNKNOWN in types else unknown
@@ -197,9 +203,8 @@ def _around(said: Metadata, tokens: Sequence[str], kind: str) -> Json | None:
     }
 
 
-def _settings(said: Metadata) -> Json:
+def _settings(said: Metadata, tokens: Sequence[str]) -> Json:
     """Return the content of a `tokenizer_config.json`."""
-    tokens = said.texts("tokenizer.ggml.tokens")
     named = {role: said.token(f"tokenizer.ggml.{key}_token_id", len(tokens)) for key, role in ROLES.items()}
     template = said.file.metadata.get("tokenizer.chat_template")
     return {

@@ -104,7 +104,11 @@ def test_the_card_of_a_file_is_shown(file: Path, capsys: pytest.CaptureFixture[s
     assert execute(["methods", str(file), "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["name"], row["kind"], row["defaults"]["optimiser"]) == ("signed", "tuning", "Signed")
-    assert (row["defaults"]["local_steps"], row["defaults"]["learning_rate"], row["packaged"]) == (2, "auto", {})
+    assert (row["defaults"]["local_steps"], row["defaults"]["learning_rate"], row["packaged"]) == (
+        2,
+        "auto",
+        {},
+    )
 
 
 def test_workers_take_the_same_file_and_refuse_a_changed_one(file: Path) -> None:

@@ -28,7 +28,8 @@ from edgetune.core.keys import digest64, stream
 from edgetune.data.corpus import device_records
 from edgetune.data.encode import Example, batches, encode_all, padding_id
 from edgetune.data.prompts import default_prompt
-from edgetune.data.records import Record, load_records, records_digest
+from edgetune.data.reading import load_records
+from edgetune.data.records import Record, records_digest
 from edgetune.federation.steps import draw_batches, take_steps
 from edgetune.federation.worker import Worker
 from edgetune.measure.evaluate import held_out_loss

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgetune.core.errors import DataError, DigestError, OutputError
+from edgetune.data.holdout import hold_out, set_apart
 from edgetune.data.manifest import Manifest, make_manifest, read_manifest
 from edgetune.data.records import Record
 from edgetune.data.split import SPLITS, DirichletByCategory, Iid
@@ -16,7 +17,8 @@ RECORDS = [Record(f"i{index}", "", "r", "abc"[index % 3]) for index in range(90)
 
 def made() -> Manifest:
     split = DirichletByCategory(0.5)
-    return make_manifest(RECORDS, split, source="toy", devices=4, seed=1, minimum=3, category="b", count=5)
+    apart = hold_out(RECORDS, category="b", count=5, seed=1)
+    return make_manifest(RECORDS, apart, split, source="toy", devices=4, seed=1, minimum=3)
 
 
 def test_positions_are_those_of_the_full_list() -> None:
@@ -34,7 +36,9 @@ def test_positions_are_those_of_the_full_list() -> None:
 
 def test_copies_of_held_out_records_are_listed_and_held_by_nobody(tmp_path: Path) -> None:
     doubled = RECORDS + RECORDS
-    manifest = make_manifest(doubled, Iid(), source="toy", devices=4, seed=1, count=5)
+    manifest = make_manifest(
+        doubled, hold_out(doubled, count=5, seed=1), Iid(), source="toy", devices=4, seed=1
+    )
     held = [index for device in manifest.devices for index in device]
     assert sorted(manifest.copies) == sorted((index + 90) % 180 for index in manifest.held_out)
     assert sorted([*held, *manifest.held_out, *manifest.copies]) == list(range(180))
@@ -43,9 +47,22 @@ def test_copies_of_held_out_records_are_listed_and_held_by_nobody(tmp_path: Path
 
 
 def test_a_manifest_without_devices_holds_out_what_one_with_devices_does() -> None:
-    undivided = make_manifest(RECORDS, None, source="toy", devices=4, seed=1, count=5)
-    divided = make_manifest(RECORDS, Iid(), source="toy", devices=4, seed=1, count=5)
+    apart = hold_out(RECORDS, count=5, seed=1)
+    undivided = make_manifest(RECORDS, apart, None, source="toy", devices=4, seed=1)
+    divided = make_manifest(RECORDS, apart, Iid(), source="toy", devices=4, seed=1)
     assert (undivided.devices, undivided.held_out) == ((), divided.held_out)
+
+
+def test_a_conversation_stays_on_one_device_and_a_given_test_apart() -> None:
+    talks = [Record(f"q{n}", "", "r", "", conversation=f"t{n % 20}") for n in range(100)]
+    apart = set_apart(talks, [0, 1, 20])
+    for split in (Iid(), DirichletByCategory(0.5)):
+        manifest = make_manifest(talks, apart, split, source="toy", devices=4, seed=1, minimum=7)
+        assert manifest.held_out == (0, 1, 20)
+        owners = [{talks[index].conversation for index in device} for device in manifest.devices]
+        assert sum(map(len, owners)) == len(set().union(*owners)) == 18
+        assert all(len(device) >= 7 for device in manifest.devices)
+        assert sorted(manifest.copies) == sorted({n for n in range(100) if n % 20 in (0, 1)} - {0, 1, 20})
 
 
 def test_a_manifest_of_before_copies_were_listed_is_read(tmp_path: Path) -> None:
@@ -68,7 +85,12 @@ def test_a_manifest_says_how_to_repeat_the_split() -> None:
     manifest = made()
     assert SPLITS[manifest.split](**manifest.parameters) == DirichletByCategory(0.5)
     assert (manifest.split, manifest.parameters, manifest.seed) == ("dirichlet-category", {"alpha": 0.5}, 1)
-    assert make_manifest(RECORDS, Iid(), source="toy", devices=2, seed=0, count=1).parameters == {}
+    assert (
+        make_manifest(
+            RECORDS, hold_out(RECORDS, count=1, seed=0), Iid(), source="toy", devices=2, seed=0
+        ).parameters
+        == {}
+    )
 
 
 def test_the_identity_is_of_records_and_of_who_holds_which() -> None:

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgetune.core.errors import DataError, MissingExtraError
-from edgetune.data.records import Record, load_records, records_digest
+from edgetune.data.reading import load_records
+from edgetune.data.records import Record, records_digest
 
 ROWS = [
     {"instruction": "Who?", "context": "", "response": "Ann.\u2028Bo", "category": "open_qa"},
@@ -76,9 +77,10 @@ def test_a_null_context_is_no_context(tmp_path: Path) -> None:
         (b"\xff\xfe\x00", "line 1: this line is not UTF-8"),
         (
             b'{"instruction": "a", "context": "", "respones": "b", "category": "c"}',
-            "'response'; .*'respones'",
+            "columns here are: category, context, instruction, respones .*--columns response=respones",
         ),
-        (json.dumps({**ROWS[0], "response": 3}).encode(), "line 1: column 'response' holds int"),
+        (json.dumps({**ROWS[0], "response": 3.5}).encode(), "line 1: column 'response' holds float"),
+        (json.dumps({**ROWS[0], "response": True}).encode(), "line 1: column 'response' holds bool"),
         (json.dumps({**ROWS[0], "instruction": None}).encode(), "'instruction' holds NoneType"),
         (json.dumps({**ROWS[0], "response": " \n"}).encode(), "line 1: the response is empty"),
         (b'{"instruction": "a", "context": "", "response": "\\ud800", "category": ""}', "not valid Unicode"),
@@ -86,7 +88,7 @@ def test_a_null_context_is_no_context(tmp_path: Path) -> None:
         (b'{"a":' * 100_000, "line 1: this line is not JSON"),
         (b'{"instruction": ' + b"9" * 5000 + b"}", "line 1: this line is not JSON"),
         (b'{"\\ud800' + b"x" * 100_000 + b'": 1}', r"columns here are: \\ud800xxx"),
-        (json.dumps({"c" * 2000 + str(n): 1 for n in range(2000)}).encode(), "no column 'instruction'"),
+        (json.dumps({"c" * 2000 + str(n): 1 for n in range(2000)}).encode(), "cannot tell what is asked"),
         (
             json.dumps({**ROWS[0], "context": "long " * 200_001}).encode(),
             r"1,000,0.. characters.*data.max_tokens",
@@ -105,7 +107,7 @@ def test_names_what_is_wrong_and_where(tmp_path: Path, text: bytes, message: str
 def test_a_line_that_does_not_end_is_not_read_to_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgetune.data.sources.LONGEST_LINE", 200)
+    monkeypatch.setattr("edgetune.data.lines.LONGEST_LINE", 200)
     path = jsonl(tmp_path / "a.jsonl", *ROWS)
     assert load_records(path) == RECORDS
     path.write_text(path.read_text(encoding="utf-8") + " " * 300, encoding="utf-8")
@@ -140,7 +142,7 @@ def test_text_of_any_arrow_type_is_read(tmp_path: Path) -> None:
     [
         (pa.array([1, 2], pa.duration("us")), r"column 'response' holds duration\[us\], not text"),
         (pa.array([b"a", b"b"]), "column 'response' holds binary"),
-        (pa.array([["a"], ["b"]]), "column 'response' holds list"),
+        (pa.array([[1], [2]]), "column 'response' holds list"),
         (pa.array([1.5, None]), "column 'response' holds double"),
         (
             pa.Array.from_buffers(
@@ -162,7 +164,7 @@ def test_a_parquet_column_that_is_no_text_is_named(tmp_path: Path, column: pa.Ar
 def test_a_parquet_column_that_is_missing_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"instruction": ["a"], "respones": ["b"]}), path)
-    with pytest.raises(DataError, match=r"no column 'context'; .*instruction, respones"):
+    with pytest.raises(DataError, match=r"here are: instruction, respones .*--columns response=respones"):
         load_records(path)
 
 
@@ -210,7 +212,7 @@ def test_what_is_no_file_is_neither_waited_for_nor_looked_up(
 
 def test_refuses_what_is_not_a_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "a.csv").write_text("x")
+    (tmp_path / "a.xlsx").write_text("x")
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 no")
     (tmp_path / "empty").mkdir()
     cases = {
@@ -218,7 +220,7 @@ def test_refuses_what_is_not_a_source(tmp_path: Path, monkeypatch: pytest.Monkey
         "absent.jsonl": "no such file or folder",
         "./absent": "no such file or folder",
         "": "not written by save_to_disk",
-        "a.csv": "cannot read .csv",
+        "a.xlsx": "cannot read .xlsx",
         "bad.parquet": "not a readable parquet file",
         "empty": "not written by save_to_disk",
     }

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from edgetune.core.errors import ConfigError, DataError
 from edgetune.data import split as split_module
-from edgetune.data.holdout import hold_out, text_of
+from edgetune.data.holdout import hold_out, set_apart, text_of
 from edgetune.data.records import Record
 from edgetune.data.split import SPLITS, DirichletByCategory, DirichletQuantity, Iid, Split, _cut
 from edgetune.data.streams import stream
@@ -312,6 +312,31 @@ def test_another_answer_makes_another_record() -> None:
     assert text_of(Record("a b", "", "", "")) != text_of(Record("a", "b", "", ""))
 
 
+def talks(count: int, turns: int) -> list[Record]:
+    """So many conversations of so many answers, their records side by side."""
+    return [
+        Record(f"q{talk} {turn}", "", f"a{talk} {turn}", "", conversation=f"talk {talk}")
+        for turn in range(turns)
+        for talk in range(count)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("copies", [1, 3])
+def test_no_conversation_is_both_trained_on_and_evaluated(seed: int, copies: int) -> None:
+    records = talks(12, 4) * copies + [Record(f"i{index}", "", "r", "") for index in range(10)]
+    apart = hold_out(records, count=10, seed=seed)
+    assert len(apart.held_out) == 10
+    of = [[records[index].conversation for index in part] for part in (apart.held_out, apart.train)]
+    assert set(of[0]).isdisjoint(set(of[1]) - {""})
+    assert len(set(of[0])) <= 10
+    assert sorted((*apart.train, *apart.held_out, *apart.copies)) == list(range(len(records)))
+    left_out = {records[index].conversation for index in apart.copies} - {""}
+    assert left_out <= set(of[0])
+    if copies == 1:
+        assert len(left_out) <= 1  # the last one drawn, of which only some turns were wanted
+
+
 def test_too_few_different_records_are_refused() -> None:
     with pytest.raises(DataError, match="cannot hold out 21 different records: these 100 are copies of 20"):
         hold_out(up_sampled(5), count=21, seed=0)
@@ -321,9 +346,21 @@ def test_too_few_different_records_are_refused() -> None:
     assert (len(apart.held_out), apart.train) == (20, ())
 
 
+def test_records_that_are_given_to_be_held_out_are_all_held_out() -> None:
+    records = [Record(f"i{index}", "", "r", "") for index in (0, 1, 2, 3, 1, 1, 4)]
+    apart = set_apart(records, [4, 5, 6])
+    assert (apart.train, apart.held_out, apart.copies) == ((0, 2, 3), (4, 5, 6), (1,))
+    with pytest.raises(
+        DataError, match=r"of 3 records 2 are held out and 1 are copies of those.*data.held_out"
+    ):
+        set_apart(records[3:6], [0, 1])
+
+
 def test_hold_out_refuses_what_it_cannot_do() -> None:
     with pytest.raises(DataError, match=r"'sumarization'.*open_qa.*did you mean 'summarization'"):
         hold_out(RECORDS, category="sumarization", seed=0)
+    with pytest.raises(DataError, match=r"nor any other \(--columns category=COLUMN"):
+        hold_out([Record("i", "", "r", "")] * 3, category="a", seed=0)
     with pytest.raises(DataError, match="nothing is left"):
         hold_out(RECORDS, count=30, seed=0)
     with pytest.raises(DataError, match="cannot hold out 31 of 30"):

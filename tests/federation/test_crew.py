@@ -342,7 +342,7 @@ def test_a_worker_ends_when_its_run_was_killed(tmp_path: Path) -> None:
 
 
 def prepared(recipe: Any, weights: int = 1_000_000, device: str = "cpu") -> Any:
-    shares = {id: [SimpleNamespace(input_ids=range(50))] * 4 for id in range(recipe.federation.devices)}
+    shares = {id: [SimpleNamespace(input_ids=range(50))] * 4 for id in range(recipe.federation.devices or 20)}
     parameters = [SimpleNamespace(numel=lambda: weights)]
     model = SimpleNamespace(device=SimpleNamespace(type=device), parameters=lambda: parameters)
     method = with_options(tuning_method("fedkseed"), {"batch_size": 2})

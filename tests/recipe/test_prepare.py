@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ import pytest
 from tokenizers import AddedToken
 
 from edgetune.core.errors import ConfigError, DataError
+from edgetune.core.progress import silent
 from edgetune.data.holdout import text_of
 from edgetune.data.records import Record
 from edgetune.recipe.prepare import Prepared, prepare
+from edgetune.recipe.quality import model_quality
 from edgetune.recipe.recipe import Recipe, load_recipe
 
 CHATML = (
@@ -155,8 +158,136 @@ def test_without_devices_few_records_serve_for_both(recipe: Any) -> None:
 
 
 def test_a_sample_larger_than_the_data_is_refused(recipe: Any) -> None:
-    with pytest.raises(DataError, match=r"sample needs 6 records, there are 5.*data.calibration"):
+    with pytest.raises(DataError, match=r"sample needs 6 records \(data.calibration\), there are 5 "):
         prepare(recipe(rows(5)))
+
+
+UNSAID = {"data__held_out": None, "data__calibration": None, "split__kind": None, "split__minimum": None,
+          "federation__devices": None}  # fmt: skip
+
+
+def plain(count: int) -> list[Record]:
+    return [Record(f"say {index}", "", f"yes {index}", "") for index in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("count", "held_out", "sample", "devices"),
+    [
+        (2, 1, 0, 1),
+        (8, 2, 0, 1),
+        (30, 6, 0, 6),
+        (79, 16, 0, 15),
+        (80, 15, 8, 14),
+        (300, 54, 30, 20),
+        (640, 100, 64, 20),
+        (1000, 100, 64, 20),
+    ],
+)
+def test_sizes_that_nobody_asked_for_fit_the_data(
+    recipe: Any, count: int, held_out: int, sample: int, devices: int
+) -> None:
+    prepared = prepare(recipe(plain(count), **UNSAID))
+    trained = held(prepared)
+    assert (len(prepared.held_out), len(prepared.devices)) == (held_out, devices)
+    assert len(trained) == count - held_out - sample
+    if sample:
+        assert len(prepared.calibration) == sample
+        assert {text_of(one) for one in prepared.calibration}.isdisjoint(map(text_of, trained))
+    else:
+        assert len(prepared.calibration) == min(64, len(trained))
+        assert {text_of(one) for one in prepared.calibration} <= set(map(text_of, trained))
+    assert {text_of(one) for one in prepared.held_out}.isdisjoint(
+        map(text_of, (*trained, *prepared.calibration))
+    )
+    part = prepare(recipe(plain(count), **UNSAID), split=False)
+    assert (part.held_out, part.calibration) == (prepared.held_out, prepared.calibration)
+
+
+def test_where_the_records_went_is_said(recipe: Any) -> None:
+    notes = prepare(recipe(plain(8), **UNSAID)).found.notes
+    assert notes[0] == "8 records (Dolly): 6 on one device, none set aside for calibration; 2 held out"
+    assert "calibration takes 6 of those that are trained on (data.calibration)" in notes[1]
+    assert notes[2].startswith("1 device, not 20: each holds at least 4 records (federation.devices")
+    notes = prepare(recipe(plain(1000), **UNSAID)).found.notes
+    assert notes[0] == "1,000 records (Dolly): 836 on 20 devices, 64 set aside for calibration; 100 held out"
+    assert "no record has a category" in notes[1]
+    assert len(notes) == 2
+    assert len(prepare(recipe(rows(1000), **UNSAID)).found.notes) == 1
+    few = prepare(recipe(rows(100), **UNSAID))
+    assert any("all devices hold equally many" in note for note in few.found.notes)
+    assert {len(share) for share in few.devices.values()} == {4}
+
+
+def test_what_somebody_asked_for_is_not_changed(recipe: Any) -> None:
+    with pytest.raises(DataError, match=r"7 records cannot give 8 devices 1 each .*federation.devices"):
+        prepare(recipe(plain(9), **{**UNSAID, "federation__devices": 8}))
+    with pytest.raises(DataError, match=r"cannot hold out 9 of 8 records .*data.held_out"):
+        prepare(recipe(plain(8), **{**UNSAID, "data__held_out": 9}))
+    with pytest.raises(DataError, match=r"of 8 records 8 are held out .*data.held_out"):
+        prepare(recipe(plain(8), **{**UNSAID, "data__held_out": 8}))
+    with pytest.raises(DataError, match="nothing is left to train on: of 1 records 1 are held out"):
+        prepare(recipe(plain(1), **UNSAID))
+    prepared = prepare(recipe(plain(10), **{**UNSAID, "federation__devices": 8}))
+    assert sorted(map(len, prepared.devices.values())) == [1] * 8
+    prepared = prepare(recipe(plain(20), **{**UNSAID, "data__calibration": 5, "split__minimum": 2}))
+    assert (len(prepared.calibration), len(prepared.held_out), len(prepared.devices)) == (5, 3, 6)
+
+
+def test_a_test_file_is_measured_whole_and_not_trained_on(recipe: Any, tmp_path: Path) -> None:
+    copies = plain(3)
+    test = [*(Record(f"ask {index}", "", "no", "") for index in range(7)), *copies, copies[0]]
+    path = tmp_path / "test.csv"
+    lines = [f"{one.instruction},{one.response}" for one in test]
+    path.write_text("\n".join(["question,answer", *lines]), encoding="utf-8")
+    for count in (40, 200):
+        prepared = prepare(recipe(plain(count), **UNSAID, data__test=str(path)))
+        assert list(map(text_of, prepared.held_out)) == list(map(text_of, test))
+        trained = set(map(text_of, held(prepared)))
+        sample = set(map(text_of, prepared.calibration))
+        expected = set(map(text_of, plain(count)[3:]))
+        assert trained | sample == expected
+        assert (trained & sample == set()) == (count == 200)
+        assert prepared.found.copies == 3
+        assert prepared.found.notes[0].endswith(f"; 11 held out (all of {path})")
+        part = prepare(recipe(plain(count), **UNSAID, data__test=str(path)), split=False)
+        assert (part.held_out, part.calibration) == (prepared.held_out, prepared.calibration)
+
+
+def test_a_test_alone_can_be_measured_and_not_trained_with(recipe: Any, tmp_path: Path) -> None:
+    asked = recipe(plain(5), data__test=str(tmp_path / "data.jsonl"), **UNSAID)
+    alone = asked.model_copy(update={"data": asked.data.model_copy(update={"source": "embedded"})})
+    with pytest.raises(ConfigError, match=r"data.test: a test without anything to train on .*--train-data"):
+        prepare(alone)
+    prepared = prepare(alone, split=False)
+    assert len(prepared.held_out) == len(prepared.calibration) == 5
+    both = recipe(rows(9), data__test=str(tmp_path / "data.jsonl"), **UNSAID, data__held_out_category="a")
+    with pytest.raises(ConfigError, match="a test and a category"):
+        prepare(both)
+
+
+def test_columns_of_a_recipe_are_those_of_the_data(recipe: Any, tmp_path: Path) -> None:
+    asked = recipe(plain(1), **UNSAID, data__columns={"instruction": "frage", "response": "antwort"})
+    (tmp_path / "data.jsonl").write_text(
+        "\n".join(json.dumps({"frage": one.instruction, "antwort": one.response}) for one in plain(20))
+    )
+    assert set(map(text_of, held(prepare(asked)))) <= set(map(text_of, plain(20)))
+
+
+def test_plain_text_is_trained_on_and_measured_without_answers(recipe: Any, tmp_path: Path) -> None:
+    asked = recipe(plain(1), **UNSAID)
+    path = tmp_path / "text.txt"
+    path.write_text("\n\n".join(f"a boat {index} comes home" for index in range(40)))
+    data = asked.data.model_copy(update={"source": str(path)})
+    prepared = prepare(asked.model_copy(update={"data": data}))
+    assert prepared.asked == []
+    assert prepared.scoring is None
+    example, text = prepared.held_out_examples[0], prepared.held_out[0].response
+    assert prepared.backbone.tokenizer.decode(example.input_ids, skip_special_tokens=True) == text
+    assert example.response_start == 1
+    quality = model_quality(prepared.backbone.model, prepared, silent, "base")
+    assert math.isnan(quality.rouge_l)
+    assert math.isfinite(quality.loss)
+    assert set(quality.answers) == {""}
 
 
 @pytest.mark.parametrize("name", ["alpaca", "fedkseed", "chat"])

@@ -23,7 +23,8 @@ def test_keys_are_exactly_those_documented(write: Write) -> None:
     ]  # fmt: skip
     for row in content["stages"]:
         assert list(row) == [
-            "name", "loss", "perplexity", "rouge_l", "size_bytes", "peak_memory_bytes", "seconds",
+            "name", "loss", "perplexity", "rouge_l", "metric", "score", "size_bytes", "peak_memory_bytes",
+            "seconds",
         ]  # fmt: skip
     assert list(content["traffic"]) == [
         "rounds", "devices_per_round", "payload_up_bytes", "payload_down_bytes", "total_bytes", "alternatives",

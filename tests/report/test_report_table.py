@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from edgetune.core.events import Event, Failed
+from edgetune.core.events import Event, Failed, StageFinished
 from edgetune.report import units
 from edgetune.report.summary import read_summary, summarise
 from edgetune.report.table import print_result
@@ -33,6 +33,19 @@ def test_a_complete_run_fits(write: Write, width: int) -> None:
     assert "1/109 up, 1/8 down" in text
     assert "base 1.710, tuned 1.930" in " ".join(text.split())
     assert "Checked in llama.cpp" in text
+
+
+def test_a_score_takes_the_place_of_perplexity(write: Write) -> None:
+    scored = [
+        replace(one, metric="exact match", score=12.5) if isinstance(one, StageFinished) else one
+        for one in full_run()
+    ]
+    text = shown(write(scored), 80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "Exact match" in text
+    assert "Perplexity" not in text
+    row = next(line for line in text.splitlines() if line.strip().startswith("base"))
+    assert row.split()[1:4] == ["3.410", "12.5", "41.2"]
 
 
 def test_large_numbers_fit_80_columns(write: Write) -> None:
@@ -112,5 +125,5 @@ def test_numbers_that_are_none_or_not_finite() -> None:
     values = (None, float("nan"), float("inf"))
     assert [units.loss(value) for value in values] == ["–", "NaN", "∞"]
     assert [units.perplexity(value) for value in values] == ["–", "NaN", "∞"]
-    assert [units.rouge(value) for value in values] == ["–", "NaN", "∞"]
+    assert [units.rouge(value) for value in values] == ["–", "–", "∞"]
     assert (units.perplexity(999.9), units.perplexity(54_321.4)) == ("999.90", "54,321")

@@ -34,7 +34,7 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-@asking("device", "compression", "grid", "data", "threads", file=False)
+@asking("device", "compression", "grid", "data", "test_data", "columns", "threads", file=False)
 def compress(model: Base, asked: Asked, ledger: LedgerFile = None, out: File = Path("model.gguf")) -> None:
     """Compress a (tuned) model in one shot, write it as GGUF and verify it in llama.cpp."""
     with _target(out), Display(Console()) as display:
@@ -55,7 +55,7 @@ def compress(model: Base, asked: Asked, ledger: LedgerFile = None, out: File = P
     _say_checked(checked)
 
 
-@asking("device", "data", "threads", file=False)
+@asking("device", "data", "test_data", "columns", "threads", file=False)
 def export(model: Base, asked: Asked, ledger: LedgerFile = None, out: File = Path("model.gguf")) -> None:
     """Write a (tuned) model as GGUF in fp16, without compression, and verify it in llama.cpp."""
     with _target(out), Display(Console()) as display:
@@ -77,7 +77,7 @@ def export(model: Base, asked: Asked, ledger: LedgerFile = None, out: File = Pat
     _say_checked(checked)
 
 
-@asking("device", "data", "threads", file=False)
+@asking("device", "data", "test_data", "columns", "metric", "extract", "threads", file=False)
 def evaluate(
     model: Base,
     asked: Asked,
@@ -105,11 +105,14 @@ def evaluate(
                 quality = file_quality(engine, prepared, display.progress)
         else:
             quality = model_quality(opened.model(), prepared, display.progress, "model")
-    console.print(
-        f"{len(prepared.held_out)} held-out records: loss {quality.loss:.4f}, "
-        f"perplexity {quality.perplexity:.4f}, Rouge-L F1 {quality.rouge_l:.2f}",
-        highlight=False,
-    )
+    figures = [f"loss {quality.loss:.4f}", f"perplexity {quality.perplexity:.4f}"]
+    if prepared.asked:
+        figures.append(f"Rouge-L F1 {quality.rouge_l:.2f}")
+    if prepared.scoring is not None and quality.score is not None:
+        figures.append(f"{prepared.scoring.name} {quality.score:.2f}")
+    for note in prepared.found.notes:
+        console.print(note, highlight=False, soft_wrap=True)
+    console.print(f"{len(prepared.held_out)} held-out records: {', '.join(figures)}", highlight=False)
 
 
 def report(folder: Annotated[Path, typer.Argument(help="The folder of a run.")]) -> None:

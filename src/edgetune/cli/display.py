@@ -172,7 +172,9 @@ class Display:
             means = f"{loss}train {event.train_loss:.4f}"
             return f"round {event.round:>3}: {means}{up}{down}, {event.seconds:.1f} s{drop}{out}"
         if isinstance(event, StageFinished):
-            shown = "" if math.isnan(event.loss) else f"loss {event.loss:.4f}, Rouge-L {event.rouge_l:.1f}, "
+            shown = "" if math.isnan(event.loss) else f"loss {event.loss:.4f}, "
+            shown += "" if math.isnan(event.rouge_l) else f"Rouge-L {event.rouge_l:.1f}, "
+            shown += "" if event.score is None else f"{event.metric} {event.score:.1f}, "
             return f"[bold]{event.name}[/]: {shown}{event.seconds:.1f} s"
         if isinstance(event, Verified):
             return (

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgetune.core.errors import OutputError
+from edgetune.core.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
     from edgetune.recipe.recipe import Recipe
@@ -27,6 +27,7 @@ class RecipeOption:
         help: one line.
         flags: its spellings; `--name` if none are given.
         default: what help says it is otherwise; a test holds it against the recipe.
+        read: makes the value of what was typed, if that is not it.
     """
 
     key: str
@@ -34,6 +35,21 @@ class RecipeOption:
     help: str
     flags: tuple[str, ...] = ()
     default: str | None = None
+    read: Callable[[str], object] | None = None
+
+
+def columns(text: str) -> dict[str, str]:
+    """Read `instruction=question,response=answer`.
+
+    Raises:
+        ConfigError: a part of it is no pair, or says something twice.
+    """
+    pairs = [part.partition("=") for part in text.split(",")]
+    found = {key.strip(): name.strip() for key, _, name in pairs}
+    if not all(equals for _, equals, _ in pairs) or len(found) < len(pairs):
+        hint = "--columns instruction=COLUMN,response=COLUMN"
+        raise ConfigError(f"cannot read {text!r}", where="--columns", hint=hint)
+    return found
 
 
 RECIPE_OPTIONS = {
@@ -53,12 +69,33 @@ RECIPE_OPTIONS = {
         default="fused",
     ),
     "data": RecipeOption(
-        "data.source", str, "jsonl or parquet file, datasets id, or 'embedded'.", default="embedded"
+        "data.source",
+        str,
+        "File (jsonl, json, csv, tsv, txt, parquet), datasets id, or 'embedded'.",
+        ("--data", "--train-data"),
+        default="embedded",
+    ),
+    "test_data": RecipeOption(
+        "data.test", str, "All of it is held out for evaluation, and nothing of --data.", ("--test-data",)
+    ),
+    "columns": RecipeOption(
+        "data.columns", str, "Names of columns: instruction=question,response=answer.", read=columns
     ),
     "held_out_category": RecipeOption(
         "data.held_out_category", str, "A category no device sees, used for evaluation."
     ),
-    "devices": RecipeOption("federation.devices", int, "Number of devices.", default="20"),
+    "metric": RecipeOption(
+        "evaluation.metric",
+        str,
+        "Score beside Rouge-L: exact_match, accuracy, token_f1 or rouge_l (none).",
+        default="auto",
+    ),
+    "extract": RecipeOption(
+        "evaluation.extract",
+        str,
+        "What counts in an answer: last_number, first_line, letter or regex:PATTERN.",
+    ),
+    "devices": RecipeOption("federation.devices", int, "Devices; 20, or fewer where records are few."),
     "participation": RecipeOption(
         "federation.participation", float, "Share of the devices asked in a round, 0 to 1.", default="0.1"
     ),
@@ -189,7 +226,7 @@ def asking(*names: str, file: bool = True) -> Callable[[Callable[..., None]], Ca
 
         def call(**given: Any) -> None:
             options = {name: given.pop(name) for name in names}
-            settings = {RECIPE_OPTIONS[name].key: value for name, value in options.items()}
+            settings = {RECIPE_OPTIONS[name].key: _read(name, value) for name, value in options.items()}
             said = [(_flags(name)[0], str(value)) for name, value in options.items() if value is not None]
             asked = Asked(given.pop("recipe", None), given.pop("set"), settings, said)
             command(asked=asked, **given)
@@ -215,6 +252,11 @@ def _parameters(names: tuple[str, ...], *, file: bool) -> list[Parameter]:
         ]
         made.append(_keyword(name, annotation, None))
     return [*made, _keyword("set", Set, [])]
+
+
+def _read(name: str, value: Any) -> Any:
+    read = RECIPE_OPTIONS[name].read
+    return value if read is None or value is None else read(value)
 
 
 def _keyword(name: str, annotation: Any, default: object) -> Parameter:

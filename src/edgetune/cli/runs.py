@@ -19,9 +19,9 @@ from edgetune.cli.options import Asked, Out, Quiet, asking
 if TYPE_CHECKING:
     from edgetune.report.summary import Summary
 
-WHERE = ("model", "device", "residency", "data", "held_out_category")
+WHERE = ("model", "device", "residency", "data", "test_data", "columns", "held_out_category")
 FLEET = ("devices", "participation", "alpha")
-HOW = ("rounds", "learning_rate", "seed", "threads")
+HOW = ("rounds", "learning_rate", "metric", "extract", "seed", "threads")
 
 
 def register(app: typer.Typer) -> None:

@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
     app.command()(suggest)
 
 
-@asking("model", "device", "data", "held_out_category", "seed", "threads")
+@asking("model", "device", "data", "test_data", "columns", "held_out_category", "seed", "threads")
 def suggest(
     method: Annotated[
         str, typer.Argument(help="A forward-only method: mezo, fedkseed, zo_sgd, ..., or a .py file.")

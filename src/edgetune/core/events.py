@@ -70,6 +70,12 @@ class DataPrepared(Event):
     """Ids that end an answer, the one that is trained on first; empty if answers end by their length only."""
     words: str
     """What Rouge-L counts as a word in the held-out responses."""
+    cut: int = 0
+    """Records of which not all fits into data.max_tokens."""
+    forgotten: int = 0
+    """Conversations whose oldest exchanges were left out, so that the rest fits."""
+    notes: list[str] = field(default_factory=list)
+    """Where the records went, and what was done that nobody asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +224,10 @@ class StageFinished(Event):
     """Loss on what the base was pretrained on, to see forgetting; None where there is no such data."""
     records: int | None = None
     """Held-out records behind `loss` and `rouge_l`."""
+    metric: str | None = None
+    """What scored the answers beside Rouge-L; None if nothing did."""
+    score: float | None = None
+    """The mean score, 0 to 100."""
 
 
 @dataclass(frozen=True, slots=True)

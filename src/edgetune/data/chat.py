@@ -10,36 +10,35 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgetune.core.errors import ConfigError
 from edgetune.core.template import HINT, Templates
+from edgetune.data.chat_shape import ASKED, SAID, TAG, as_messages, find_shape, not_a_continuation
 from edgetune.data.controls import Controls
-from edgetune.data.encode import common_prefix
-from edgetune.data.records import Record
-from edgetune.data.turns import Frame, Renderer, Turn
+from edgetune.data.records import Message, Record, Role
+from edgetune.data.threads import around, probes, said_at
+from edgetune.data.turns import Frame, Renderer, Turn, folded, plain_turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 CHUNK = 256
 """Records that go to the rendering process at a time."""
-_ASKED, _SAID = "\ue000\ue001\ue002", "\ue003\ue004\ue005"
-"""What no template and no record says, to see where a template puts a question and an answer."""
-_TAG = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
-_LAST_TAG = re.compile(rf"({_TAG.pattern})(\s*)\Z")
+_LAST_TAG = re.compile(rf"({TAG.pattern})(\s*)\Z")
 """A tag such as `<think>`, and the white space behind it, at the end of a prompt."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChatTemplate:
-    """The tokenizer's own chat template: one user turn and one assistant turn.
+    """The tokenizer's own chat template: what was said before, one user turn and one assistant turn.
 
         user = instruction, or instruction + "\\n\\n" + context
-        prompt = render(user, generation prompt);  prompt + response = render(user, assistant)
+        prompt = render(history, user, generation prompt);  prompt + response = render(history, user, assistant)
 
     The response ends with the first special token behind it (what follows the end of the turn is never generated); a
     template that marks no end gets the end-of-sequence token. Contents are given as text, or as parts
-    (`[{"type": "text", "text": ...}]`) where the template reads only those. Every record must stand in its text as it
+    (`[{"type": "text", "text": ...}]`) where the template reads only those. What the system says begins the first
+    question where the template has no place for it. Every record must stand in its text as it
     is, outer white space aside. A response that the template rewrites (most drop reasoning from earlier turns) stands
     as it is between what the template puts before and after an answer. Where the prompt begins the answer (`<think>`),
-    the response goes on from there.
+    the response goes on from there. Of an earlier answer the template may leave out the thoughts, as it will in a chat.
 
     Raises:
         ConfigError: the tokenizer has no chat template; it fails, does not end, or needs too much memory; the text of
@@ -76,40 +75,6 @@ def template_of(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Shape:
-    """What a template makes of a question and an answer that it cannot know.
-
-    Args:
-        parts: whether the contents of the user and of the assistant are given as parts.
-        prompt: the prompt with the question in it.
-        tail: what follows, in a finished turn, what the turn shares with the prompt; the answer is in it.
-        opening: the end of the prompt that a finished turn does not have, mostly nothing.
-        asks: whether the template has a generation prompt.
-    """
-
-    parts: tuple[bool, bool]
-    prompt: str
-    tail: str
-    opening: str
-    asks: bool
-
-    @property
-    def lead(self) -> str:
-        return self.tail.partition(_SAID)[0]
-
-    @property
-    def follows(self) -> bool:
-        """Whether an answer follows the prompt as it stands, though a finished turn does not start with the prompt.
-
-        The prompt ends with the turn's own header in other white space, with a block that is closed again (an empty
-        thought), or with words; not with one opened tag, which an answer would have to close.
-        """
-        return self.opening.strip() == self.lead.strip() or (
-            not self.lead.strip() and len(_TAG.findall(self.opening)) != 1
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class _Said:
     """What stands behind a prompt.
 
@@ -135,13 +100,14 @@ class _Chat:
             ""
         }
         self._eos = str(tokenizer.eos_token or "")
-        self._shape = shape = self._find_shape()
-        self._trail, end, stop = self._ended(shape.tail.partition(_SAID)[2])
+        self._shape = shape = find_shape(self._templates)
+        self._trail, end, stop = self._ended(shape.tail.partition(SAID)[2])
         ends = tuple(dict.fromkeys(text for text in (end, self._eos) if text))
         # Where the prompt ends with the header itself, in other white space, the model has no lead to say.
         lead = "" if shape.opening.strip() else _spoken(shape.lead, tokenizer)
         self.frame = Frame(lead, stop, ends)
         self._controls = Controls(tokenizer, ends)
+        self._known: dict[tuple[Role, ...], list[str]] = {}
 
     def turns(self, records: Sequence[Record]) -> list[Turn]:
         return [
@@ -152,58 +118,56 @@ class _Chat:
 
     def _some(self, records: Sequence[Record]) -> list[Turn]:
         cleaned = [self.frame.without_own_end(record) for record in records]
+        shown = [record if self._shape.hears else folded(record) for record in cleaned if not record.plain]
         wanted = []
-        for record in cleaned:
-            user, said = self._messages(_asked(record), record.response, self._shape.parts)
-            wanted += [([user], True), ([user, said], False)]
-        texts = self._templates.render(wanted)
-        return [self._turn(record, *texts[2 * at : 2 * at + 2]) for at, record in enumerate(cleaned)]
+        for record in shown:
+            *before, user, said = as_messages(_talk(record), self._shape.parts)
+            wanted += [([*before, user], True), ([*before, user, said], False)]
+        texts = self._templates.render(wanted) if wanted else []
+        frames = self._frames({_roles(record) for record in shown if record.history})
+        made = iter(
+            self._turn(record, texts[2 * at], texts[2 * at + 1], frames.get(_roles(record)))
+            for at, record in enumerate(shown)
+        )
+        return [plain_turn(one, self._eos, self._controls) if one.plain else next(made) for one in cleaned]
 
-    def _find_shape(self) -> _Shape:
-        """Try contents as text and as parts until both contents stand in what is rendered."""
-        reason = ConfigError("the chat template leaves out what the user or the assistant says", hint=HINT)
-        for number, parts in enumerate(((False, False), (True, True), (True, False), (False, True))):
-            user, said = self._messages(_ASKED, _SAID, parts)
-            texts = self._templates.render([([user], True), ([user, said], False), ([user], False)])
-            failed = [text for text in texts[:2] if not isinstance(text, str)]
-            if failed:
-                # A refusal of plain text says more than that of parts.
-                reason = failed[0] if number == 0 else reason
-                continue
-            prompt, full, unasked = map(str, texts)
-            if _ASKED in prompt and _ASKED in full and _SAID in full:
-                return _shape(parts, prompt, full, asks=prompt != unasked)
-        raise reason
+    def _frames(self, wanted: set[tuple[Role, ...]]) -> dict[tuple[Role, ...], list[str]]:
+        """Return what the template puts around the messages of conversations, by who speaks in them."""
+        unknown = sorted(wanted - self._known.keys())
+        asked = [as_messages(probes(roles), self._shape.parts) for roles in unknown]
+        texts = self._templates.render([(messages, True) for messages in asked]) if asked else []
+        for roles, text in zip(unknown, texts, strict=True):
+            self._known[roles] = around(text) if isinstance(text, str) else []
+        return self._known
 
-    @staticmethod
-    def _messages(asked: str, said: str, parts: tuple[bool, bool]) -> tuple[dict[str, Any], dict[str, Any]]:
-        contents = [
-            [{"type": "text", "text": text}] if as_parts else text
-            for text, as_parts in zip((asked, said), parts, strict=True)
-        ]
-        return {"role": "user", "content": contents[0]}, {"role": "assistant", "content": contents[1]}
-
-    def _turn(self, record: Record, prompt: str | ConfigError, full: str | ConfigError) -> Turn:
+    def _turn(
+        self, record: Record, prompt: str | ConfigError, full: str | ConfigError, frame: Sequence[str] | None
+    ) -> Turn:
         if not (isinstance(prompt, str) and isinstance(full, str)):
             failed = prompt if isinstance(prompt, ConfigError) else full
             raise ConfigError(getattr(failed, "what", ""), where=_name(record), hint=HINT)
-        asked = _asked(record).strip()
-        place = _place(prompt, asked, self._shape.prompt, _ASKED)
-        if place is None:
+        places = self._places(record, prompt) if frame is None else said_at(prompt, frame, _talk(record)[:-1])
+        if places is None:
             what = "the chat template changes the instruction or the context, or leaves it out"
+            what = what if frame is None else f"{what}, or what was said before"
             raise ConfigError(what, where=_name(record), hint=HINT)
         said = self._said(record, prompt, full)
         start = len(prompt) + len(said.lead)
-        fields = ((place, place + len(asked)), (start, start + len(said.text)))
+        fields = (*places, (start, start + len(said.text)))
         response = said.lead + said.text + said.end
         quoted = self._controls.quoted(prompt + response, fields)
         return Turn(prompt, response, quoted, said.framed, said.opening)
+
+    def _places(self, record: Record, prompt: str) -> list[tuple[int, int]] | None:
+        asked = record.asked.strip()
+        place = _place(prompt, asked, self._shape.prompt, ASKED)
+        return None if place is None else [(place, place + len(asked))]
 
     def _said(self, record: Record, prompt: str, full: str) -> _Said:
         shape, said = self._shape, record.response.strip()
         if full.startswith(prompt):
             tail = full[len(prompt) :]
-            at = _place(tail, said, shape.tail, _SAID)
+            at = _place(tail, said, shape.tail, SAID)
             if at is not None:
                 return _Said(said, self._ended(tail[at + len(said) :])[0], lead=tail[:at])
             begun, rest = _continued(prompt, said)
@@ -221,7 +185,7 @@ class _Chat:
             and prompt.endswith(shape.opening)
             and full.startswith(prompt[: -len(shape.opening)])
         ):
-            raise _not_a_continuation(record)
+            raise not_a_continuation(_name(record))
         begun, rest = _continued(prompt, said)
         if not (begun or shape.follows):
             what = f"the chat template begins every answer with {shape.opening.strip()!r}, this response does not"
@@ -235,21 +199,6 @@ class _Chat:
             at, length = min(found)
             return rest[: at - length], rest[at : at - length], rest[:at].strip()
         return rest + self._eos, self._eos, rest.strip()
-
-
-def _shape(parts: tuple[bool, bool], prompt: str, full: str, *, asks: bool) -> _Shape:
-    begun = prompt[: common_prefix(prompt, full)]
-    if _ASKED not in begun:
-        raise _not_a_continuation(None)
-    return _Shape(parts, prompt, full[len(begun) :], prompt[len(begun) :], asks)
-
-
-def _not_a_continuation(record: Record | None) -> ConfigError:
-    return ConfigError(
-        "the chat template renders a finished turn that does not start with its prompt",
-        where=None if record is None else _name(record),
-        hint=HINT,
-    )
 
 
 def _place(text: str, wanted: str, shape: str, probe: str) -> int | None:
@@ -273,8 +222,13 @@ def _continued(prompt: str, said: str) -> tuple[str, str]:
     return said[: len(said) - len(rest)], rest
 
 
-def _asked(record: Record) -> str:
-    return f"{record.instruction}\n\n{record.context}" if record.context else record.instruction
+def _talk(record: Record) -> tuple[Message, ...]:
+    """Return all that is said in a record, its answer last."""
+    return (*record.history, Message("user", record.asked), Message("assistant", record.response))
+
+
+def _roles(record: Record) -> tuple[Role, ...]:
+    return tuple(one.role for one in _talk(record)[:-1])
 
 
 def _spoken(text: str, tokenizer: PreTrainedTokenizerBase) -> str:

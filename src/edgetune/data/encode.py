@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -42,10 +42,12 @@ class Encoded:
     Args:
         turn: the text.
         example: the ids of the whole text, however long.
+        dropped: the oldest exchanges of a history are not in the text.
     """
 
     turn: Turn
     example: Example
+    dropped: bool = False
 
 
 def encode(record: Record, tokenizer: PreTrainedTokenizerBase, prompt: Prompt, max_tokens: int) -> Example:
@@ -94,7 +96,8 @@ def encode_whole(
 
     A token that spans the border counts as response. The tokenizer's prefix (BOS) is added once, by the tokenizer or by
     the chat template, never by both. Where a record holds the text of a control token (`Turn.quoted`), that text is
-    encoded, not the token.
+    encoded, not the token. A text without a prompt is a response from its second id at the latest: nothing foretells
+    the first.
 
     Args:
         renderer: of the same prompt and tokenizer.
@@ -109,7 +112,7 @@ def encode_whole(
     asked = tokens(turns, [turn.prompt for turn in turns])
     encoded = []
     for turn, ids, front in zip(turns, whole, asked, strict=True):
-        start = common_prefix(ids, front)
+        start = max(1, len(front)) if turn.plain else common_prefix(ids, front)
         if not 0 < start < len(ids):
             missing = "response" if start else "prompt"
             raise DataError(f"the tokenizer makes no token of the {missing}", where=repr(turn.prompt[-60:]))
@@ -122,7 +125,7 @@ class _Tokens:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt: Prompt, frame: Frame) -> None:
         self._tokenizer, self._frame = tokenizer, frame
-        self._front = _front(tokenizer) if prompt.add_special_tokens else ()
+        self._prefixed = prompt.add_special_tokens
         self._literal: LiteralEncoder | None = None
 
     def __call__(self, turns: Sequence[Turn], texts: Sequence[str]) -> list[tuple[int, ...]]:
@@ -131,8 +134,11 @@ class _Tokens:
         for start in range(0, len(texts), _AT_ONCE):
             some = list(texts[start : start + _AT_ONCE])
             plain += self._tokenizer(some, add_special_tokens=False, verbose=False)["input_ids"]
+        dressed = self._prefixed or any(turn.plain for turn in turns)
+        front = front_of(self._tokenizer) if dressed else ()
         return [
-            self._front + (self._quoting(turn, text) if turn.quoted else tuple(ids))
+            (front if self._prefixed or turn.plain else ())
+            + (self._quoting(turn, text) if turn.quoted else tuple(ids))
             for turn, text, ids in zip(turns, texts, plain, strict=True)
         ]
 
@@ -142,12 +148,44 @@ class _Tokens:
         return self._literal(text, [(start, end) for start, end in turn.quoted if end <= len(text)])
 
 
-def _front(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Return what the tokenizer puts in front of a text by itself; its end is left to the response."""
+def front_of(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Return what a tokenizer puts in front of a text by itself; its end is left to the response."""
     plain = tuple(tokenizer("a", add_special_tokens=False, verbose=False)["input_ids"])
     dressed = tuple(tokenizer("a", verbose=False)["input_ids"])
     before = next((n for n in range(len(dressed)) if dressed[n : n + len(plain)] == plain), 0)
     return dressed[:before]
+
+
+def encode_fitting(
+    records: Sequence[Record],
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Prompt,
+    renderer: Renderer,
+    max_tokens: int,
+) -> list[Encoded]:
+    """Tokenise records as `encode_whole` does, without the oldest exchanges of a history that is too long.
+
+    A history is too long where the prompt takes more of `max_tokens` than `shorten` would leave it.
+
+    Cost: one tokenising a round; in each, what is still too long loses an exchange.
+    """
+    encoded = encode_whole(records, tokenizer, prompt, renderer)
+    left = list(enumerate(records))
+    while left := [
+        (at, shorter)
+        for at, record in left
+        if _prompt_is_cut(encoded[at].example, max_tokens)
+        and (shorter := record.without_oldest()) is not record
+    ]:
+        again = encode_whole([record for _, record in left], tokenizer, prompt, renderer)
+        for (at, _), one in zip(left, again, strict=True):
+            encoded[at] = replace(one, dropped=True)
+    return encoded
+
+
+def _prompt_is_cut(example: Example, max_tokens: int) -> bool:
+    response = len(example.input_ids) - example.response_start
+    return example.response_start + min(response, max_tokens // 2) > max_tokens
 
 
 def shorten(example: Example, max_tokens: int) -> Example:

@@ -13,9 +13,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from edgetune.core.errors import DataError, DigestError
 from edgetune.core.files import write_atomic
-from edgetune.data.holdout import hold_out
+from edgetune.data.holdout import Division, together
 from edgetune.data.records import Record, records_digest
 from edgetune.data.split import DirichletByCategory, DirichletQuantity, Iid
+
+Split = Iid | DirichletByCategory | DirichletQuantity
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,36 +79,29 @@ class Manifest:
 
 def make_manifest(
     records: Sequence[Record],
-    split: Iid | DirichletByCategory | DirichletQuantity | None,
+    apart: Division,
+    split: Split | None,
     *,
     source: str | Path,
     devices: int,
     seed: int,
     minimum: int = 1,
-    category: str | None = None,
-    count: int | None = None,
 ) -> Manifest:
-    """Hold records out, split the others over the devices, and write down who has what.
+    """Spread what is not held out over the devices, and write down who has what.
 
     Args:
         records: all records.
+        apart: which of them are held out.
         split: how the others are spread; None for no device at all, where nothing is going to be trained.
         source: where the records came from, for the reader.
         devices: number of devices.
         seed: not negative.
         minimum: the least number of records a device may hold.
-        category: as in `hold_out`.
-        count: as in `hold_out`.
 
     Raises:
-        ConfigError, DataError: as `hold_out` and the split.
+        ConfigError, DataError: as the split.
     """
-    apart = hold_out(records, category=category, count=count, seed=seed, training=split is not None)
-    shares: tuple[tuple[int, ...], ...] = ()
-    if split is not None:
-        labels = [records[index].category for index in apart.train]
-        shares = split(labels, devices, seed=seed, minimum=minimum)
-    held = tuple(tuple(apart.train[position] for position in share) for share in shares)
+    held = () if split is None else _spread(records, apart.train, split, devices, seed, minimum)
     return Manifest(
         source=str(source),
         digest=records_digest(records),
@@ -119,6 +114,22 @@ def make_manifest(
         categories=tuple(_counts(records, share) for share in held),
         copies=apart.copies,
     )
+
+
+def _spread(
+    records: Sequence[Record],
+    train: Sequence[int],
+    split: Split,
+    devices: int,
+    seed: int,
+    minimum: int,
+) -> tuple[tuple[int, ...], ...]:
+    """Spread records over devices, those of one conversation to one."""
+    units = together(records, train)
+    labels = [records[unit[0]].category for unit in units]
+    least = -(-minimum // min(map(len, units)))
+    shares = split(labels, devices, seed=seed, minimum=least)
+    return tuple(tuple(sorted(chain.from_iterable(units[place] for place in share))) for share in shares)
 
 
 def read_manifest(path: Path, records: Sequence[Record] | None = None) -> Manifest:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from edgetune.data.chat import ChatTemplate
 from edgetune.data.controls import Controls
 from edgetune.data.records import Record
-from edgetune.data.turns import Frame, Prompt, Renderer, Turn
+from edgetune.data.turns import Frame, Prompt, Renderer, Turn, folded, plain_turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -41,17 +41,32 @@ class _Sections:
     def turns(self, records: Sequence[Record]) -> list[Turn]:
         return [self._turn(self.frame.without_own_end(record)) for record in records]
 
-    def _turn(self, record: Record) -> Turn:
-        text, fields, rest = "", list[tuple[int, int]](), self._texts[0 if record.context else 1]
-        for name in ("instruction", "context") if record.context else ("instruction",):
-            before, rest = rest.split("{" + name + "}", 1)
-            value = getattr(record, name)
-            fields.append((len(text) + len(before), len(text) + len(before) + len(value)))
-            text += before + value
-        prompt = text + rest
+    def _turn(self, given: Record) -> Turn:
+        if given.plain:
+            return plain_turn(given, self._end, self._controls)
+        record = folded(given)
+        text, fields = "", list[tuple[int, int]]()
+        for user, assistant in zip(record.history[::2], record.history[1::2], strict=True):
+            text = self._asked(text, fields, {"instruction": user.text})
+            fields.append((len(text), len(text) + len(assistant.text)))
+            text += assistant.text + self._end
+        last = {"instruction": record.instruction, "context": record.context}
+        prompt = self._asked(
+            text, fields, {name: said for name, said in last.items() if said or name != "context"}
+        )
         fields.append((len(prompt), len(prompt) + len(record.response)))
         response = record.response + self._end
         return Turn(prompt, response, self._controls.quoted(prompt + response, fields))
+
+    def _asked(self, text: str, fields: list[tuple[int, int]], said: Mapping[str, str]) -> str:
+        """Return a text with a question behind it, and note where the record stands in it."""
+        rest = self._texts[0 if "context" in said else 1]
+        for name, value in said.items():
+            before, rest = rest.split("{" + name + "}", 1)
+            start = len(text) + len(before)
+            fields.append((start, start + len(value)))
+            text += before + value
+        return text + rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +76,8 @@ class Alpaca:
         prompt = "... ### Instruction:\\n{instruction}\\n\\n### Input:\\n{context}\\n\\n### Response:"
         response = response + eos
 
-    The response ends with the end-of-sequence token where the tokenizer has one.
+    The response ends with the end-of-sequence token where the tokenizer has one. Earlier exchanges of a conversation
+    stand before it, each as such a text; what the system said begins the first question.
 
     Source: tatsu-lab/stanford_alpaca `train.py`; FedKSeed's code uses it for Natural Instructions.
     """

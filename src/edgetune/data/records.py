@@ -1,126 +1,93 @@
-"""The instruction record every data source yields, and the readers that yield it."""
+"""The instruction record every data source yields."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from typing import Literal
 
-from edgetune.core.errors import DataError, nearest
-from edgetune.data.sources import open_rows
+LONGEST = 1_000_000
+"""Characters of a record: of a longer one less than a thousandth would be used, and tokenising it takes gigabytes."""
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What one side of a conversation said.
+
+    Args:
+        role: who.
+        text: what.
+    """
+
+    role: Role
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One instruction with its answer, in Dolly's schema.
+    """One instruction with its answer.
 
     Args:
-        instruction: What the user asks.
-        context: Text the answer may rely on; empty when there is none.
-        response: The reference answer.
-        category: One of Dolly's category names, such as ``closed_qa``.
-
+        instruction: what the user asks.
+        context: text the answer may rely on; empty when there is none.
+        response: the reference answer: what is trained on and scored.
+        category: any name of a kind of record, such as Dolly's `closed_qa`; empty when there is none.
+        history: what was said before the instruction: at most one system message, then users and assistants by turns,
+            a user first and an assistant last.
+        conversation: the same for all records of one conversation, and for copies of it; empty for a record of its
+            own.
+        plain: there is no instruction: the response is a text of its own, and nothing is put before it.
     """
 
     instruction: str
     context: str
     response: str
     category: str
+    history: tuple[Message, ...] = ()
+    conversation: str = ""
+    plain: bool = False
+
+    @property
+    def asked(self) -> str:
+        """What a chat asks: the instruction, and the context behind a blank line."""
+        return f"{self.instruction}\n\n{self.context}" if self.context else self.instruction
+
+    @property
+    def characters(self) -> int:
+        """Length of all its texts."""
+        return len(self.asked) + len(self.response) + sum(len(message.text) for message in self.history)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All its texts in the order in which they are said."""
+        return (*(one.text for one in self.history), self.instruction, self.context, self.response)
+
+    def without_oldest(self) -> Record:
+        """Return the record without the first exchange of its history, or itself if it has none."""
+        system = self.history[:1] if self.history[:1] and self.history[0].role == "system" else ()
+        kept = self.history[len(system) + 2 :]
+        return replace(self, history=(*system, *kept)) if len(self.history) > len(system) else self
 
 
-FIELDS = tuple(field.name for field in fields(Record))
-LONGEST = 1_000_000
-"""Characters of a record: of a longer one less than a thousandth would be used, and tokenising it takes gigabytes."""
-_MAY_BE_NULL = frozenset({"context"})
-
-
-def load_records(
-    source: str | Path, *, columns: Mapping[str, str | None] | None = None, subset: str = "train"
-) -> list[Record]:
-    """Read instruction records from a file, a saved dataset or the Hugging Face Hub.
-
-    Args:
-        source: a `.jsonl` file (Dolly's layout), a `.parquet` file, a folder written by
-            `datasets.save_to_disk`, or the id of a dataset on the Hub. A `Path` is never taken for an id.
-        columns: record field to column name, for data with other names, e.g. `{"context": "input"}`. A field
-            mapped to None is left empty (allowed for `context` and `category`). Fields not named keep their name.
-        subset: the split to read where a dataset has several; a dataset with one split yields that one.
-
-    Returns:
-        The records in file order, never empty. A null context counts as no context.
-
-    Raises:
-        DataError: no such file; a broken line; a missing column; a value that is not text; an empty response; a
-            record of more than `LONGEST` characters; no records at all. The message names the file and the line.
-        MissingExtraError: a parquet file or a dataset, and `datasets` is not installed.
-    Cost: the whole source in memory.
-    """
-    wanted = _wanted_columns(columns or {})
-    needed = list(dict.fromkeys(column for column in wanted.values() if column is not None))
-    records = [_record(values, wanted, place) for place, values in open_rows(source, subset, needed)]
-    if not records:
-        raise DataError("there are no records here", where=source)
-    return records
+FIELDS = tuple(field.name for field in fields(Record))[:4]
+"""What stands in columns of a table."""
 
 
 def records_digest(records: Iterable[Record]) -> str:
     """SHA-256 over the records in order, as hexadecimal digits.
 
-    digest = sha256( line_1 line_2 ... ),   line = JSON [instruction, context, response, category] + newline
+        digest = sha256( line_1 line_2 ... ),   line = JSON [instruction, context, response, category] + newline
+
+    A record with a history, of a conversation, or of plain text has those behind the category.
     """
     digest = hashlib.sha256()
     for record in records:
-        line = json.dumps(
-            [getattr(record, name) for name in FIELDS], ensure_ascii=False, separators=(",", ":")
-        )
+        said: list[object] = [getattr(record, name) for name in FIELDS]
+        if record.history or record.conversation or record.plain:
+            said += [[[one.role, one.text] for one in record.history], record.conversation, record.plain]
+        line = json.dumps(said, ensure_ascii=False, separators=(",", ":"))
         digest.update(line.encode("utf-8") + b"\n")
     return digest.hexdigest()
-
-
-def _wanted_columns(columns: Mapping[str, str | None]) -> dict[str, str | None]:
-    for field, column in columns.items():
-        if field not in FIELDS:
-            raise DataError(
-                f"the column mapping names {field!r}, which is not a record field", hint=_near(field, FIELDS)
-            )
-        if column is None and field not in ("context", "category"):
-            raise DataError(f"the field {field!r} cannot be left out", hint="only context and category can")
-    return {field: columns.get(field, field) for field in FIELDS}
-
-
-def _record(values: Mapping[str, Any], wanted: Mapping[str, str | None], place: str) -> Record:
-    texts = {}
-    for field, column in wanted.items():
-        if column is None:
-            texts[field] = ""
-            continue
-        texts[field] = _text(values[column], field, column, place)
-    if not texts["response"].strip():
-        raise DataError("the response is empty", where=place, hint="leave such records out")
-    length = sum(map(len, texts.values()))
-    if length > LONGEST:
-        what = f"a record of {length:,} characters, more than {LONGEST:,}"
-        raise DataError(what, where=place, hint="shorten it: at most data.max_tokens tokens of it are used")
-    return Record(**texts)
-
-
-def _text(value: Any, field: str, column: str, place: str) -> str:
-    if value is None and field in _MAY_BE_NULL:
-        return ""
-    if not isinstance(value, str):
-        raise DataError(f"column {column!r} holds {type(value).__name__}, not text", where=place)
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"column {column!r} is not valid Unicode text ({error.reason})", where=place
-        ) from error
-    return value
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    found = nearest(name, known)
-    return f"did you mean {found!r}?" if found else f"give a column mapping for {name!r}"

@@ -234,7 +234,7 @@ def _check(total: int, devices: int, minimum: int) -> None:
     if total < max(devices * minimum, 1):
         raise DataError(
             f"{total} records cannot give {devices} devices {minimum} each",
-            hint="use fewer devices or a smaller minimum",
+            hint="lower federation.devices or split.minimum",
         )
 
 

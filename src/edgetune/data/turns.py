@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
+from edgetune.data.controls import Controls
 from edgetune.data.records import Record
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class Turn:
             there the text is meant, not the token.
         framed: the template would have rewritten the response, which therefore stands in its frame as it is.
         opening: beginning of the record's response that the prompt already says, for example `<think>`.
+        plain: a text without a prompt; the tokenizer puts in front of it what it puts in front of any text.
     """
 
     prompt: str
@@ -31,6 +33,7 @@ class Turn:
     quoted: tuple[tuple[int, int], ...] = ()
     framed: bool = False
     opening: str = ""
+    plain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +65,37 @@ class Frame:
         return opening + text
 
     def without_own_end(self, record: Record) -> Record:
-        """Return a record without end tokens at the end of its response: the turn gets exactly one, from its prompt."""
-        kept = given = record.response.rstrip()
+        """Return a record without end tokens at the end of its answers: a turn gets exactly one, from its prompt."""
+        response = self._without(record.response)
+        history = tuple(
+            replace(one, text=self._without(one.text)) if one.role == "assistant" else one
+            for one in record.history
+        )
+        changed = response != record.response or history != record.history
+        return replace(record, response=response, history=history) if changed else record
+
+    def _without(self, text: str) -> str:
+        kept = given = text.rstrip()
         while found := next((end for end in self.ends if end and kept.endswith(end)), ""):
             kept = kept[: -len(found)].rstrip()
-        return replace(record, response=kept) if kept and kept != given else record
+        return kept if kept and kept != given else text
+
+
+def plain_turn(record: Record, end: str, controls: Controls) -> Turn:
+    """Return a text without a prompt as it is, ended by the end of sequence."""
+    text = record.response
+    return Turn("", text + end, controls.quoted(text + end, [(0, len(text))]), plain=True)
+
+
+def folded(record: Record) -> Record:
+    """Return a record whose first question begins with what the system said: for prompts without a place for it."""
+    if not record.history or record.history[0].role != "system":
+        return record
+    said, *others = record.history
+    if others:
+        first = replace(others[0], text=f"{said.text}\n\n{others[0].text}")
+        return replace(record, history=(first, *others[1:]))
+    return replace(record, instruction=f"{said.text}\n\n{record.instruction}", history=())
 
 
 class Renderer(Protocol):

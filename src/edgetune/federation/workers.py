@@ -60,7 +60,7 @@ def choose_workers(prepared: Prepared, rounds: int) -> int:
         ConfigError: if the recipe names a number whose models take more than half of the usable memory.
     """
     federation = prepared.recipe.federation
-    asked = max(1, int(federation.participation * federation.devices + 1e-9))
+    asked = max(1, int(federation.participation * len(prepared.devices) + 1e-9))
     own, free = resident_bytes(), usable_memory()
     affordable = 1 + int(SHARE * free / own)
     if prepared.backbone.model.device.type != "cpu" or not rounds:

@@ -9,7 +9,7 @@ from typing import Any
 
 from edgetune.core.events import DataPrepared
 from edgetune.data.controls import unknown_characters
-from edgetune.data.encode import Encoded, Example, encode_whole, shorten
+from edgetune.data.encode import Encoded, Example, encode_fitting, shorten
 from edgetune.data.records import Record
 from edgetune.data.turns import Prompt, Renderer
 from edgetune.measure.evaluate import end_tokens
@@ -40,13 +40,15 @@ class Encoder:
             ConfigError, DataError: as `data.encode.encode_whole`.
         """
         frame, tokenizer = self._renderer.frame, self._backbone.tokenizer
-        encoded = encode_whole(records, tokenizer, self._prompt, self._renderer)
+        encoded = encode_fitting(records, tokenizer, self._prompt, self._renderer, self._longest)
         for record, one in zip(records, encoded, strict=True):
             self._last[one.example.input_ids[-1]] += 1
             self._tally["quoted"] += bool(one.turn.quoted)
             self._tally["framed"] += one.turn.framed
             self._tally["own_ends"] += frame.without_own_end(record) is not record
-            self._characters.append(frozenset(record.instruction + record.context + record.response))
+            self._tally["cut"] += len(one.example.input_ids) > self._longest
+            self._tally["forgotten"] += one.dropped
+            self._characters.append(frozenset("".join(record.texts)))
         return [replace(one, example=shorten(one.example, self._longest)) for one in encoded]
 
     def ends(self) -> tuple[int, ...]:
@@ -66,6 +68,8 @@ class Encoder:
             quoted=self._tally["quoted"],
             framed=self._tally["framed"],
             own_ends=self._tally["own_ends"],
+            cut=self._tally["cut"],
+            forgotten=self._tally["forgotten"],
             unknown=sum(not unknown.isdisjoint(characters) for characters in self._characters),
             characters="".join(sorted(unknown)[:10]),
             **others,

@@ -144,7 +144,7 @@ def _advice(prepared: Prepared, method: CompressionMethod | None, speech: Speech
     """Try every pre-tokenizer llama.cpp has on the beginning of the data; say which make the same ids."""
     records, left = list[Record](), CANDIDATE_CHARACTERS
     for record in chosen_records(prepared)[0]:
-        left -= len(record.instruction) + len(record.context) + len(record.response)
+        left -= record.characters
         if left < 0 and records:
             break
         records.append(record)

@@ -22,13 +22,14 @@ from edgetune.methods.method import TuningMethod
 from edgetune.models.backbone import Backbone, load_backbone
 from edgetune.models.device import find_device
 from edgetune.models.embedded import EMBEDDED
-from edgetune.recipe.division import _records, divide, split_records
+from edgetune.recipe.division import HELD_OUT, divide
 from edgetune.recipe.encoder import Encoder
 from edgetune.recipe.open_settings import recipe_method
 from edgetune.recipe.recipe import Recipe
 from edgetune.recipe.residency import RESIDENCIES, check_streams
+from edgetune.recipe.scoring import Scoring, scoring_of
 
-__all__ = ["DTYPES", "Prepared", "_records", "prepare", "recipe_method", "split_records"]
+__all__ = ["DTYPES", "Prepared", "prepare", "recipe_method"]
 
 DTYPES = {
     "auto": None,
@@ -61,6 +62,7 @@ class Prepared:
         openings: what the prompt of each already says of its response.
         calibration: the server's own sample, and its encoding; no device sees it.
         base_style: encoded records of what the base was pretrained on, to see forgetting; empty if unknown.
+        scoring: how answers are scored beside Rouge-L; None if they are not.
         found: what became of the records, an event for the log.
     """
 
@@ -80,7 +82,13 @@ class Prepared:
     calibration: list[Record]
     calibration_examples: list[Example]
     base_style: list[Example]
+    scoring: Scoring | None
     found: DataPrepared
+
+    @property
+    def asked(self) -> list[int]:
+        """Positions of the held-out records that ask something; plain text does not."""
+        return [index for index, record in enumerate(self.held_out) if not record.plain]
 
     def answers(self, generated: Sequence[str]) -> list[str]:
         """Return the answers in what a model said to the held-out prompts, without what the template adds to them."""
@@ -122,6 +130,7 @@ def prepare(recipe: Recipe, *, split: bool = True) -> Prepared:
     data = divide(recipe, split=split)
     if split:
         _refuse_large_batch(recipe, sum(map(len, data.shares)))
+    scoring = scoring_of(recipe.evaluation, data.held_out, data.records)
     backbone = load_backbone(recipe.model.source, dtype=DTYPES[recipe.model.dtype], device=device)
     named = recipe.data.prompt
     prompt = default_prompt(backbone.tokenizer) if named == "auto" else PROMPTS[named]
@@ -131,7 +140,7 @@ def prepare(recipe: Recipe, *, split: bool = True) -> Prepared:
         devices = {device: encode(share) for device, share in enumerate(data.shares)}
         held = encode.with_turns(data.held_out)
         calibration_examples = encode(data.calibration)
-        base_style = encode(base_records(recipe.data.held_out, recipe.seed) if own else [])
+        base_style = encode(base_records(recipe.data.held_out or HELD_OUT, recipe.seed) if own else [])
     if recipe.threads is None and device.type == "cpu":
         _settle_threads(backbone, calibration_examples)
     ends = encode.ends()
@@ -155,12 +164,14 @@ def prepare(recipe: Recipe, *, split: bool = True) -> Prepared:
         calibration=data.calibration,
         calibration_examples=calibration_examples,
         base_style=base_style,
+        scoring=scoring,
         found=encode.found(
             prompt=prompt.name,
             trained=sum(map(len, devices.values())),
             held_out=len(held_out),
             calibration=len(data.calibration),
             copies=data.copies,
+            notes=[*data.notes, *(scoring.notes if scoring else ())],
             ends=list(ends),
             words=words_of([record.response for record in held_out]),
         ),

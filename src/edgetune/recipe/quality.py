@@ -22,8 +22,8 @@ class Quality:
     Args:
         loss: nats per response token.
         perplexity: exp(loss).
-        rouge_l: mean Rouge-L F1, 0 to 100.
-        answers: greedy answers in the order of the records.
+        rouge_l: mean Rouge-L F1, 0 to 100; NaN where no record asks anything.
+        answers: greedy answers in the order of the records, empty for plain text.
         base_style_loss: loss on what the base was pretrained on; None if unknown.
     """
 
@@ -32,6 +32,8 @@ class Quality:
     rouge_l: float
     answers: list[str]
     base_style_loss: float | None = None
+    score: float | None = None
+    """By the metric of `Prepared.scoring`, 0 to 100; None if there is none."""
 
 
 def model_loss(model: nn.Module, examples: Sequence[Example], prepared: Prepared) -> float:
@@ -41,16 +43,21 @@ def model_loss(model: nn.Module, examples: Sequence[Example], prepared: Prepared
 
 
 def model_answers(model: nn.Module, prepared: Prepared, progress: Progress = silent) -> list[str]:
-    """Return the greedy answers to the held-out prompts, in order."""
-    evaluation = prepared.recipe.evaluation
-    return generate(
+    """Return the greedy answers to the held-out prompts, in order; nothing is asked of plain text."""
+    evaluation, asked = prepared.recipe.evaluation, prepared.asked
+    examples = [prepared.held_out_examples[index] for index in asked]
+    answers = [""] * len(prepared.held_out)
+    said = generate(
         model,
         prepared.backbone.tokenizer,
-        [example.input_ids[: example.response_start] for example in prepared.held_out_examples],
+        [example.input_ids[: example.response_start] for example in examples],
         max_new_tokens=evaluation.max_new_tokens,
         batch_size=evaluation.batch_size,
         on_progress=lambda done, total: progress("answers", done, total),
     )
+    for index, text in zip(asked, said, strict=True):
+        answers[index] = text
+    return answers
 
 
 def model_quality(model: nn.Module, prepared: Prepared, progress: Progress, stage: str) -> Quality:
@@ -63,12 +70,36 @@ def model_quality(model: nn.Module, prepared: Prepared, progress: Progress, stag
         model, prepared, lambda _, done, total: progress(f"{stage}: answers", done, total)
     )
     style = model_loss(model, prepared.base_style, prepared) if prepared.base_style else None
-    return Quality(loss, perplexity_of(loss), rouge_of(answers, prepared), answers, style)
+    return quality_of(loss, answers, prepared, style)
+
+
+def quality_of(
+    loss: float, answers: list[str], prepared: Prepared, base_style_loss: float | None = None
+) -> Quality:
+    """Return what a loss and answers to the held-out records are worth."""
+    rouge, score = rouge_of(answers, prepared), score_of(answers, prepared)
+    return Quality(loss, perplexity_of(loss), rouge, answers, base_style_loss, score)
 
 
 def rouge_of(answers: Sequence[str], prepared: Prepared) -> float:
-    """Return the mean Rouge-L F1 of answers to the held-out records, 0 to 100, without what the template says."""
-    return rouge_l(prepared.answers(answers), [record.response for record in prepared.held_out])
+    """Return the mean Rouge-L F1 of answers to the held-out records, 0 to 100, without what the template says.
+
+    NaN where no record asks anything.
+    """
+    said, wanted = _compared(answers, prepared)
+    return rouge_l(said, wanted) if wanted else math.nan
+
+
+def score_of(answers: Sequence[str], prepared: Prepared) -> float | None:
+    """Return the score of answers to the held-out records, 0 to 100, None if nothing but Rouge-L is asked for."""
+    return None if prepared.scoring is None else prepared.scoring.mean(*_compared(answers, prepared))
+
+
+def _compared(answers: Sequence[str], prepared: Prepared) -> tuple[list[str], list[str]]:
+    """Return what was said and what was expected, of the records that ask something."""
+    said = prepared.answers(answers)
+    asked = prepared.asked
+    return [said[index] for index in asked], [prepared.held_out[index].response for index in asked]
 
 
 def perplexity_of(loss: float) -> float:

@@ -68,7 +68,8 @@ class Recipe(Section):
                 "compression": True,
                 "export": True,
                 "model": {"accept_rounding", "device"},
-                "evaluation": {"every", "batch_size", "samples"},  # max_new_tokens shortens the examples
+                # max_new_tokens shortens the examples
+                "evaluation": {"every", "batch_size", "samples", "metric", "extract"},
                 "federation": {"workers"} if decays else {"workers", "rounds"},
                 "threads": True,
                 "stages": True,
@@ -129,6 +130,8 @@ def _resolve(
 def recipe_of_run(folder: Path | None, overrides: Sequence[str] = (), **settings: object) -> Recipe:
     """Return the recipe of the last run in a folder, with overrides; the defaults if there was none.
 
+    The run's test and its names of columns belong to its data: other data are without them.
+
     Args:
         folder: where an `events.jsonl` may lie.
         overrides: as in `load_recipe`.
@@ -150,6 +153,8 @@ def recipe_of_run(folder: Path | None, overrides: Sequence[str] = (), **settings
         # Nothing is trained here, and a folder of somebody else must not have its code executed: what is left of the
         # method is what decides the length of answers.
         raw = {**raw, "method": {key: raw["method"][key] for key in ANSWERS if key in raw["method"]}}
+    if settings.get("data__source") is not None and isinstance(raw.get("data"), dict):
+        raw["data"] = {key: value for key, value in raw["data"].items() if key not in ("test", "columns")}
     return _resolve(raw, None, overrides, settings)
 
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from edgetune.core.keys import stream
 from edgetune.data.chat import ChatTemplate, template_of
-from edgetune.data.encode import Encoded
-from edgetune.data.records import Record
+from edgetune.data.encode import Encoded, front_of
+from edgetune.data.records import Message, Record
+from edgetune.data.turns import folded
 from edgetune.export.llama_cpp import LlamaCpp
 from edgetune.export.parity import (
     Messages,
@@ -38,15 +39,15 @@ def texts_of(prepared: Prepared, records: Sequence[Record]) -> list[Text]:
     """
     tokenizer = prepared.backbone.tokenizer
     encoded = [one for one in prepared.texts(records) if not one.turn.quoted]
-    front = len(_front(prepared))
     found = []
     for start in range(0, len(encoded), 256):
         some = encoded[start : start + 256]
         prompts = [one.turn.prompt for one in some]
         asked = tokenizer(prompts, add_special_tokens=False, verbose=False)["input_ids"]
         for one, ids in zip(some, asked, strict=True):
-            found.append(Text(one.turn.prompt, tuple(ids)))
-            found.append(Text(_whole(one), one.example.input_ids[front:]))
+            if not one.turn.plain:
+                found.append(Text(one.turn.prompt, tuple(ids)))
+            found.append(Text(_whole(one), one.example.input_ids[len(_front(prepared, one)) :]))
     return found
 
 
@@ -54,13 +55,10 @@ def _whole(one: Encoded) -> str:
     return one.turn.prompt + one.turn.response
 
 
-def _front(prepared: Prepared) -> tuple[int, ...]:
+def _front(prepared: Prepared, one: Encoded) -> tuple[int, ...]:
     """Return what the tokenizer puts in front of a text by itself; nothing where the template does it."""
-    if not prepared.prompt.add_special_tokens:
-        return ()
-    tokenizer = prepared.backbone.tokenizer
-    bare, full = tokenizer("a", add_special_tokens=False).input_ids, tokenizer("a").input_ids
-    return tuple(full[: next(n for n in range(len(full)) if full[n : n + len(bare)] == bare)])
+    dressed = prepared.prompt.add_special_tokens or one.turn.plain
+    return front_of(prepared.backbone.tokenizer) if dressed else ()
 
 
 def speech_of(prepared: Prepared) -> Speech:
@@ -94,7 +92,7 @@ def chosen_records(prepared: Prepared) -> tuple[list[Record], int]:
     others = (prepared.records[on_devices[int(place)]] for place in order)
     chosen, left = list[Record](), CHARACTERS
     for record in (*own, *others):
-        left -= 2 * (len(record.instruction) + len(record.context)) + len(record.response)
+        left -= 2 * record.characters - len(record.response)
         if left < 0 and len(chosen) >= len(own):
             break
         chosen.append(record)
@@ -126,12 +124,14 @@ def _conversations(prepared: Prepared, records: Sequence[Record]) -> list[tuple[
     if "strftime_now" in (_template(prepared)):
         return []  # trained on one fixed day, asked on another
     chat = isinstance(prepared.prompt, ChatTemplate)
-    plain = [record for record in records if chat or not record.context]
+    askable = [record for record in records if not record.plain and (chat or not record.context)]
     found = []
-    for record, one in zip(plain, prepared.texts(plain), strict=True):
-        asked = f"{record.instruction}\n\n{record.context}" if record.context else record.instruction
+    as_one = prepared.texts([folded(record) for record in askable])
+    for record, one, other in zip(askable, prepared.texts(askable), as_one, strict=True):
+        shown = folded(record) if other.turn == one.turn else record  # what the template has no place for
+        said = (*shown.history, Message("user", shown.asked))
         ids = prepared.backbone.tokenizer(one.turn.prompt, add_special_tokens=False).input_ids
         if not one.turn.quoted:
-            text = Text(one.turn.prompt, (*_front(prepared), *ids))
-            found.append(([{"role": "user", "content": asked}], text))
+            text = Text(one.turn.prompt, (*_front(prepared, one), *ids))
+            found.append(([{"role": turn.role, "content": turn.text} for turn in said], text))
     return found

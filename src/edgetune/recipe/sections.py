@@ -28,15 +28,20 @@ class DataSection(Section):
     """Which data, and what no device sees."""
 
     source: str = "embedded"
-    """A jsonl or parquet file or a datasets id with Dolly's columns, or `embedded`."""
+    """A file (jsonl, json, csv, tsv, txt, parquet), a datasets id, or `embedded`; docs/data.md lists the shapes."""
+    test: str | None = None
+    """A source of which all is held out for evaluation; then nothing of `source` is, and copies are left out there."""
+    columns: dict[str, str] | None = None
+    """Which column says what: instruction, context, response, category, system, messages or text = its name."""
     records: int | None = Field(default=None, ge=1, le=10**8)
     """Spread only this many records over the devices, drawn at random; all if not set (1000 for `embedded`)."""
     held_out_category: str | None = None
     """A category that no device sees and that evaluation uses (FedKSeed's protocol)."""
-    held_out: int = Field(default=100, ge=1, le=10**7)
-    """Records held out for evaluation."""
-    calibration: int = Field(default=64, ge=1, le=10**6)
-    """Records set aside as the server's own sample for compression and parity checks; no device sees them."""
+    held_out: int | None = Field(default=None, ge=1, le=10**7)
+    """Records held out for evaluation; if not set, 100, or a fifth of fewer than 500."""
+    calibration: int | None = Field(default=None, ge=1, le=10**6)
+    """Records set aside as the server's own sample for compression and parity checks; if not set, 64, a tenth of fewer
+    than 640, and none of fewer than 80: then the sample is of records that are trained on."""
     prompt: Literal["auto", "chat", "alpaca", "fedkseed"] = "auto"
     """Prompt template; `auto` takes the tokenizer's chat template if it has one, else Alpaca's."""
     max_tokens: int = Field(default=256, ge=8, le=1 << 20)
@@ -46,19 +51,20 @@ class DataSection(Section):
 class SplitSection(Section):
     """How records are spread over the devices."""
 
-    kind: Literal["dirichlet", "iid", "quantity"] = "dirichlet"
-    """Dirichlet over categories, identically distributed, or Dirichlet over quantities."""
+    kind: Literal["auto", "dirichlet", "iid", "quantity"] = "auto"
+    """Dirichlet over categories, identically distributed, or Dirichlet over quantities; `auto` is the first where there
+    are categories, else the last, and identically distributed where the records are too few for that."""
     alpha: float = Field(default=0.5, ge=1e-4, le=1e6)
     """Concentration; smaller is more uneven."""
-    minimum: int = Field(default=4, ge=1, le=10**6)
-    """Least number of records a device holds."""
+    minimum: int | None = Field(default=None, ge=1, le=10**6)
+    """Least number of records a device holds; if not set, 4, or fewer where the devices are given and need it."""
 
 
 class FederationSection(Section):
     """How wide and how long."""
 
-    devices: int = Field(default=20, ge=1, le=10**6)
-    """Number of devices."""
+    devices: int | None = Field(default=None, ge=1, le=10**6)
+    """Number of devices; if not set, 20, or as many as hold split.minimum records each."""
     participation: float = Field(default=0.1, gt=0, le=1)
     """Share of the devices asked in a round."""
     rounds: int = Field(default=20, ge=1, le=10**6)
@@ -94,5 +100,10 @@ class EvaluationSection(Section):
     """Records a batch while evaluating."""
     max_new_tokens: int = Field(default=48, ge=1, le=1 << 20)
     """Length of generated answers."""
+    metric: Literal["auto", "rouge_l", "exact_match", "accuracy", "token_f1"] = "auto"
+    """What scores answers beside Rouge-L; `auto` is accuracy where responses are a few labels, else exact_match where
+    `extract` is set, else nothing."""
+    extract: str | None = None
+    """What counts in an answer and in the expected one: first_line, last_number, letter, whole or regex:PATTERN."""
     samples: int = Field(default=4, ge=0, le=10**4)
     """Held-out prompts whose answers are shown."""

@@ -17,13 +17,15 @@ class Grid:
 
 
 def stages(summary: Summary) -> Grid:
-    """Return one row a stage."""
-    head = ("Stage", "Loss", "Perplexity", "Rouge-L", "File size", "Peak memory", "Time")
+    """Return one row a stage; a score of answers, where there is one, takes the place of what the loss says too."""
+    metric = next((stage.metric for stage in summary.stages if stage.metric), None)
+    third = "Perplexity" if metric is None else metric.capitalize()
+    head = ("Stage", "Loss", third, "Rouge-L", "File size", "Peak memory", "Time")
     rows = (
         (
             stage.name,
             units.loss(stage.loss),
-            units.perplexity(stage.perplexity),
+            units.perplexity(stage.perplexity) if metric is None else units.rouge(stage.score),
             units.rouge(stage.rouge_l),
             units.size(stage.size_bytes),
             units.size(stage.peak_memory_bytes),

@@ -17,6 +17,8 @@ def data_notes(found: DataPrepared) -> list[str]:
     """
     said = [
         (found.copies, "{} are left out: their text is held out, or in the server's own sample", "duplicate"),
+        (found.cut, "{} are longer than data.max_tokens and lose their end or middle", "record"),
+        (found.forgotten, "{} lose their oldest exchanges to fit data.max_tokens", "conversation"),
         (
             found.quoted,
             "{} with the text of a control token: it is encoded as text, not as the token",
@@ -30,7 +32,8 @@ def data_notes(found: DataPrepared) -> list[str]:
             "record",
         ),
     ]
-    notes = [text.format(f"{count:,} {name}{'s' * (count != 1)}") for count, text, name in said if count]
+    notes = list(found.notes)
+    notes += [text.format(f"{count:,} {name}{'s' * (count != 1)}") for count, text, name in said if count]
     if not found.ends:
         notes.append("no token ends an answer with this tokenizer: answers end at evaluation.max_new_tokens")
     return notes

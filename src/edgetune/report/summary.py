@@ -165,8 +165,8 @@ def to_json(summary: Summary) -> dict[str, Any]:
 def write_summary(folder: Path) -> Path:
     """Write `summary.json` beside the event log, atomically; every key is always there, in this order.
 
-    - `stages`: list of `name`, `loss` (nats a token), `perplexity`, `rouge_l` (F1, 0 to 100), `size_bytes`,
-      `peak_memory_bytes`, `seconds`.
+    - `stages`: list of `name`, `loss` (nats a token), `perplexity`, `rouge_l` (F1, 0 to 100), `metric` and
+      `score` (0 to 100) or null, `size_bytes`, `peak_memory_bytes`, `seconds`.
     - `traffic`: `rounds`, `devices_per_round`, `payload_up_bytes`, `payload_down_bytes` (largest of one
       device in one round), `total_bytes`, `alternatives` (name to the same two payloads).
     - `method`, `base_digest`, `seed`, `versions`, `weights`, `command`, `config`: as resolved, or null.
@@ -201,7 +201,17 @@ def write_summary(folder: Path) -> Path:
     return path
 
 
-_STAGE_KEYS = ("name", "loss", "perplexity", "rouge_l", "size_bytes", "peak_memory_bytes", "seconds")
+_STAGE_KEYS = (
+    "name",
+    "loss",
+    "perplexity",
+    "rouge_l",
+    "metric",
+    "score",
+    "size_bytes",
+    "peak_memory_bytes",
+    "seconds",
+)
 _RUN_KEYS = ("method", "base_digest", "seed", "versions", "weights", "command", "config")
 
 

@@ -63,7 +63,7 @@ def perplexity(value: float | None) -> str:
 
 def rouge(value: float | None) -> str:
     """Return a Rouge-L F1 (0 to 100) with one decimal, a dash if it was not measured."""
-    return _number(value, "{:.1f}")
+    return MISSING if value is None or math.isnan(value) else _number(value, "{:.1f}")
 
 
 def share(part: float, whole: float) -> str:

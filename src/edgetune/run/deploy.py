@@ -22,7 +22,7 @@ from edgetune.export.plan import ExportPlan
 from edgetune.export.tensors import hold_as_stored
 from edgetune.export.verify import verify
 from edgetune.recipe.prepare import Prepared
-from edgetune.recipe.quality import Quality, perplexity_of, rouge_of
+from edgetune.recipe.quality import Quality, quality_of
 from edgetune.recipe.rehearsal import texts_of
 
 
@@ -120,7 +120,9 @@ def file_quality(engine: LlamaCpp, prepared: Prepared, progress: Progress) -> Qu
     for done, example in enumerate(prepared.held_out_examples, start=1):
         losses += [-value for value in engine.log_probabilities(example.input_ids, example.response_start)]
         prompt = list(example.input_ids[: example.response_start])
-        answers.append(engine.generate(prompt, prepared.recipe.evaluation.max_new_tokens).strip())
+        asks = not prepared.held_out[done - 1].plain
+        most = prepared.recipe.evaluation.max_new_tokens
+        answers.append(engine.generate(prompt, most).strip() if asks else "")
         progress("llama.cpp: answers", done, total)
     loss = math.fsum(losses) / len(losses)
-    return Quality(loss, perplexity_of(loss), rouge_of(answers, prepared), answers)
+    return quality_of(loss, answers, prepared)

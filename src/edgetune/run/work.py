@@ -133,6 +133,8 @@ class Work:
                 seconds=seconds,
                 base_style_loss=quality.base_style_loss,
                 records=len(self.prepared.held_out),
+                metric=self.prepared.scoring.name if self.prepared.scoring else None,
+                score=quality.score,
             )
         )
         show_samples(name, quality, self.prepared, self.tell)
@@ -153,13 +155,11 @@ class Work:
 def show_samples(stage: str, quality: Quality, prepared: Prepared, listener: Listener) -> None:
     """Send the answers to the first few held-out prompts, one of each category first."""
     seen: dict[str, int] = {}
-    for index, record in enumerate(prepared.held_out):
-        seen.setdefault(record.category, index)
-    order = list(seen.values()) + [
-        index for index in range(len(prepared.held_out)) if index not in seen.values()
-    ]
+    for index in prepared.asked:
+        seen.setdefault(prepared.held_out[index].category, index)
+    order = list(seen.values()) + [index for index in prepared.asked if index not in seen.values()]
     answers = prepared.answers(quality.answers)
     for index in order[: prepared.recipe.evaluation.samples]:
         record = prepared.held_out[index]
-        prompt = f"{record.instruction}\n\n{record.context}" if record.context else record.instruction
+        prompt = record.asked
         listener(Sample(stage, prompt, record.response, answers[index]))

@@ -42,7 +42,7 @@ def work_ahead(prepared: Prepared, *, single: bool) -> Ahead:
     plan, method = prepared.recipe.federation, prepared.method
     held = sum(map(len, prepared.devices.values()))
     batch_size, steps = min(method.batch_size, held), plan.rounds * method.local_steps
-    asked = 1 if single else max(1, math.floor(plan.participation * plan.devices + 1e-9))
+    asked = 1 if single else max(1, math.floor(plan.participation * len(prepared.devices) + 1e-9))
     many = method.estimate.directions
     points = (
         3 if method.directions is None else many + 1 if isinstance(method.estimate, OneSided) else 2 * many

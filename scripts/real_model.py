@@ -25,7 +25,7 @@ from rich.console import Console
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from edgetune.core.keys import stream
-from edgetune.data.records import load_records
+from edgetune.data.reading import load_records
 from edgetune.export.gguf_file import write_gguf
 from edgetune.export.llama_cpp import LlamaCpp
 from edgetune.models.backbone import Backbone, load_backbone

@@ -34,7 +34,7 @@ from edgetune.report.summary import read_summary
 from edgetune.report.table import print_result
 
 NAME = "smollm2"
-RECORDS, TEXTS, TOKENS, ANSWER = 1000, 64, 48, 16
+RECORDS, TEXTS, TOKENS, ANSWER = 1000, 64, 32, 8
 """Records whose ids are compared; texts that are scored, their length, and the greedy tokens after each."""
 
 
@@ -94,33 +94,31 @@ def equal_ids(backbone: Backbone, texts: Sequence[str], path: Path) -> tuple[int
     return same, sum(a == b for a, b in zip(ours, there, strict=True)), sum(map(len, ours))
 
 
+Computed = tuple[list[int], torch.Tensor, list[int]]
+"""A text's ids, torch's log-probabilities of all but the first, and its greedy continuation."""
+
+
 @torch.no_grad()
-def expected(backbone: Backbone, ids: Sequence[int]) -> tuple[torch.Tensor, list[int], str]:
-    """Return torch's log-probabilities of a text's tokens, its most likely ones, and its greedy continuation."""
-    given = torch.tensor([list(ids)])
+def computed(backbone: Backbone, ids: list[int]) -> Computed:
+    """Return what torch makes of a text."""
+    given = torch.tensor([ids])
     scores = backbone.model(input_ids=given).logits[0, :-1].double().log_softmax(-1)
-    following = torch.tensor(ids[1:])
     made = backbone.model.generate(  # type: ignore[operator]
         input_ids=given, attention_mask=torch.ones_like(given), max_new_tokens=ANSWER, do_sample=False
     )
-    answer = backbone.tokenizer.decode(made[0, len(ids) :], skip_special_tokens=True)
-    return scores.gather(1, following[:, None])[:, 0], scores.argmax(-1).tolist(), str(answer)
+    return ids, scores.gather(1, torch.tensor(ids[1:])[:, None])[:, 0], made[0, len(ids) :].tolist()
 
 
-def agreement(
-    name: str, path: Path, exact: bool, backbone: Backbone, texts: Sequence[Sequence[int]]
-) -> Agreement:
+def agreement(name: str, path: Path, exact: bool, backbone: Backbone, texts: Sequence[Computed]) -> Agreement:
     """Compare a file in llama.cpp with the model in torch, token by token and by what each would go on with."""
-    gaps, equal, same = [], 0, 0
+    gaps, same, equal = [], 0, 0
     with LlamaCpp(path, threads=2, context=TOKENS + ANSWER + 1, exact=exact) as llama:
-        for ids in texts:
-            scores, best, answer = expected(backbone, ids)
+        for ids, scores, answer in texts:
             there = torch.tensor(llama.log_probabilities(ids, 1), dtype=torch.float64)
             gaps.append((there - scores).abs())
-            same += int(
-                llama.generate(ids, 1) == backbone.tokenizer.decode(best[-1:], skip_special_tokens=True)
-            )
-            equal += llama.generate(ids, ANSWER).strip() == answer.strip()
+            said = llama.generate(ids, ANSWER)
+            same += said.startswith(str(backbone.tokenizer.decode(answer[:1], skip_special_tokens=True)))
+            equal += said == backbone.tokenizer.decode(answer, skip_special_tokens=True)
     found = torch.cat(gaps)
     return Agreement(name, float(found.mean()), float(found.max()), len(found), same, equal)
 
@@ -130,7 +128,8 @@ def page(backbone: Backbone, data: Path, run: Path | None, memory: tuple[int, in
     path = SHELF[NAME].path
     texts = conversations(backbone, data, RECORDS)
     same, there, tokens = equal_ids(backbone, texts, path)
-    scored = [backbone.tokenizer(text, add_special_tokens=False).input_ids[:TOKENS] for text in texts[:TEXTS]]
+    cut = [backbone.tokenizer(text, add_special_tokens=False).input_ids[-TOKENS - 2 : -2] for text in texts]
+    scored = [computed(backbone, ids) for ids in cut[:TEXTS]]
     rows = [agreement("the file itself (Q4_1; activations in 8 bits)", path, False, backbone, scored)]
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / "float32.gguf"
@@ -151,8 +150,8 @@ def page(backbone: Backbone, data: Path, run: Path | None, memory: tuple[int, in
         "`tokenizers` library with the parts SmolLM2 was published with (digits one by one, GPT-2's words),",
         f"{there:,} from llama.cpp.",
         "",
-        f"**llama.cpp and torch**, {TEXTS} of these chats cut at {TOKENS} tokens: every token given those before it,",
-        f"and {ANSWER} greedy tokens behind each.",
+        f"**llama.cpp and torch**, the last {TOKENS} tokens of {TEXTS} of these chats, each given those before it, and",
+        f"{ANSWER} greedy tokens behind them.",
         "",
         "| file in llama.cpp | mean gap, nats | largest | tokens | same next token | same greedy answers |",
         "|---|---|---|---|---|---|",

@@ -112,7 +112,7 @@ def computed(backbone: Backbone, ids: list[int]) -> Computed:
 def agreement(name: str, path: Path, exact: bool, backbone: Backbone, texts: Sequence[Computed]) -> Agreement:
     """Compare a file in llama.cpp with the model in torch, token by token and by what each would go on with."""
     gaps, same, equal = [], 0, 0
-    with LlamaCpp(path, threads=2, context=TOKENS + ANSWER + 1, exact=exact) as llama:
+    with LlamaCpp(path, threads=1, context=TOKENS + ANSWER + 1, exact=exact) as llama:
         for ids, scores, answer in texts:
             there = torch.tensor(llama.log_probabilities(ids, 1), dtype=torch.float64)
             gaps.append((there - scores).abs())

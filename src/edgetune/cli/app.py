@@ -32,8 +32,8 @@ UNWRITABLE = (
 LONGEST = 2000
 """Characters of an error's line; hostile input must not fill a terminal."""
 EPILOG = """Exit codes: 0 done, 2 bad option or recipe, 3 data, 4 model, 5 digest mismatch, 6 cannot write,
-7 exported file differs, 8 missing extra, 9 diverged, 70 internal error, 130 interrupted (129 and 143: by the
-system's signals HUP and TERM)."""
+7 exported file differs, 8 missing extra, 9 diverged, 10 diverged after it had learnt: completed with the best round,
+70 internal error, 130 interrupted (129 and 143: by the system's signals HUP and TERM)."""
 
 app = typer.Typer(
     name="edgetune",
@@ -107,8 +107,9 @@ def _ended_in_order() -> Iterator[list[TerminatedError]]:
 
 def _run(arguments: Sequence[str], errors: Console, stopped: list[TerminatedError]) -> int:
     try:
-        # Typer turns Ctrl-C into a returned 130 instead of an exception.
-        if app(list(arguments), standalone_mode=False, prog_name="edgetune") == INTERRUPTED:
+        # Typer turns Ctrl-C and a command's own exit code into returned numbers instead of exceptions.
+        code = app(list(arguments), standalone_mode=False, prog_name="edgetune")
+        if code == INTERRUPTED:
             raise KeyboardInterrupt
     except typer.Exit as error:
         return error.exit_code
@@ -118,7 +119,7 @@ def _run(arguments: Sequence[str], errors: Console, stopped: list[TerminatedErro
         if not stopped:  # else a library that was importing has made an error of its own of it
             return _failed(error, errors, arguments)
     else:
-        return 0
+        return code if isinstance(code, int) else 0
     code = stopped[0].exit_code if stopped else INTERRUPTED
     return _say(errors, "interrupted; run the same command again to go on", code)
 

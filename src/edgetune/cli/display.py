@@ -31,6 +31,7 @@ from edgetune.core.events import (
     RunResumed,
     RunStarted,
     StageFinished,
+    Stopped,
     Verified,
     WorkerLost,
 )
@@ -74,7 +75,7 @@ class Display:
         )
         self._tasks: dict[str, TaskID] = {}
         self._idle = self._bars.add_task(doing, total=None)
-        self._base_loss = math.inf
+        self._base_loss, self._method, self.stopped = math.inf, "METHOD", False
         self._dtype, self._warned = "half-precision", False
 
     def __enter__(self) -> Display:
@@ -110,6 +111,8 @@ class Display:
 
     def _warn(self, event: Event) -> None:
         """Say, even if quiet, what a person should know: slow directions, a worse model, steps that rounding hides."""
+        if isinstance(event, RunStarted):
+            self._method = event.method
         if isinstance(event, RunStarted) and event.versions.get("kernel") == "torch":
             self._console.print(
                 "[yellow]warning:[/] no compiled kernel is in use, so steps take many times longer; "
@@ -130,6 +133,14 @@ class Display:
                 "the run goes on without it, to the same result",
                 highlight=False,
             )
+        if isinstance(event, Stopped):
+            self.stopped = True
+            after = "no number" if math.isnan(event.loss) else f"{event.loss:.4f} after round {event.round}"
+            self._console.print(
+                f"[yellow]warning:[/] back to round {event.best}, the best, held-out loss {event.best_loss:.4f} "
+                f"({after}); edgetune suggest {self._method} finds a lower learning rate",
+                highlight=False, soft_wrap=True,
+            )  # fmt: skip
         if isinstance(event, RoundFinished) and not self._warned:
             self._warn_of_rounding(event)
         if not isinstance(event, StageFinished):
@@ -139,7 +150,7 @@ class Display:
         elif event.name == "tuned" and not event.loss < self._base_loss:
             self._console.print(
                 f"[yellow]warning:[/] held-out loss rose from {self._base_loss:.4f} to {event.loss:.4f}; "
-                "try a lower learning rate (--lr)",
+                f"edgetune suggest {self._method} finds a lower learning rate",
                 highlight=False,
             )
 

@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from edgetune.cli.display import Display
 from edgetune.cli.options import Asked, Out, Quiet, asking
+from edgetune.core.errors import STOPPED
 
 if TYPE_CHECKING:
     from edgetune.report.summary import Summary
@@ -56,6 +57,7 @@ def run(asked: Asked, out: Out = Path("out"), quiet: Quiet = False) -> None:
         model = escape(str(result.path))
         console.print(f"\n{model} runs in llama.cpp: edgetune chat {model}")
     console.print(f"The whole story: {escape(str(out / 'report.html'))}")
+    _leave(display)
 
 
 @asking(*WHERE, *HOW)
@@ -114,6 +116,7 @@ def _tune(asked: Asked, out: Path, quiet: bool, *, single: bool, **settings: obj
         prefix = (ledger.adapter or {}).get("peft_type") == "PREFIX_TUNING"
         command = _next(recipe.model.source, path, file=not prefix and ExportRefused not in heard)
         console.print(f"next: {escape(command)}", highlight=False, soft_wrap=True)
+    _leave(display)
 
 
 def _next(model: str, ledger: Path, *, file: bool) -> str:
@@ -122,6 +125,12 @@ def _next(model: str, ledger: Path, *, file: bool) -> str:
     if not file:
         return shlex.join(["edgetune", "evaluate", *words])
     return shlex.join(["edgetune", "compress", *words, "--out", str(ledger.with_name("model.gguf"))])
+
+
+def _leave(display: Display) -> None:
+    """End with the exit code of a run that went back to its best round, if it did."""
+    if display.stopped:
+        raise typer.Exit(STOPPED)
 
 
 @contextmanager

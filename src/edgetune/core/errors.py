@@ -8,6 +8,8 @@ from pathlib import Path
 
 LONGEST = 800
 """Characters of a part of an error's text."""
+STOPPED = 10
+"""Exit code of a run that climbed, went back to its best round and was completed with that: its results are usable."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 

@@ -150,6 +150,22 @@ class RoundFinished(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Stopped(Event):
+    """A run that diverged went back to its best round, and goes on to its later stages with that."""
+
+    kind: ClassVar[str] = "stopped"
+    best: int
+    """The round it went back to."""
+    best_loss: float
+    """Held-out loss after it."""
+    round: int
+    """The round that was the last."""
+    loss: float
+    """Held-out loss after that; NaN if it had none."""
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerLost(Event):
     """A worker process ended before the run did; what it was doing was done again by another process."""
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from edgetune.core.errors import DivergenceError
 from edgetune.core.events import Listener, RoundFinished
 from edgetune.core.ledger import Ledger
 from edgetune.core.progress import Progress, silent
@@ -54,7 +55,9 @@ def federate(
     listener: Listener,
     progress: Progress = silent,
 ) -> Ledger:
-    """Run the rounds and return the ledger; a killed run goes on after its last complete round.
+    """Run the rounds and return the ledger, that of the best round if the run diverges.
+
+    A killed run goes on after its last complete round.
 
     Args:
         worker: the model that all devices of this process share.
@@ -68,7 +71,8 @@ def federate(
         progress: told after every step of a device how far it is, and how far the rounds are.
 
     Raises:
-        DivergenceError: if no device of a round sent a finite update.
+        DivergenceError: if no device of a round sent a finite update, or the held-out loss climbs, and no round is
+            better than the base.
     """
     ledger = checkpoint.resume(listener)
     server = Server(
@@ -85,21 +89,21 @@ def federate(
     turns = Turns(list(devices), plan.participation, seed=plan.seed)
     pace = Pace(progress, "rounds", plan.rounds)
     pace.begin(server.round, len(server.sample()))
-    while server.round < plan.rounds:
-        start = time.perf_counter()
-        with PeakMemory() as memory:
-            down, coming = server.open_round(), server.round + 1
-            tasks = [Task(id, payload, turns.before(id, coming)) for id, payload in down.items()]
-            up = hands.answer(tasks, pace.step)
-            closed = server.close_round(up)
-            worker.tuned.reset(server.state)
-            realised = worker.watch.ratio(server.state)
-            last = server.round == plan.rounds
-            loss = evaluate(worker.tuned) if plan.due(server.round, plan.evaluate_every) else None
-            rouge = answer(worker.tuned) if answer and plan.due(server.round, plan.answer_every) else None
-            ledger = checkpoint.ledger(server.state, server.round, worker.tuned if last else None)
-        listener(
-            RoundFinished(
+    try:
+        while server.round < plan.rounds and not checkpoint.over:
+            start = time.perf_counter()
+            with PeakMemory() as memory:
+                down, coming = server.open_round(), server.round + 1
+                tasks = [Task(id, payload, turns.before(id, coming)) for id, payload in down.items()]
+                up = hands.answer(tasks, pace.step)
+                closed = server.close_round(up)
+                worker.tuned.reset(server.state)
+                realised = worker.watch.ratio(server.state)
+                last = server.round == plan.rounds
+                loss = evaluate(worker.tuned) if plan.due(server.round, plan.evaluate_every) else None
+                rouge = answer(worker.tuned) if answer and plan.due(server.round, plan.answer_every) else None
+                ledger = checkpoint.ledger(server.state, server.round, worker.tuned if last else None)
+            done = RoundFinished(
                 round=server.round,
                 devices=list(down),
                 train_loss=closed.loss,
@@ -116,8 +120,10 @@ def federate(
                 realised=realised,
                 processes=hands.processes,
             )
-        )
-        checkpoint.save(ledger)
-        pace.begin(server.round, len(down))
+            checkpoint.close(ledger, done, listener)
+            pace.begin(server.round, len(down))
+    except DivergenceError as error:
+        return checkpoint.back(worker.tuned, listener, error)
     worker.tuned.reset(server.state)
+    checkpoint.finish()
     return ledger

@@ -52,10 +52,40 @@ def tune(
         progress: told after every step how far the interval and the run are.
 
     Raises:
-        DivergenceError: if every step of an interval was dropped.
+        DivergenceError: if every step of an interval was dropped, or the held-out loss climbs, and no interval ended
+            better than the base; else the ledger is that of the best one.
     """
-    method, tuned = worker.method, worker.tuned
     ledger = checkpoint.resume(listener)
+    if checkpoint.over:
+        worker.tuned.reset(ledger.update)
+        return ledger
+    try:
+        ledger = _intervals(
+            worker, examples, plan, checkpoint, evaluate, ledger,
+            pad_id=pad_id, answer=answer, listener=listener, progress=progress,
+        )  # fmt: skip
+    except DivergenceError as error:
+        forget_states(checkpoint.path, but=0)
+        return checkpoint.back(worker.tuned, listener, error)
+    checkpoint.finish()
+    return ledger
+
+
+def _intervals(
+    worker: Worker,
+    examples: Sequence[Example],
+    plan: Plan,
+    checkpoint: Checkpoint,
+    evaluate: Evaluate,
+    ledger: Ledger,
+    *,
+    pad_id: int,
+    answer: Evaluate | None,
+    listener: Listener,
+    progress: Progress,
+) -> Ledger:
+    """Do the intervals after those of a ledger."""
+    method, tuned = worker.method, worker.tuned
     tuned.reset(ledger.update)
     optimiser = method.local.start(tuned)
     if optimiser and ledger.round:
@@ -95,13 +125,11 @@ def tune(
             if optimiser:
                 digest = write_state(checkpoint.path, round, optimiser)
                 ledger = replace(ledger, extra={**ledger.extra, OPTIMISER: digest})
-        listener(
-            RoundFinished(
-                round, [ONLY_DEVICE], steps.loss, loss, [], [], steps.dropped, ledger.digest,
-                time.perf_counter() - start, memory.peak_bytes, rouge, realised=realised,
-            )
+        done = RoundFinished(
+            round, [ONLY_DEVICE], steps.loss, loss, [], [], steps.dropped, ledger.digest,
+            time.perf_counter() - start, memory.peak_bytes, rouge, realised=realised,
         )  # fmt: skip
-        checkpoint.save(ledger)
+        checkpoint.close(ledger, done, listener)
         forget_states(checkpoint.path, but=round)
         pace.begin(round)
     return ledger

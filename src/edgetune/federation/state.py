@@ -8,16 +8,20 @@ from pathlib import Path
 
 import torch
 
-from edgetune.core.errors import DigestError
-from edgetune.core.events import Listener, RunResumed
+from edgetune.core.errors import DigestError, DivergenceError, ModelError
+from edgetune.core.events import Listener, RoundFinished, RunResumed, Stopped
+from edgetune.core.files import write_atomic
 from edgetune.core.ledger import Ledger, read_ledger, write_ledger
 from edgetune.core.tuned import Tuned
 from edgetune.core.update import Update
+from edgetune.federation.course import Course
 from edgetune.federation.worker import Worker
 from edgetune.models.digest import tensor_digest
 
 Evaluate = Callable[[Tuned], float]
 """One figure of the present weights: held-out loss, or Rouge-L."""
+BEST = "best.ledger"
+"""Beside a run's ledger while a round before the last is the best; gone when the run is complete."""
 
 
 def check_resumable(ledger: Ledger, fingerprint: str, path: Path) -> None:
@@ -35,16 +39,18 @@ def check_resumable(ledger: Ledger, fingerprint: str, path: Path) -> None:
 
 
 class Checkpoint:
-    """The ledger of a run in progress.
+    """The ledger of a run in progress, and beside it that of its best round while a later one is worse.
 
     Args:
         path: the `.ledger` file.
         worker: names method, base and directions.
         fingerprint: digest of everything that decides results; a file with another one is refused.
+        course: watches the held-out loss; nothing is watched if not given.
     """
 
-    def __init__(self, path: Path, worker: Worker, fingerprint: str) -> None:
-        self.path, self._fingerprint = path, fingerprint
+    def __init__(self, path: Path, worker: Worker, fingerprint: str, course: Course | None = None) -> None:
+        self.path, self._fingerprint, self.course = path, fingerprint, course
+        self._best, self._saved = path.with_name(BEST), 0
         self._blank = Ledger(
             base_digest=worker.backbone.digest,
             method=worker.method.name,
@@ -63,11 +69,24 @@ class Checkpoint:
             DigestError: if it was made with another base or configuration.
         """
         if not self.path.exists():
+            self._forget_best()
             return self._blank
-        ledger = read_ledger(self.path, base_digest=self._blank.base_digest)
-        check_resumable(ledger, self._fingerprint, self.path)
+        ledger = self._read(self.path)
+        self._saved = ledger.round
+        if self.course is not None:
+            if self.course.stopped is not None and self.over:
+                listener(self.course.stopped)
+                return ledger
+            best = self._best_ledger(ledger.round)
+            self.course.resume(ledger.round, {ledger.round} | ({best.round} if best else set()))
         listener(RunResumed(ledger.round))
         return ledger
+
+    @property
+    def over(self) -> bool:
+        """Whether the run was stopped at the round that the file holds: it would only climb again."""
+        stopped = self.course.stopped if self.course is not None else None
+        return stopped is not None and 0 < self._saved == stopped.best
 
     def ledger(self, update: Update, round: int, tuned: Tuned | None = None) -> Ledger:
         """Return the ledger after a round; with a handle, the digest of its weights as well."""
@@ -76,6 +95,77 @@ class Checkpoint:
             digest = tensor_digest(tuned.named_weights())  # narrower weights are rounded from the ledger
         return replace(self._blank, update=update, round=round, weights_digest=digest)
 
-    def save(self, ledger: Ledger) -> None:
-        """Write the ledger atomically; what the log says of the round must be written before."""
+    def close(self, ledger: Ledger, done: RoundFinished, listener: Listener) -> None:
+        """Tell of a round, then write its ledger atomically.
+
+        Raises:
+            DivergenceError: if the run climbs; the ledger is not written then, so that a run that is killed now comes
+                here again.
+        """
+        listener(done)
+        course = self.course
+        if course is not None and done.loss is not None:
+            course.take(done.round, done.loss)
+            if course.climbs:
+                raise DivergenceError(
+                    f"the held-out loss climbs: {course.start:.4g} before the first step, {done.loss:.4g} after round "
+                    f"{done.round}"
+                )
+        if course is not None and course.best_round == self._saved != 0:
+            write_atomic(self._best, lambda file: file.write_bytes(self.path.read_bytes()))
         write_ledger(self.path, ledger)
+        self._saved = done.round
+        if course is not None and course.best_round == done.round:
+            self._forget_best()
+
+    def back(self, tuned: Tuned, listener: Listener, error: DivergenceError) -> Ledger:
+        """Go back to the best round after a run diverged, and keep its ledger alone.
+
+        Args:
+            tuned: becomes the model of that round.
+            listener: told of it.
+            error: what happened.
+
+        Raises:
+            DivergenceError: the error, naming `edgetune suggest`, if no round is better than the base: no ledger is
+                left then, and the same folder takes another attempt.
+        """
+        course, method = self.course, self._blank.method
+        best = self._best_ledger(self._saved) or (self._read(self.path) if self._saved else None)
+        if course is None or best is None or best.round != course.best_round:
+            if course is not None:
+                self._forget_best()
+                self.path.unlink(missing_ok=True)
+            raise DivergenceError(error.what, where=error.where, hint=_advice(method)) from error
+        tuned.reset(best.update)
+        listener(Stopped(best.round, course.best, self._saved + 1, course.last, error.what))
+        ledger = self.ledger(tuned.state(), best.round, tuned)
+        write_ledger(self.path, ledger)
+        self._forget_best()
+        return ledger
+
+    def finish(self) -> None:
+        """Keep the last round's ledger alone: the run is complete."""
+        self._forget_best()
+
+    def _read(self, path: Path) -> Ledger:
+        ledger = read_ledger(path, base_digest=self._blank.base_digest)
+        check_resumable(ledger, self._fingerprint, path)
+        return ledger
+
+    def _best_ledger(self, before: int) -> Ledger | None:
+        """Return the ledger set aside, if it is of an earlier round of this run."""
+        if self.course is None or not self._best.exists():
+            return None
+        try:
+            best = self._read(self._best)
+        except (DigestError, ModelError):
+            return None  # a killed run's, or another's: the run goes on without it
+        return best if best.round < before else None
+
+    def _forget_best(self) -> None:
+        self._best.unlink(missing_ok=True)
+
+
+def _advice(method: str) -> str:
+    return f"lower the learning rate: edgetune suggest {method} finds one for this model and data"

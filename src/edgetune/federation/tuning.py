@@ -12,6 +12,7 @@ from edgetune.core.events import Listener
 from edgetune.core.ledger import Ledger, read_ledger
 from edgetune.core.progress import Progress, silent
 from edgetune.core.tuned import Tuned
+from edgetune.federation.course import Course
 from edgetune.federation.crew import Crew
 from edgetune.federation.device import Device
 from edgetune.federation.federate import Plan, federate
@@ -33,6 +34,7 @@ def tune_prepared(
     progress: Progress = silent,
     single: bool = False,
     crew: Crew | None = None,
+    course: Course | None = None,
 ) -> tuple[Ledger, PreTrainedModel]:
     """Tune, and return the ledger and the model with the tuned weights.
 
@@ -43,6 +45,8 @@ def tune_prepared(
         progress: told how far it is.
         single: one device holds all data; nothing is sent.
         crew: the processes that devices answer in; this one alone if not given.
+        course: watches the held-out loss, so that a run that climbs goes back to its best round. What is minimised must
+            be that loss.
     """
     recipe = prepared.recipe
     residency = RESIDENCIES[recipe.model.residency]
@@ -54,7 +58,8 @@ def tune_prepared(
         recipe.evaluation.every,
         recipe.evaluation.answer_every,
     )
-    checkpoint = Checkpoint(ledger_path, worker, _fingerprint(prepared, single))
+    watched = course if prepared.method.objective is None else None
+    checkpoint = Checkpoint(ledger_path, worker, _fingerprint(prepared, single), watched)
 
     def evaluate(tuned: Tuned) -> float:
         return model_loss(tuned.model, prepared.held_out_examples, prepared)

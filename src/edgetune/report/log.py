@@ -23,6 +23,7 @@ from edgetune.core.events import (
     RunStarted,
     Sample,
     StageFinished,
+    Stopped,
     Traffic,
     Verified,
 )
@@ -44,6 +45,7 @@ _KINDS: dict[str, type[Event]] = {
         RoundFinished,
         LayerCompressed,
         StageFinished,
+        Stopped,
         Sample,
         Traffic,
         Verified,

@@ -23,6 +23,7 @@ from edgetune.recipe.recipe import Recipe
 from edgetune.run.stage import File, Model, Stage, check_order
 from edgetune.run.stages import stage_named
 from edgetune.run.work import EVENTS, LEDGER, MODEL, Work
+from edgetune.suggest.preparing import refuse_equal_scores
 from edgetune.suggest.settling import settle
 from edgetune.tune import Prefix
 
@@ -103,9 +104,10 @@ def _logged(
         plan, planned = look_ahead(prepared, out / MODEL, compression, file=bool(writers))
         found: list[Event | None] = [planned]
         if tunes:
-            prepared, rate = settle(
-                prepared, out / EVENTS, single=single, resumed=(out / LEDGER).exists(), progress=progress
-            )
+            resumed = (out / LEDGER).exists()
+            if not resumed:
+                refuse_equal_scores(prepared)
+            prepared, rate = settle(prepared, out / EVENTS, single=single, resumed=resumed, progress=progress)
             found += [rate, *_checked(prepared)]
         done = completed_rounds(prepared, out / LEDGER, single=single) if tunes else 0
         if done:

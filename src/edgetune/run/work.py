@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from edgetune.core.errors import ModelError
-from edgetune.core.events import Event, Listener, RunStarted, Sample, StageFinished, read_events
+from edgetune.core.errors import DataError, ModelError
+from edgetune.core.events import Event, Listener, RunStarted, Sample, StageFinished, Stopped, read_events
 from edgetune.core.progress import Progress
 from edgetune.directions.kernel import describe_kernel
 from edgetune.export.plan import ExportPlan
+from edgetune.federation.course import Course
 from edgetune.federation.crew import Crew
 from edgetune.measure.memory import PeakMemory
 from edgetune.measure.versions import versions
@@ -93,6 +95,16 @@ class Work:
         """Return the rounds in the log; of a round that was done twice, the later one."""
         events = read_events(self.out / EVENTS)
         return list({one["round"]: one for one in events if one["event"] == "round"}.values())
+
+    def course(self) -> Course:
+        """Return how the held-out loss went so far, and whether the run was stopped, as the log says."""
+        losses = {one["round"]: one["loss"] for one in self.rounds() if one.get("loss") is not None}
+        stops = [one for one in read_events(self.out / EVENTS) if one["event"] == Stopped.kind]
+        try:
+            said = {field.name: stops[-1][field.name] for field in fields(Stopped)} if stops else None
+        except KeyError as error:
+            raise DataError(f"an event lacks {error}", where=self.out / EVENTS) from error
+        return Course(self.base_loss, losses, Stopped(**said) if said else None)
 
     def measured(
         self,

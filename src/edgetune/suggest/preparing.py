@@ -8,6 +8,7 @@ from functools import cache
 from typing import cast
 
 from edgetune.core.batch import Batch, response_loss, response_losses
+from edgetune.core.errors import ConfigError
 from edgetune.core.keys import pool_key, stream
 from edgetune.core.progress import Progress, silent
 from edgetune.data.encode import collate
@@ -17,7 +18,9 @@ from edgetune.estimators import Backprop, OneSided
 from edgetune.federation.precision import least_radius
 from edgetune.federation.worker import Worker
 from edgetune.measure.realised import sample_weights
+from edgetune.measure.scores import token_f1
 from edgetune.methods.method import TuningMethod
+from edgetune.recipe.open_settings import left_open
 from edgetune.recipe.prepare import Prepared
 from edgetune.recipe.residency import RESIDENCIES
 from edgetune.suggest.first_step import find_rate
@@ -28,8 +31,10 @@ from edgetune.updates import Adam, Momentum
 
 SHARE = 0.15
 """Of the records that a run passes through the model."""
-LEAST = 112
+LEAST = 80
 """Records that the shortest run is worth."""
+SCORED, SCORED_LINES, SCORED_TIMES = 16, 2, (1, 4, 16, 64)
+"""Records whose scores are compared, lines along which, and radii, in units of the method's, where it is open."""
 
 
 def work_ahead(prepared: Prepared, *, single: bool) -> Ahead:
@@ -52,6 +57,51 @@ def work_ahead(prepared: Prepared, *, single: bool) -> Ahead:
     )  # a backward pass counts as two
 
 
+def refuse_equal_scores(prepared: Prepared) -> None:
+    """Refuse, before a run, scores that are all equal and stay so: every slope would be zero.
+
+    Args:
+        prepared: model, data, method; the model is left as it was.
+
+    Raises:
+        ConfigError: naming an objective that tells answers apart.
+    Cost: answers to 16 training records; to 4 records at up to 16 perturbed models more, where those score alike.
+    """
+    method = prepared.method
+    if method.objective is None or method.directions is None or isinstance(method.estimate, Backprop):
+        return
+    scored = method.objective.bind(prepared.backbone.tokenizer)
+    worker = Worker(
+        prepared.backbone, method, prepared.recipe.seed, RESIDENCIES[prepared.recipe.model.residency]
+    )
+    lines = Lines(
+        cast(ProjectedTuned, worker.tuned),
+        scored.records,
+        _batches(prepared),
+        method.directions.draw(prepared.recipe.seed, 0, 0, SCORED_LINES),
+    )
+    times = SCORED_TIMES if "eps" in left_open(prepared.recipe, method) else (1,)
+    try:
+        seen = set(lines.look(0, SCORED, (0.0,)).sums.ravel().tolist())
+        for factor in times:
+            for line in range(SCORED_LINES):
+                if len(seen) > 1:
+                    return
+                eps = factor * method.estimate.eps
+                seen |= set(lines.look(line, SCORED // 4, (eps, -eps)).sums.ravel().tolist())
+    finally:
+        release(worker.tuned)
+    if len(seen) > 1:
+        return
+    others = "loss" if method.objective.score is token_f1 else "token_f1 or loss"
+    raise ConfigError(
+        f"the score is {-seen.pop():g} for every record, and no perturbation of the model changes it: nothing can be "
+        "learnt from it",
+        where="method.objective",
+        hint=f"--set method.objective={others}, a larger method.answer_tokens, or a larger method.eps",
+    )
+
+
 def find_prepared(prepared: Prepared, *, single: bool, progress: Progress = silent) -> Quick:
     """Find learning rate and radius for a run; the model is left as it was.
 
@@ -69,15 +119,7 @@ def find_prepared(prepared: Prepared, *, single: bool, progress: Progress = sile
     """
     method, seed = prepared.method, prepared.recipe.seed
     worker = Worker(prepared.backbone, method, seed, RESIDENCIES[prepared.recipe.model.residency])
-    examples = [example for share in prepared.devices.values() for example in share]
-    device = prepared.backbone.model.device
-
-    def batch(index: int, records: int) -> Batch:
-        rows = stream(seed, "suggest", "quick", index).permutation(len(examples))[:records]
-        return collate([examples[int(row)] for row in rows], prepared.pad_id).to(device)
-
-    ahead = work_ahead(prepared, single=single)
-    tuned = worker.tuned
+    batch, ahead, tuned = _batches(prepared), work_ahead(prepared, single=single), worker.tuned
     try:
         progress("range test", 0, 1)
         if isinstance(method.estimate, Backprop) or not isinstance(tuned, ProjectedTuned):
@@ -100,6 +142,18 @@ def find_prepared(prepared: Prepared, *, single: bool, progress: Progress = sile
     finally:
         release(tuned)
     return found
+
+
+def _batches(prepared: Prepared) -> Callable[[int, int], Batch]:
+    """Return what draws the records of a numbered batch from all devices', none twice."""
+    examples = [example for share in prepared.devices.values() for example in share]
+
+    def batch(index: int, records: int) -> Batch:
+        rows = stream(prepared.recipe.seed, "suggest", "quick", index).permutation(len(examples))[:records]
+        chosen = [examples[int(row)] for row in rows]
+        return collate(chosen, prepared.pad_id).to(prepared.backbone.model.device)
+
+    return batch
 
 
 def _scale_of(method: TuningMethod) -> Callable[[float], float]:

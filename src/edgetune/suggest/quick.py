@@ -11,7 +11,7 @@ import numpy as np
 from edgetune.core.errors import DivergenceError
 from edgetune.suggest.lines import Lines, Look
 
-RECORDS, LINES, TRIES = 4, 2, 4
+RECORDS, LINES, TRIES = 2, 2, 4
 """Records of a look at a radius, lines of one, radii that are looked at."""
 SIZES = ((4, 4), (8, 4), (8, 8), (16, 8), (16, 16), (32, 16))
 """Lines and records of each for the slopes, from the cheapest on."""
@@ -95,7 +95,7 @@ def find_settings(
 
     Raises:
         DivergenceError: if the loss is NaN or infinite, or no radius moves it.
-    Cost: 40 records a radius (one to four), 48 to 1536 for the slopes by what `ahead.records` leaves, 12 to 36 for r.
+    Cost: 20 records a radius (one to four), 48 to 1536 for the slopes by what `ahead.records` leaves, 12 to 36 for r.
     Source: limits derived in `suggest.probe`; the spread over records is the ordinary one within a batch.
     """
     eps, noise, clear = _radius(lines, least(start), least, stepped=stepped)
@@ -204,7 +204,7 @@ def _reach(lines: Lines, radius: float, most: float) -> float:
     """Return a radius at which a random move raises the loss by at most `most`, beginning with a prediction of it."""
     for _ in range(3):
         table = np.stack([
-            lines.look(line, RECORDS // 2, (radius, -radius, 0.0)).losses for line in range(LINES)
+            lines.look(line, RECORDS, (radius, -radius, 0.0)).losses for line in range(LINES)
         ])  # fmt: skip
         rise = float(np.mean(np.abs(table[:, 0] + table[:, 1] - 2 * table[:, 2])) / 2)
         if rise <= 1.5 * most:

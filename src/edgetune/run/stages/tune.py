@@ -17,13 +17,13 @@ from edgetune.run.work import LEDGER, Work
 
 def _work(work: Work, given: Model) -> Model:
     others = {} if work.single else alternatives(work.prepared.backbone)
-    path, ledgers = work.out / LEDGER, list[Ledger]()
+    path, ledgers, course = work.out / LEDGER, list[Ledger](), work.course()
     earlier = sum(one["seconds"] for one in work.rounds() if one["round"] <= work.done)
 
     def tune() -> PreTrainedModel:
         ledger, model = tune_prepared(
             work.prepared, path,
-            listener=work.tell, progress=work.progress, single=work.single, crew=work.crew,
+            listener=work.tell, progress=work.progress, single=work.single, crew=work.crew, course=course,
         )  # fmt: skip
         work.crew.close()
         ledgers.append(ledger)
@@ -53,7 +53,7 @@ def _refuse_useless(work: Work, tuned: Model, loss: float) -> None:
         DivergenceError: saying which.
     """
     chance = math.log(tuned.model.config.vocab_size)
-    hint = "lower the learning rate (--lr) or the perturbation (--set method.eps=...)"
+    hint = f"edgetune suggest {work.prepared.method.name} finds a learning rate for this model and data"
     if not loss < chance and work.base_loss < chance:
         raise DivergenceError(
             f"the tuned model is no better than chance: held-out loss {loss:.3f}", hint=hint

@@ -231,6 +231,27 @@ def test_a_method_without_a_radius_is_refused(capsys: pytest.CaptureFixture[str]
     assert "no perturbation radius" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["lora"], ["--lr"]),
+        (["mezo_lora"], ["--lr", "method.eps="]),
+        (["mezo", "--set", "method.optimiser=momentum"], ["--lr", "method.eps="]),
+        (["mezo", "--set", "method.optimiser=adam"], ["--lr", "method.eps="]),
+    ],
+    ids=["lora", "mezo_lora", "momentum", "adam"],
+)
+def test_the_quick_test_takes_what_the_thorough_one_does_not(
+    words: list[str], expected: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        execute(["suggest", *words, "--quick", "--set", "data.records=100", "--set", "data.held_out=8"]) == 0
+    )
+    command = capsys.readouterr().out
+    assert all(part in command for part in expected)
+    assert ("method.eps" in command) == (len(expected) == 2)
+
+
 def test_the_table_ends_with_the_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,6 +17,7 @@ from edgetune.cli.display import Display
 from edgetune.cli.options import Asked, asking
 
 if TYPE_CHECKING:
+    from edgetune.suggest.quick import Quick
     from edgetune.suggest.range_test import Suggestion
 
 
@@ -31,15 +32,28 @@ def suggest(
         str, typer.Argument(help="A forward-only method: mezo, fedkseed, zo_sgd, ..., or a .py file.")
     ],
     asked: Asked,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="Only what a run does by itself; also for lora, momentum and scores."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Find a learning rate and a perturbation radius for this model and data, in about 1,400 forward passes."""
     console = Console()
     with Display(console, quiet=as_json) as display:
         from edgetune.recipe.prepare import prepare
+        from edgetune.suggest.preparing import find_prepared
         from edgetune.suggest.suggesting import suggest_prepared
 
-        found = suggest_prepared(prepare(asked.resolve(method__name=method)), display.progress)
+        prepared = prepare(asked.resolve(method__name=method))
+        if quick:
+            cautious = find_prepared(prepared, single=True, progress=display.progress)
+        else:
+            found = suggest_prepared(prepared, display.progress)
+    if quick:
+        command = _command(method, asked, cautious)
+        typer.echo(json.dumps({**asdict(cautious), "command": command}, indent=1) if as_json else command)
+        return
     command = _command(method, asked, found)
     if as_json:
         typer.echo(json.dumps(_plain({**asdict(found), "command": command}), indent=1))
@@ -48,7 +62,7 @@ def suggest(
     typer.echo(command)
 
 
-def _command(method: str, asked: Asked, found: Suggestion) -> str:
+def _command(method: str, asked: Asked, found: Suggestion | Quick) -> str:
     """Return the `edgetune tune` command that uses what was found, with everything else as it was asked for."""
     words = ["edgetune", "tune", method, *([str(asked.recipe)] if asked.recipe else [])]
     words += [word for flag, value in asked.given for word in (flag, value)]
@@ -58,7 +72,8 @@ def _command(method: str, asked: Asked, found: Suggestion) -> str:
         if text.partition("=")[0].strip() not in {"method.eps", "method.learning_rate"}
     ]
     words += [word for text in kept for word in ("--set", text)]
-    return shlex.join([*words, "--lr", f"{found.learning_rate:g}", "--set", f"method.eps={found.eps:g}"])
+    radius = [] if found.eps is None else ["--set", f"method.eps={found.eps:g}"]
+    return shlex.join([*words, "--lr", f"{found.learning_rate:g}", *radius])
 
 
 def _print(console: Console, found: Suggestion) -> None:

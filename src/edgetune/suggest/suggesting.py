@@ -39,12 +39,12 @@ def suggest_prepared(prepared: Prepared, progress: Progress = silent) -> Suggest
     if method.directions is None or perturbation_radius(method) is None:
         raise ConfigError(
             f"{method.name} has no perturbation radius to suggest",
-            hint="forward-only methods: mezo, fedkseed",
+            hint=f"edgetune suggest {method.name} --quick finds a learning rate; forward-only methods: mezo, fedkseed",
         )
     if not (isinstance(method.local, Sgd) and method.objective is None):
         raise ConfigError(
             "the range test is derived for the loss and plain sgd",
-            hint="suggest without method.optimiser and method.objective, and scale what it finds",
+            hint=f"edgetune suggest {method.name} --quick takes them",
         )
     tuned = Worker(prepared.backbone, method, seed, RESIDENCIES[prepared.recipe.model.residency]).tuned
     if not isinstance(tuned, ProjectedTuned):

@@ -124,7 +124,10 @@ def run(cell: Cell, source: Path, work: Path) -> dict[str, Any]:
         [*command, *(f"--set={key}={value}" for key, value in settings.items())],
         capture_output=True, text=True, env=environment, check=False,
     )  # fmt: skip
-    events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+    log = out / "events.jsonl"
+    events = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    if not any(one["event"] == "rate" for one in events):
+        raise SystemExit(f"{' '.join(command)}: {done.stderr.strip()}")
     stages = {one["name"]: one["loss"] for one in events if one["event"] == "stage"}
     (rate,) = [one for one in events if one["event"] == "rate"][-1:]
     whole = events[-1]["time"] - events[0]["time"] + rate["seconds"] * (rate["origin"] == "test")
@@ -142,11 +145,14 @@ def page(rows: list[dict[str, Any]]) -> str:
     by_cell: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for row in rows:
         by_cell.setdefault((row["model"], row["task"], row["method"]), []).append(row)
+    wanted = len(SIZES) * len(TASKS) * len(METHODS) * len(SEEDS)
     below = sum(mean(got, "tuned") < mean(got, "base") for got in by_cell.values())
     each = sum(below_base(row) for row in rows)
     text += (
         f"{below} of {len(by_cell)} cells end below their base on average, {each} of {len(rows)} runs do.\n"
     )
+    if len(rows) < wanted:
+        text += f"\nNot complete: {len(rows)} of {wanted} runs are done; `make bench-defaults` goes on with the rest.\n"
     for model, size in SIZES.items():
         mine = {key: got for key, got in by_cell.items() if key[0] == model}
         if not mine:

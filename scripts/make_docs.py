@@ -6,6 +6,8 @@ from pathlib import Path
 
 from edgetune.methods import catalogue
 from edgetune.methods.defaults import defaults
+from edgetune.recipe.method_section import AUTO
+from edgetune.recipe.open_settings import OPEN
 from edgetune.recipe.recipe import describe_settings
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -19,13 +21,17 @@ def methods_page() -> str:
         lines += [
             f"## {name}", "", method.summary, "", f"- travels: {method.travels}", f"- memory: {method.memory}",
             f"- source: {method.source}",
-            f"- defaults: {', '.join(f'`{key} = {value}`' for key, value in defaults(method).items())}",
+            f"- defaults: {', '.join(_said(key, value) for key, value in defaults(method).items())}",
             "",
         ]  # fmt: skip
     for name in catalogue.compression_names():
         rule = catalogue.compression_method(name)
         lines += [f"## {name}", "", rule.summary, "", f"- source: {rule.source}", ""]
     return "\n".join(lines)
+
+
+def _said(key: str, value: object) -> str:
+    return f"`{key} = {AUTO}` (published: {value})" if key in OPEN else f"`{key} = {value}`"
 
 
 def settings_page() -> str:

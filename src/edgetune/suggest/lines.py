@@ -86,6 +86,6 @@ class Lines:
         for scale in scales:
             with self.tuned.perturbed(self.keys[line], scale):
                 found, counts = self._losses(self.tuned.model, batch)
-            sums.append(found.double().cpu().numpy())
+            sums.append(found.cpu().double().numpy())  # not every device has float64
         self.spent += len(scales) * len(batch.input_ids)
-        return Look(np.stack(sums), counts.double().cpu().numpy())
+        return Look(np.stack(sums), counts.cpu().double().numpy())

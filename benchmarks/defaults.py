@@ -27,8 +27,8 @@ TREC = {"0": 0, "1": 1, "2": 2, "3": 3, "4": 5, "5": 4}
 HEAD = """# Defaults: no rate is given
 
 Written by `make bench-defaults`; do not edit. Held-out loss (nats a response token) before and after runs in which
-nothing but sizes is set: `learning_rate` and `eps` are `auto`. One thread a run, up to {seeds} seeds; a seed changes
-records, split, order and directions. `auto` is what finding both took, inside the run's time; the machine was shared.
+nothing but sizes is set: `learning_rate` and `eps` are `auto`. One thread a run; a cell has up to {seeds} seeds: each
+changes records, split, order and directions. `auto` is what finding both took, inside the run's time; the machine was shared.
 
 """
 
@@ -141,7 +141,7 @@ def run(cell: Cell, source: Path, work: Path) -> dict[str, Any]:
 
 def page(rows: list[dict[str, Any]]) -> str:
     """Return the Markdown page."""
-    text = HEAD.format(seeds=len({row["seed"] for row in rows}))
+    text = HEAD.format(seeds=len(SEEDS))
     by_cell: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for row in rows:
         by_cell.setdefault((row["model"], row["task"], row["method"]), []).append(row)

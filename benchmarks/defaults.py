@@ -28,7 +28,8 @@ HEAD = """# Defaults: no rate is given
 
 Written by `make bench-defaults`; do not edit. Held-out loss (nats a response token) before and after runs in which
 nothing but sizes is set: `learning_rate` and `eps` are `auto`. One thread a run; a cell has up to {seeds} seeds: each
-changes records, split, order and directions. `auto` is what finding both took, inside the run's time; the machine was shared.
+changes records, split, order and directions. `auto` is what finding both took, within the run's time, on a shared
+machine.
 
 """
 

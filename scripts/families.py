@@ -27,7 +27,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from edgetune.cli.app import execute
-from edgetune.core.events import read_events
+from edgetune.core.event_log import read_events
 from edgetune.core.gguf_read import read_metadata
 from edgetune.models.quiet import quiet
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from edgetune.cli.app import execute
-from edgetune.core.events import read_events
+from edgetune.core.event_log import read_events
 
 QUICK = [
     option

@@ -14,7 +14,7 @@ import pytest
 
 from edgetune.cli.app import execute
 from edgetune.core import files
-from edgetune.core.events import read_events
+from edgetune.core.event_log import read_events
 
 SMALL = [
     "--set", "federation.devices=3", "--set", "federation.participation=0.4", "--set", "federation.rounds=1",

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from edgetune.core import keys
 from edgetune.core.errors import DataError, MissingExtraError, ModelError, OutputError, nearest
-from edgetune.core.events import EventLog, RoundFinished, RunFinished, RunResumed, read_events
+from edgetune.core.event_log import EventLog, read_events
+from edgetune.core.events import RoundFinished, RunFinished, RunResumed
 from edgetune.core.files import writable_folder, write_atomic, write_text_atomic
 from edgetune.core.update import Dense, Estimate, Projected
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgetune.core.errors import OutputError, VerifyError
-from edgetune.core.events import Verified
+from edgetune.core.export_events import Verified
 from edgetune.export.checked import deploy, scratch_file
 
 

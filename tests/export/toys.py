@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from edgetune.core.events import Verified
+from edgetune.core.export_events import Verified
 from edgetune.core.quantised import Q4_0, BlockGrid, QuantisedMatrix
 from edgetune.export.parity import Text
 from edgetune.export.plan import ExportPlan, plan_export

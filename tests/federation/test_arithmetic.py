@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from edgetune.core.errors import DigestError
-from edgetune.core.events import EventLog, RunStarted
+from edgetune.core.event_log import EventLog
+from edgetune.core.events import RunStarted
 from edgetune.directions import few, kernel, native
 from edgetune.federation.arithmetic import refuse_other_arithmetic
 

@@ -15,7 +15,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM, PreTrainedTokenizerFast
 
 from edgetune.cli.app import execute
-from edgetune.core.events import read_events
+from edgetune.core.event_log import read_events
 from edgetune.core.gguf_read import read_gguf
 from edgetune.export.llama_cpp import LlamaCpp
 from edgetune.models.quiet import quiet

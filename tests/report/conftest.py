@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from edgetune.core import events
-from edgetune.core.events import Event, EventLog
+from edgetune.core import event_log
+from edgetune.core.event_log import EventLog
+from edgetune.core.events import Event
 
 from .logs import Write
 
@@ -18,7 +19,7 @@ from .logs import Write
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     """Write events seven seconds apart; what comes later is appended."""
     clock = itertools.count(1_790_000_000, 7)
-    monkeypatch.setattr(events.time, "time", lambda: float(next(clock)))
+    monkeypatch.setattr(event_log.time, "time", lambda: float(next(clock)))
 
     def write(run: Iterable[Event]) -> Path:
         log = EventLog(tmp_path / "events.jsonl")

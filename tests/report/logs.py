@@ -15,8 +15,8 @@ from edgetune.core.events import (
     Sample,
     StageFinished,
     Traffic,
-    Verified,
 )
+from edgetune.core.export_events import Verified
 
 Write = Callable[[Iterable[Event]], Path]
 

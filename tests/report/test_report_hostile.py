@@ -16,7 +16,8 @@ from rich.console import Console
 
 from edgetune.cli.app import execute
 from edgetune.core.errors import DataError
-from edgetune.core.events import Event, ExportPlanned, Failed, Precision, RunResumed
+from edgetune.core.events import Event, Failed, Precision, RunResumed
+from edgetune.core.export_events import ExportPlanned
 from edgetune.report.html import render
 from edgetune.report.summary import summarise, to_json
 from edgetune.report.table import print_result

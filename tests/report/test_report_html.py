@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from edgetune.core.errors import MissingExtraError
-from edgetune.core.events import Event, Failed, Sample, Verified
+from edgetune.core.events import Event, Failed, Sample
+from edgetune.core.export_events import Verified
 from edgetune.report.html import write_report
 from edgetune.report.plots import plots
 from edgetune.report.summary import read_summary

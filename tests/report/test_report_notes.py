@@ -7,7 +7,8 @@ from io import StringIO
 from rich.console import Console
 
 from edgetune.cli.display import Display
-from edgetune.core.events import DataPrepared, ExportPlanned, ExportRefused
+from edgetune.core.events import DataPrepared
+from edgetune.core.export_events import ExportPlanned, ExportRefused
 from edgetune.report.html import write_report
 from edgetune.report.notes import data_notes, export_notes
 from edgetune.report.summary import read_summary, to_json

@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from edgetune.core.errors import DataError, OutputError
-from edgetune.core.events import Event, Failed, RunFinished, RunResumed, Sample
+from edgetune.core.events import (
+    Event,
+    Failed,
+    RunFinished,
+    RunResumed,
+    Sample,
+)
 from edgetune.report.summary import read_summary, summarise, to_json, write_summary
 
 from .logs import Write, full_run, layers, round_, stage, started, traffic

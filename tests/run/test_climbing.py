@@ -10,7 +10,7 @@ import pytest
 
 from edgetune.cli.app import execute
 from edgetune.core.errors import STOPPED, DivergenceError
-from edgetune.core.events import read_events
+from edgetune.core.event_log import read_events
 from edgetune.core.ledger import read_ledger
 
 SMALL = [

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgetune.cli.app import execute
-from edgetune.core.events import read_events
+from edgetune.core.event_log import read_events
 
 SMALL = [
     "--quiet", "--rounds", "2", "--set", "data.held_out=8", "--set", "data.calibration=8",

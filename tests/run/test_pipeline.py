@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgetune.cli.app import execute
-from edgetune.core.events import read_events
+from edgetune.core.event_log import read_events
 from edgetune.core.gguf_read import read_metadata
 from edgetune.core.ledger import read_ledger
 

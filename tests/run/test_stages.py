@@ -8,7 +8,7 @@ import pytest
 
 from edgetune.cli.app import execute
 from edgetune.core.errors import ConfigError
-from edgetune.core.events import read_events
+from edgetune.core.event_log import read_events
 from edgetune.recipe.recipe import load_recipe
 from edgetune.run import pipeline
 from edgetune.run.stage import check_order

@@ -11,7 +11,7 @@ import pytest
 
 from edgetune.cli.app import execute
 from edgetune.core.errors import ConfigError
-from edgetune.core.events import read_events
+from edgetune.core.event_log import read_events
 
 SMALL = [
     "--rounds", "1", "--set", "data.held_out=6", "--set", "data.calibration=4", "--set", "method.local_steps=2",

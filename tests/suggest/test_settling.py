@@ -12,7 +12,7 @@ import torch
 
 from edgetune.cli.app import execute
 from edgetune.core.errors import DigestError
-from edgetune.core.events import read_events
+from edgetune.core.event_log import read_events
 from edgetune.core.ledger import read_ledger
 from edgetune.federation.worker import Worker
 from edgetune.methods.catalogue import tuning_method, tuning_names

@@ -19,7 +19,7 @@ from edgetune.core.files import remove_partial, without_trace, writable_folder
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from edgetune.core.events import Verified
+    from edgetune.core.export_events import Verified
     from edgetune.core.ledger import Ledger
     from edgetune.recipe.prepare import Prepared
 

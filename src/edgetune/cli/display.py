@@ -22,8 +22,6 @@ from rich.text import Text
 from edgetune.core.events import (
     DataPrepared,
     Event,
-    ExportPlanned,
-    ExportRefused,
     Failed,
     Precision,
     RateFound,
@@ -32,9 +30,9 @@ from edgetune.core.events import (
     RunStarted,
     StageFinished,
     Stopped,
-    Verified,
     WorkerLost,
 )
+from edgetune.core.export_events import ExportPlanned, ExportRefused, Verified
 from edgetune.report.notes import data_notes, export_notes, rate_note
 
 

@@ -37,7 +37,7 @@ def run(asked: Asked, out: Out = Path("out"), quiet: Quiet = False) -> None:
     """Tune across devices, compress, export, run in llama.cpp, and report."""
     console = Console()
     with Display(console, quiet=quiet) as display:
-        from edgetune.core.events import read_events
+        from edgetune.core.event_log import read_events
         from edgetune.report.summary import summarise
         from edgetune.report.table import print_result
         from edgetune.run import pipeline
@@ -87,7 +87,8 @@ def federate(
 def _tune(asked: Asked, out: Path, quiet: bool, *, single: bool, **settings: object) -> None:
     console = Console()
     with Display(console, quiet=quiet) as display:
-        from edgetune.core.events import Event, ExportRefused
+        from edgetune.core.events import Event
+        from edgetune.core.export_events import ExportRefused
         from edgetune.core.ledger import read_ledger
         from edgetune.run import pipeline
         from edgetune.run.work import LEDGER

@@ -1,4 +1,4 @@
-"""The only log of a run: one JSON object a line in `events.jsonl`, written as things happen.
+"""What happens in a run, as the kinds of lines of its log (`core.event_log`).
 
 The report and the summary are functions of this file. A line is `{"event": kind, "time": unix seconds, ...fields}`;
 the kinds and their fields are the dataclasses below.
@@ -6,15 +6,9 @@ the kinds and their fields are the dataclasses below.
 
 from __future__ import annotations
 
-import json
-import os
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
-
-from edgetune.core.errors import DataError, OutputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,36 +70,6 @@ class DataPrepared(Event):
     """Conversations whose oldest exchanges were left out, so that the rest fits."""
     notes: list[str] = field(default_factory=list)
     """Where the records went, and what was done that nobody asked for."""
-
-
-@dataclass(frozen=True, slots=True)
-class ExportPlanned(Event):
-    """What the file at the end of the run will be, and what was found out about it before the run."""
-
-    kind: ClassVar[str] = "planned"
-    architecture: str
-    """llama.cpp's name of the model family."""
-    file_type: str
-    """ggml type of most matrices."""
-    size_bytes: int
-    """Of all tensors; the file is larger by its header."""
-    context: int
-    """Tokens the file computes exactly."""
-    texts: int
-    """Texts of which llama.cpp's tokenizer made the ids that are trained on."""
-    texts_in_all: int
-    composed: int
-    """Texts whose characters are not composed (NFC); the model reads them composed, llama.cpp must be given them so."""
-    notes: list[str] = field(default_factory=list)
-    """What the file says otherwise than the model's own files."""
-
-
-@dataclass(frozen=True, slots=True)
-class ExportRefused(Event):
-    """Tuning goes on, but the tuned model cannot become a GGUF file."""
-
-    kind: ClassVar[str] = "unexportable"
-    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,23 +238,6 @@ class Traffic(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class Verified(Event):
-    """The exported file was reloaded and compared with the model it came from."""
-
-    kind: ClassVar[str] = "verified"
-    file: str
-    max_log_probability_difference: float
-    mean_log_probability_difference: float
-    perplexity_torch: float
-    perplexity_llama_cpp: float
-    tokenizer_texts: int
-    """Texts on which both tokenizers gave the same ids."""
-    usual_max_difference: float | None = None
-    """The same two differences as llama.cpp runs by default, with fp16 attention; those above are with fp32."""
-    usual_mean_difference: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Failed(Event):
     """The run stopped with an error."""
 
@@ -313,52 +260,3 @@ Listener = Callable[[Event], None]
 
 def ignore(event: Event) -> None:
     """Listen to nothing."""
-
-
-class EventLog:
-    """Append events to a file, one flushed line each; a line that a kill cut short is removed first.
-
-    Args:
-        path: the `events.jsonl` to append to; its folder must exist.
-
-    Raises:
-        OutputError: if the file cannot be written.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        if path.exists():
-            whole = path.read_bytes()
-            if not whole.endswith(b"\n"):
-                os.truncate(path, whole.rfind(b"\n") + 1)
-
-    def __call__(self, event: Event) -> None:
-        """Write one line."""
-        line = json.dumps({"event": event.kind, "time": time.time(), **asdict(event)}, allow_nan=True)
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
-        except OSError as error:
-            raise OutputError(f"cannot write the event log: {error.strerror}", where=self.path) from error
-
-
-def read_events(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the lines of an event log as dictionaries; a last line cut short by a kill is left out.
-
-    Raises:
-        DataError: if there is no such file, or a line before the last is not an event.
-    """
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise DataError("no event log here", where=path, hint="give the folder of an edgetune run") from error
-    for number, line in enumerate(lines, start=1):
-        try:
-            found = json.loads(line)
-        except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or absurd
-            if number == len(lines):
-                return
-            raise DataError(f"line {number} is not JSON", where=path) from error
-        if not isinstance(found, dict) or not isinstance(found.get("event"), str):
-            raise DataError(f"line {number} is no event", where=path)
-        yield found

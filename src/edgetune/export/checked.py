@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgetune.core.errors import EdgetuneError
-from edgetune.core.events import Verified
+from edgetune.core.export_events import Verified
 from edgetune.core.files import PARTIAL, unwritable, write_atomic
 
 

@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from edgetune.core.errors import ModelError, VerifyError
-from edgetune.core.events import Verified
+from edgetune.core.export_events import Verified
 from edgetune.core.gguf_read import read_gguf, read_tensors
 from edgetune.export.llama_cpp import LlamaCpp
 from edgetune.export.parity import Text, compare_ends, compare_templates, compare_texts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgetune.core.errors import DigestError
-from edgetune.core.events import read_events
+from edgetune.core.event_log import read_events
 from edgetune.directions import few, kernel
 
 

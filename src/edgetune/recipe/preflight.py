@@ -9,7 +9,8 @@ from pathlib import Path
 from edgetune.compress.method import CompressionMethod
 from edgetune.compress.placement import placement
 from edgetune.core.errors import ConfigError, EdgetuneError, ModelError, OutputError, VerifyError
-from edgetune.core.events import Event, ExportPlanned, ExportRefused
+from edgetune.core.events import Event
+from edgetune.core.export_events import ExportPlanned, ExportRefused
 from edgetune.core.pretokenizer import PRE_TOKENIZERS, UnknownPreTokenizerError
 from edgetune.core.quantised import GRIDS
 from edgetune.data.records import Record

@@ -14,7 +14,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from edgetune.core.errors import ConfigError, DataError, nearest
-from edgetune.core.events import read_events
+from edgetune.core.event_log import read_events
 from edgetune.methods.cards import is_file
 from edgetune.recipe.method_section import MethodSection, Section
 from edgetune.recipe.sections import (

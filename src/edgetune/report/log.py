@@ -11,8 +11,6 @@ from edgetune.core.errors import DataError
 from edgetune.core.events import (
     DataPrepared,
     Event,
-    ExportPlanned,
-    ExportRefused,
     Failed,
     LayerCompressed,
     Precision,
@@ -25,8 +23,8 @@ from edgetune.core.events import (
     StageFinished,
     Stopped,
     Traffic,
-    Verified,
 )
+from edgetune.core.export_events import ExportPlanned, ExportRefused, Verified
 from edgetune.report.checked import FieldError, Read, reader
 
 LATEST = 253402300799.0
@@ -67,7 +65,7 @@ def typed(lines: Iterable[dict[str, Any]], where: Path | None = None) -> list[Li
     """Turn log lines into events.
 
     Args:
-        lines: dictionaries as `core.events.read_events` yields them.
+        lines: dictionaries as `core.event_log.read_events` yields them.
         where: their file, for errors.
 
     Returns:

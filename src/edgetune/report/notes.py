@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from edgetune.core.events import DataPrepared, ExportPlanned, RateFound
+from edgetune.core.events import DataPrepared, RateFound
+from edgetune.core.export_events import ExportPlanned
 from edgetune.report import units
 
 

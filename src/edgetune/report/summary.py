@@ -12,10 +12,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal, TypeVar
 
+from edgetune.core.event_log import read_events
 from edgetune.core.events import (
     DataPrepared,
     Event,
-    ExportPlanned,
     Failed,
     LayerCompressed,
     Precision,
@@ -26,9 +26,8 @@ from edgetune.core.events import (
     Sample,
     StageFinished,
     Traffic,
-    Verified,
-    read_events,
 )
+from edgetune.core.export_events import ExportPlanned, Verified
 from edgetune.core.files import write_text_atomic
 from edgetune.report.log import Line, newest_run, typed
 
@@ -182,7 +181,7 @@ def write_summary(folder: Path) -> Path:
       (that of the whole update after the last round; null in float32).
     - `data`: null, or the fields of what became of the records (`core.events.DataPrepared`); `words` says what Rouge-L
       counts as a word.
-    - `planned`: null, or the fields of what the file was planned to be (`core.events.ExportPlanned`).
+    - `planned`: null, or the fields of what the file was planned to be (`core.export_events.ExportPlanned`).
 
     A loss or perplexity that is NaN or infinite is written as null, because JSON has no such number.
 

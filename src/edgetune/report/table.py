@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from edgetune.core.events import Verified
+from edgetune.core.export_events import Verified
 from edgetune.report import units
 from edgetune.report.grids import Grid, stages, traffic
 from edgetune.report.notes import words_note

@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 from edgetune.compress.method import CompressionMethod
 from edgetune.compress.sequential import compress_model
 from edgetune.core.errors import ModelError
-from edgetune.core.events import Listener, Verified, ignore
+from edgetune.core.events import Listener, ignore
+from edgetune.core.export_events import Verified
 from edgetune.core.ledger import Ledger
 from edgetune.core.progress import Progress
 from edgetune.core.quantised import QuantisedMatrix

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from edgetune.core.errors import INTERRUPTED, ConfigError, EdgetuneError
-from edgetune.core.events import Event, EventLog, Failed, Listener, RunFinished, ignore
+from edgetune.core.event_log import EventLog
+from edgetune.core.events import (
+    Event,
+    Failed,
+    Listener,
+    RunFinished,
+    ignore,
+)
 from edgetune.core.files import owned_folder
 from edgetune.core.progress import Progress, silent
 from edgetune.federation.arithmetic import refuse_other_arithmetic

@@ -13,7 +13,15 @@ import torch
 from transformers import PreTrainedModel
 
 from edgetune.core.errors import DataError, ModelError
-from edgetune.core.events import Event, Listener, RunStarted, Sample, StageFinished, Stopped, read_events
+from edgetune.core.event_log import read_events
+from edgetune.core.events import (
+    Event,
+    Listener,
+    RunStarted,
+    Sample,
+    StageFinished,
+    Stopped,
+)
 from edgetune.core.progress import Progress
 from edgetune.directions.kernel import describe_kernel
 from edgetune.export.plan import ExportPlan

@@ -16,7 +16,8 @@ from pydantic.dataclasses import dataclass as checked
 
 from edgetune.core.cache import cache_folder
 from edgetune.core.errors import DataError, OutputError
-from edgetune.core.events import RateFound, read_events
+from edgetune.core.event_log import read_events
+from edgetune.core.events import RateFound
 from edgetune.core.files import write_text_atomic
 from edgetune.core.progress import Progress, silent
 from edgetune.federation.residency import digest_of

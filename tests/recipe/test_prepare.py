@@ -7,15 +7,19 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from tokenizers import AddedToken
 
 from edgetune.core.errors import ConfigError, DataError
 from edgetune.core.progress import silent
+from edgetune.data.encode import Example
 from edgetune.data.holdout import text_of
 from edgetune.data.records import Record
+from edgetune.recipe import prepare as module
 from edgetune.recipe.prepare import Prepared, prepare
 from edgetune.recipe.quality import model_quality
 from edgetune.recipe.recipe import Recipe, load_recipe
@@ -296,3 +300,21 @@ def test_a_prompt_is_chosen_by_name(recipe: Any, name: str) -> None:
     assert prepared.prompt.name == prepared.found.prompt == name
     text = prepared.texts(prepared.held_out)[0].turn.prompt
     assert ("Write a response" in text) == (name != "chat")
+
+
+def test_the_pass_that_chooses_threads_fits_the_models_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = list[int]()
+
+    def model(batch: torch.Tensor, use_cache: bool) -> None:
+        seen.append(batch.shape[1])
+
+    model.config = SimpleNamespace(max_position_embeddings=16)  # type: ignore[attr-defined]
+    examples = [Example(tuple(range(10)), 5)] * 4
+    monkeypatch.setattr(module, "usable_cores", lambda: 2)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        module._settle_threads(SimpleNamespace(model=model), examples)  # type: ignore[arg-type]
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {16}

@@ -41,6 +41,8 @@ def test_every_stage_has_the_name_of_its_file_and_says_what_it_costs() -> None:
         (["measure"], "needs a file"),
         (["compress", "tune"], "gives a file"),
         (["base", "measure"], "gives a model"),
+        (["base", "tune", "round"], "'round' is for 'compress'"),
+        (["tune", "round", "export", "measure"], "'round' is for 'compress'"),
     ],
 )
 def test_an_order_that_cannot_be_is_refused(names: list[str], said: str) -> None:

@@ -9,6 +9,11 @@ from collections.abc import Sequence
 from edgetune.core.keys import stream
 
 
+def asked_devices(devices: int, participation: float) -> int:
+    """Return how many devices a round asks: that share of them rounded down, at least one."""
+    return max(1, math.floor(participation * devices + 1e-9))
+
+
 def sample_devices(devices: Sequence[int], participation: float, *, seed: int, round: int) -> list[int]:
     """Return the devices of a round, ascending: drawn without replacement.
 
@@ -18,7 +23,7 @@ def sample_devices(devices: Sequence[int], participation: float, *, seed: int, r
         seed: the run's seed, unsigned 32 bits.
         round: from 1.
     """
-    count = max(1, math.floor(participation * len(devices) + 1e-9))
+    count = asked_devices(len(devices), participation)
     chosen = stream(seed, "devices", round).choice(len(devices), count, replace=False)
     return sorted(devices[int(index)] for index in chosen)
 

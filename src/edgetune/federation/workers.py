@@ -12,6 +12,7 @@ from edgetune.core.events import Listener
 from edgetune.estimators import Backprop, OneSided
 from edgetune.federation.crew import Crew
 from edgetune.federation.opening import opening_of, share_of
+from edgetune.federation.turns import asked_devices
 from edgetune.measure.machine import resident_bytes, usable_cores, usable_memory
 from edgetune.methods.method import TuningMethod
 from edgetune.recipe.prepare import Prepared
@@ -60,7 +61,7 @@ def choose_workers(prepared: Prepared, rounds: int) -> int:
         ConfigError: if the recipe names a number whose models take more than half of the usable memory.
     """
     federation = prepared.recipe.federation
-    asked = max(1, int(federation.participation * len(prepared.devices) + 1e-9))
+    asked = asked_devices(len(prepared.devices), federation.participation)
     own, free = resident_bytes(), usable_memory()
     affordable = 1 + int(SHARE * free / own)
     if prepared.backbone.model.device.type != "cpu" or not rounds:

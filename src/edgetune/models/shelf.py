@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -13,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from edgetune.core.cache import cache_folder
 from edgetune.core.errors import ModelError, OutputError
 from edgetune.core.files import unwritable, write_atomic
 
 CHUNK = 1 << 20
-CACHE = "EDGETUNE_CACHE"
-"""Environment variable that names the cache."""
 SECONDS = 1800
 """How long a download may take."""
 
@@ -50,7 +48,7 @@ class ShelfModel:
     @property
     def path(self) -> Path:
         """Where it lies once it is fetched."""
-        return cache_folder() / "models" / Path(self.member).name
+        return cache_folder("models") / Path(self.member).name
 
 
 SHELF = {
@@ -69,14 +67,6 @@ SHELF = {
     )
 }
 """By name."""
-
-
-def cache_folder() -> Path:
-    """Return the folder of the cache: $EDGETUNE_CACHE, $XDG_CACHE_HOME/edgetune or ~/.cache/edgetune."""
-    named, system = os.environ.get(CACHE), os.environ.get("XDG_CACHE_HOME")
-    if named:
-        return Path(named).expanduser()
-    return (Path(system) if system else Path.home() / ".cache") / "edgetune"
 
 
 def fetched(name: str) -> Path:

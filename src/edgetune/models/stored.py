@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from torch import nn
 
 from edgetune.core.quantised import StoredTensor
 from edgetune.models.gguf.weights import GgufWeights
-from edgetune.models.weights import stored_shapes, weight_files
+from edgetune.models.weights import weight_files
 
 
 def stored_weights(folder: Path, model: nn.Module) -> Mapping[str, torch.Tensor] | None:
@@ -57,12 +56,3 @@ def stored_size(folder: Path) -> int:
     """Return the bytes of the weight files of a model folder, or of a GGUF file."""
     files = (folder,) if folder.is_file() else weight_files(folder)
     return sum(file.stat().st_size for file in files)
-
-
-def stored_count(folder: Path) -> int:
-    """Return the number of weights in a model folder or a GGUF file, whatever they are stored in.
-
-    Cost: reads headers only.
-    """
-    shapes = GgufWeights(folder).shapes if folder.is_file() else stored_shapes(weight_files(folder))
-    return sum(map(math.prod, shapes.values()))

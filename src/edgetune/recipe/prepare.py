@@ -192,7 +192,8 @@ def _refuse_large_batch(recipe: Recipe, trained: int) -> None:
 @torch.no_grad()
 def _settle_threads(backbone: Backbone, examples: Sequence[Example]) -> None:
     """Set the CPU threads that a forward pass over a short batch is worth; nothing to do where only one is allowed."""
-    ids = [index for example in examples for index in example.input_ids][:TYPICAL_TOKENS]
+    many = min(TYPICAL_TOKENS, _context(backbone))
+    ids = [index for example in examples for index in example.input_ids][:many]
     batch = torch.tensor([ids])
     most = min(torch.get_num_threads(), usable_cores())
     worthwhile_threads(lambda: backbone.model(batch, use_cache=False), most)

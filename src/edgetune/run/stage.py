@@ -49,6 +49,7 @@ class Stage(Generic[In, Out]):
         work: does it, and tells the log a row for the table.
         writes: for a stage that writes the run's model file: how that is compressed (None: not at all), so that the
             file is planned and tried before the first step.
+        before: a stage that must come later in the list, because this one works on what it plans; empty for none.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Stage(Generic[In, Out]):
     gives: type[Out]
     work: Callable[[Work, In], Out]
     writes: Callable[[Recipe], CompressionMethod | None] | None = None
+    before: str = ""
 
 
 def check_order(stages: Sequence[Stage[Any, Any]]) -> None:
@@ -67,7 +69,7 @@ def check_order(stages: Sequence[Stage[Any, Any]]) -> None:
         stages: in order; the first gets the base model.
 
     Raises:
-        ConfigError: naming the two that do not fit, or the one that is named twice.
+        ConfigError: naming the two that do not fit, or the one that is named twice or lacks another.
     """
     names = [stage.name for stage in stages]
     if not stages:
@@ -79,6 +81,10 @@ def check_order(stages: Sequence[Stage[Any, Any]]) -> None:
         raise ConfigError(f"the stage {min(twice)!r} is named twice", where="stages")
     if stages[0].takes is not Model:
         raise ConfigError(f"{names[0]!r} needs a file, a run begins with a model", where="stages")
+    for place, stage in enumerate(stages):
+        if stage.before and stage.before not in names[place + 1 :]:
+            hint = f"put {stage.before!r} behind it, or leave {stage.name!r} out"
+            raise ConfigError(f"{stage.name!r} is for {stage.before!r}", where="stages", hint=hint)
     for one, next in pairwise(stages):
         if one.gives is not next.takes:
             raise ConfigError(

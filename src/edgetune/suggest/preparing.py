@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import cache
 from typing import cast
@@ -14,9 +13,11 @@ from edgetune.core.progress import Progress, silent
 from edgetune.data.encode import collate
 from edgetune.directions.draw import Directions
 from edgetune.directions.space import BoundSpace
-from edgetune.estimators import Backprop, OneSided
+from edgetune.estimators import Backprop
 from edgetune.federation.precision import least_radius
+from edgetune.federation.turns import asked_devices
 from edgetune.federation.worker import Worker
+from edgetune.federation.workers import passes
 from edgetune.measure.realised import sample_weights
 from edgetune.measure.scores import token_f1
 from edgetune.methods.method import TuningMethod
@@ -47,14 +48,9 @@ def work_ahead(prepared: Prepared, *, single: bool) -> Ahead:
     plan, method = prepared.recipe.federation, prepared.method
     held = sum(map(len, prepared.devices.values()))
     batch_size, steps = min(method.batch_size, held), plan.rounds * method.local_steps
-    asked = 1 if single else max(1, math.floor(plan.participation * len(prepared.devices) + 1e-9))
-    many = method.estimate.directions
-    points = (
-        3 if method.directions is None else many + 1 if isinstance(method.estimate, OneSided) else 2 * many
-    )
-    return Ahead(
-        batch_size, many, steps, max(LEAST, int(SHARE * steps * asked * batch_size * points))
-    )  # a backward pass counts as two
+    asked = 1 if single else asked_devices(len(prepared.devices), plan.participation)
+    records = int(SHARE * steps * asked * batch_size * passes(method))
+    return Ahead(batch_size, method.estimate.directions, steps, max(LEAST, records))
 
 
 def refuse_equal_scores(prepared: Prepared) -> None:

@@ -14,8 +14,8 @@ from edgetune.run.work import Work
 
 
 def _work(work: Work, given: Model) -> Model:
-    chosen, plan = compression_of(work.prepared.recipe), work.plan
-    if chosen.name == "rtn" or plan is None:
+    chosen, plan = compression_of(work.prepared.recipe), work.planned()
+    if chosen.name == "rtn":  # what is compressed is the baseline itself
         return given
     baseline = replace(compression_method("rtn"), grid=chosen.grid)
     weights = {name: weight.detach().clone() for name, weight in given.model.named_parameters()}
@@ -39,4 +39,5 @@ STAGE = Stage(
     takes=Model,
     gives=Model,
     work=_work,
+    before="compress",
 )

@@ -24,7 +24,7 @@ TEXTS = (
 
 @pytest.fixture(scope="module")
 def backbone(smollm2: Path) -> Backbone:
-    return load_backbone("smollm2")
+    return load_backbone(smollm2)
 
 
 def published(path: Path) -> Any:

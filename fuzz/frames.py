@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 
 from edgetune.core.errors import DivergenceError
 from edgetune.core.update import Contribution, Dense, Projected, Update
-from edgetune.federation.reply import Reply, binding, ticket
+from edgetune.federation.messages import Messages
+from edgetune.federation.reply import Reply, binding
 from edgetune.federation.server import Server
 from edgetune.methods.catalogue import tuning_method
 from edgetune.methods.method import TuningMethod
@@ -27,7 +29,7 @@ METHODS: list[tuple[TuningMethod, Update]] = [
         Projected(np.array([3, 9]), np.array([1, -2], np.float32)),
     ),
     (with_options(tuning_method("fedkseed"), {"pool": 4096}), Projected.none()),
-    (tuning_method("mezo"), Projected(np.array([5, 2**63 - 1]), np.array([1, -2], np.float32))),
+    (with_options(tuning_method("mezo"), {"local_steps": 20}), Projected.none()),
     (tuning_method("lora"), STATE),
 ]
 HEAD = struct.Struct("<BB")
@@ -44,7 +46,8 @@ class Frames:
         at = rng.randrange(len(METHODS))
         method, state = METHODS[at]
         device = rng.choice((0, 1, 2, 3, 3, 77))
-        update = _update(state, method, rng)
+        known = _messages(method).reply_known(1, device, state)
+        update = _update(state, known.keys, rng)
         report: dict[str, Any] = {
             "device": device,
             "examples": 5,
@@ -60,7 +63,7 @@ class Frames:
             report["device"] = rng.choice(INTEGERS) % 2**32
         answers = TICKETS[at] if rng.random() < 0.9 else rng.randbytes(8)
         with np.errstate(over="ignore"):
-            body = Reply(answers, Contribution(**report)).encode(method.codec)
+            body = Reply(answers, Contribution(**report)).encode(method.up, known)
         if rng.random() < 0.4:
             body = mutated_bytes(body, rng)
         names = list(binding(method.digest, BASE, SEED if rng.random() < 0.95 else 1))
@@ -78,20 +81,22 @@ class Frames:
         method, state = METHODS[at % len(METHODS)]
         payload = case[HEAD.size :]
         server = _server(method, state)
+        before = server.state
         closed = refusal(lambda: server.close_round({device: payload}))
         if isinstance(closed, str):
             require(closed == DivergenceError.__name__, f"a round ended in {closed}")
-            require(server.state is state and server.round == 0, "a refused round changed the state")
+            require(server.round == 0 and server.state is before, "a refused round changed the state")
             return "refused"
         require(server.round == 1 and not closed.refused, "accepted and refused")
         require(server.state.is_bounded, "the state is no number")
         _require_like(server.state, state)
         frame = Frame.decode(payload, kind=UP, method=payload[6:14], base=payload[14:22])
-        reply = Reply.decode(frame.body, method.codec, like=state)
+        known = _messages(method).reply_known(frame.round, device, state)
+        reply = Reply.decode(frame.body, method.up, known)
         require(reply.content.device == device and device in range(4), "a reply of another device counted")
         if isinstance(state, Projected):
             require(
-                reply.encode(method.codec) == frame.body,
+                reply.encode(method.up, known) == frame.body,
                 "an encoding that is not the codec's own was accepted",
             )
         return "accepted"
@@ -101,16 +106,19 @@ def _server(method: TuningMethod, state: Update) -> Server:
     return Server(method, BASE, range(4), participation=1.0, seed=SEED, state=state)
 
 
-TICKETS = [ticket(_server(method, state).open_round()[0]) for method, state in METHODS]
+def _messages(method: TuningMethod) -> Messages:
+    return Messages(method, binding(method.digest, BASE, SEED), SEED)
 
 
-def _update(state: Update, method: TuningMethod, rng: Random) -> Update:
+TICKETS = [_messages(method).ticket(1, _server(method, state).state) for method, state in METHODS]
+
+
+def _update(state: Update, mine: Sequence[int], rng: Random) -> Update:
     """Return a change that the codec can write, with values of any kind."""
     if isinstance(state, Dense):
         return Dense(_tensors(state, rng))
     count = rng.choice((0, 1, 2, 5, 16))
-    top = method.pool_size or 2**63 - 1
-    keys = np.array([rng.randrange(top) for _ in range(count)], np.int64)
+    keys = np.array([rng.choice(mine) for _ in range(count)], np.int64)
     with np.errstate(over="ignore"):
         values = np.array(
             [rng.gauss(0, 1) if rng.random() < 0.9 else rng.choice(FLOATS) for _ in keys]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgetune.methods import catalogue
-from edgetune.methods.defaults import defaults
+from edgetune.methods.options import defaults
 from edgetune.recipe.method_section import AUTO
 from edgetune.recipe.open_settings import OPEN
 from edgetune.recipe.recipe import describe_settings

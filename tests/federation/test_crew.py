@@ -24,7 +24,7 @@ from edgetune.federation import workers
 from edgetune.federation.crew import Crew, Task
 from edgetune.federation.opening import examples_of, share_of
 from edgetune.federation.pipes import Message, from_error, receive, send, to_error
-from edgetune.federation.workers import choose_workers, expected_seconds, passes
+from edgetune.federation.workers import choose_workers, expected_seconds
 from edgetune.methods.catalogue import tuning_method
 from edgetune.methods.options import with_options
 from edgetune.recipe.recipe import load_recipe
@@ -401,7 +401,7 @@ def test_expected_work_counts_what_forward_passes_multiply() -> None:
     steps = 7 * made.method.local_steps
     assert expected_seconds(made, 7) == pytest.approx(steps * 2 * 1e6 * 50 * 2 * 2 / workers.OPERATIONS)
     counted = {
-        name: passes(with_options(tuning_method(method), options))
+        name: with_options(tuning_method(method), options).estimate.passes
         for name, method, options in (
             ("two", "mezo", {}), ("six", "mezo", {"directions_per_step": 3}), ("backward", "lora", {}),
             ("four", "mezo", {"estimate": "one_sided", "directions_per_step": 3}),

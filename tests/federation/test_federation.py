@@ -16,10 +16,12 @@ import edgetune
 from edgetune.core.errors import DigestError, DivergenceError, EdgetuneError, ModelError
 from edgetune.core.events import RoundFinished, RunResumed
 from edgetune.core.ledger import read_ledger
-from edgetune.core.update import Projected
+from edgetune.core.update import Contribution, Projected, Update
 from edgetune.federation.device import Device
 from edgetune.federation.load import materialise
-from edgetune.federation.reply import HEAD, REPORT, binding
+from edgetune.federation.messages import HEAD as STATE_HEAD
+from edgetune.federation.messages import Messages
+from edgetune.federation.reply import HEAD, REPORT, Reply, binding
 from edgetune.federation.server import Server
 from edgetune.federation.steps import draw_batches, take_steps
 from edgetune.federation.tuning import plain_model
@@ -28,7 +30,7 @@ from edgetune.methods.catalogue import tuning_method
 from edgetune.models.backbone import load_backbone
 from edgetune.models.digest import tensor_digest
 from edgetune.run.deploy import refuse_prefix
-from edgetune.wire import DOWN, Frame
+from edgetune.wire import UP, Frame
 
 both = pytest.mark.parametrize("name", ["fedkseed", "lora"])
 every = pytest.mark.parametrize("name", ["fedkseed", "signs", "mezo", "mezo_lora", "mezo_prefix", "lora"])
@@ -62,30 +64,62 @@ def test_a_device_materialises_the_servers_model_every_round(
 ) -> None:
     run = toy(name)
     server, tuned = server_of(run), run.worker.tuned
-    for _ in range(3):
-        down = server.open_round()
+    messages = Messages(run.method, binding(run.method.digest, run.worker.identity, SEED), SEED)
+    states: dict[int, Update] = {}
+    like = tuned.state() if run.method.directions is None else None
+    for round in range(3):
+        there = dict.fromkeys(range(4), round)
         tuned.reset(server.state)
         expected = digest_of(run)
-        for payload in down.values():
-            binds = binding(run.method.digest, run.worker.identity, SEED)
-            frame = Frame.decode(payload, kind=DOWN, method=binds[0], base=binds[1])
-            tuned.reset(run.method.codec.decode(frame.body[4:]))
-            assert digest_of(run) == expected
-        server.close_round({id: run.devices[id].answer(payload) for id, payload in down.items()})
+        whole, changed = server.open_round(), server.open_round(there)
+        assert set(whole) == set(changed)
+        for id in whole:
+            for payload in (whole[id], changed[id]):
+                _, state, _ = messages.read(payload, states, like)
+                tuned.reset(state)
+                assert digest_of(run) == expected
+        assert len(changed[id]) <= len(whole[id])
+        assert (len(changed[id]) < len(whole[id])) == (round > 0 and run.method.down.relative)
+        states[round] = state
+        server.close_round({id: run.devices[id].answer(payload) for id, payload in whole.items()})
+        states[round + 1] = server.state
 
 
-def test_a_fedkseed_round_with_a_full_table_fits_in_17988_bytes(save_tiny: Any) -> None:
+def test_a_fedkseed_round_costs_a_newcomer_9000_bytes_and_6000_who_was_there_before(save_tiny: Any) -> None:
     method = replace(tuning_method("fedkseed"), batch_size=1)
     worker = Worker(load_backbone(save_tiny()), method, SEED)
-    full = Projected(np.arange(4096), np.full(4096, 1e-9, np.float32))
-    server = Server(method, worker.identity, [0], participation=1, seed=SEED, state=full, round=40)
-    down = server.open_round()[0]
-    up = Device(0, examples(0), worker, pad_id=0).answer(down)
-    server.close_round({0: up})
-    print(f"K=4096, 200 steps: down {len(down)}, up {len(up)}, together {len(down) + len(up)} bytes")
-    assert len(down) == 34 + 4 + 1 + 4 * 4096
-    assert len(up) <= 34 + HEAD.size + REPORT.size + 5 + 6 * 200
-    assert len(down) + len(up) <= 17_988
+    numbers = np.random.default_rng(0).normal(0, 1e-6, 4096).astype(np.float32)
+    server = Server(
+        method, worker.identity, range(200), participation=0.05, seed=SEED,
+        state=Projected(np.arange(4096), numbers), round=40,
+    )  # fmt: skip
+    asked = server.sample()
+    down = server.open_round()
+    up = {id: reply_of(server, id, worker) for id in asked}
+    server.close_round(up)
+    newcomer, there = (next(iter(server.open_round(held).values())) for held in ({}, everyone(server, 40)))
+    sizes = {len(payload) for payload in up.values()}
+    print(f"K=4096, 200 steps, 10 devices: down {len(newcomer)} or {len(there)}, up {sizes} bytes")
+    assert len(down[asked[0]]) == len(newcomer) == 34 + STATE_HEAD.size + 6 + 2 * 4096
+    assert max(sizes) <= 34 + HEAD.size + REPORT.size + 1 + 2 * 200
+    assert len(newcomer) + max(sizes) <= 9_000
+    assert len(there) + max(sizes) <= 6_000
+
+
+def everyone(server: Server, round: int) -> dict[int, int]:
+    return dict.fromkeys(server.sample(), round)
+
+
+def reply_of(server: Server, device: int, worker: Worker) -> bytes:
+    """Return what a device sends whose every step counted."""
+    messages = Messages(worker.method, binding(worker.method.digest, worker.identity, SEED), SEED)
+    round = server.round + 1
+    keys = np.array(sorted(set(worker.method.keys(SEED, round, device))), np.int64)
+    update = Projected(keys, np.random.default_rng(device).normal(0, 1e-6, len(keys)).astype(np.float32))
+    known = messages.reply_known(round, device, server.state)
+    content = Contribution(device, 50, 1.0, 0, update)
+    body = Reply(messages.ticket(round, server.state), content).encode(worker.method.up, known)
+    return Frame(UP, *messages.binds, round, body).encode()
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from typing import Any
 
 import pytest
@@ -12,8 +11,11 @@ from federations import SEED, MakeToy, examples
 from edgetune.core.errors import DataError, DigestError, DivergenceError
 from edgetune.core.update import Contribution, Dense, Projected
 from edgetune.federation.device import Device
-from edgetune.federation.reply import HEAD, REPORT, Reply, binding, ticket
+from edgetune.federation.messages import HEAD as STATE_HEAD
+from edgetune.federation.messages import Messages
+from edgetune.federation.reply import HEAD, REPORT, Reply, binding
 from edgetune.federation.server import Server
+from edgetune.methods.options import with_options
 from edgetune.wire import DOWN, UP, Frame
 
 
@@ -24,13 +26,21 @@ def server_of(toy: Any, participation: float = 1.0, **more: Any) -> Server:
     )
 
 
+def messages_of(toy: Any) -> Messages:
+    return Messages(toy.method, binding(toy.method.digest, toy.worker.identity, SEED), SEED)
+
+
 def forged(server: Server, toy: Any, device: int = 0, **changes: Any) -> bytes:
     """Make a reply as a device would, but for some changes of the frame or of what is in it."""
-    method, base = binding(toy.method.digest, toy.worker.identity, SEED)
-    report = {"examples": 4, "loss": 1.0, "dropped": 0, "update": Projected.of(1, 1.0), "device": device}
+    messages = messages_of(toy)
+    method, base = messages.binds
+    first = toy.method.keys(SEED, server.round + 1, device)[0]
+    moved = Projected.of(first, changes.pop("step", 1.0))
+    report = {"examples": 4, "loss": 1.0, "dropped": 0, "update": moved, "device": device}
     report |= {name: changes.pop(name) for name in list(changes) if name in report}
-    answers = changes.pop("answers", ticket(next(iter(server.open_round().values()))))
-    body = Reply(answers, Contribution(**report)).encode(toy.method.codec)
+    answers = changes.pop("answers", messages.ticket(server.round + 1, server.state))
+    known = messages.reply_known(server.round + 1, device, server.state)
+    body = Reply(answers, Contribution(**report)).encode(toy.method.up, known)
     fields = {"kind": UP, "method": method, "base": base, "round": server.round + 1, "body": body} | changes
     return Frame(**fields).encode()
 
@@ -44,15 +54,15 @@ def forged(server: Server, toy: Any, device: int = 0, **changes: Any) -> bytes:
         ({"method": bytes(8)}, "method"),
         ({"base": bytes(8)}, "base"),
         ({"body": b""}, "short"),
-        ({"body": bytes(HEAD.size + REPORT.size) + b"\7"}, "seed table"),
+        ({"body": bytes(HEAD.size + REPORT.size) + b"\7"}, "not the coefficients of 4 directions"),
         ({"examples": 0}, "claims 0 examples"),
         ({"examples": 2**32 - 1}, "claims 4294967295 examples, not 5"),
         ({"device": 3}, "of device 3"),
         ({"answers": bytes(8)}, "another message"),
         ({"loss": float("nan")}, "NaN"),
         ({"loss": float("-inf")}, "NaN"),
-        ({"update": Projected.of(1, float("inf"))}, "NaN"),
-        ({"update": Projected.of(1, 3e38)}, "beyond any use"),
+        ({"step": float("inf")}, "NaN"),
+        ({"step": 3e38}, "beyond any use"),
     ],
 )
 def test_a_bad_reply_is_left_out_alone(changes: dict[str, Any], said: str, toy: MakeToy) -> None:
@@ -75,7 +85,7 @@ def test_a_reply_of_nobody_who_was_asked_is_left_out(toy: MakeToy) -> None:
     asked, others = server.sample(), sorted({0, 1, 2, 3, 77} - set(server.sample()))
     down = next(iter(server.open_round().values()))
     replies = {id: run.devices[id].answer(down) for id in range(4)}
-    replies[77] = forged(server, run, 77, answers=ticket(down))
+    replies[77] = forged(server, run, 77)
     closed = server.close_round(replies)
     assert sorted(closed.refused) == others
     assert all("not asked" in reason for reason in closed.refused.values())
@@ -88,7 +98,7 @@ def test_a_reply_to_the_same_round_of_another_run_is_left_out(toy: MakeToy) -> N
     run = toy()
     one, other = server_of(run), server_of(run)
     for server, step in ((one, 1.0), (other, 2.0)):
-        server.close_round({0: forged(server, run, update=Projected.of(1, step))})
+        server.close_round({0: forged(server, run, step=step)})
     late = {0: forged(one, run)}
     with pytest.raises(DivergenceError, match="another message"):
         other.close_round(late)
@@ -104,11 +114,12 @@ def test_after_a_restart_in_the_middle_of_a_round_its_replies_still_count(toy: M
 
 def test_a_sum_that_leaves_the_range_of_numbers_stops_and_leaves_the_state(toy: MakeToy) -> None:
     run = toy()
+    run.method = with_options(run.method, {"pool": 1})  # both rounds move the same direction
     server = server_of(run)
-    server.close_round({0: forged(server, run, update=Projected.of(1, 9e17))})
+    server.close_round({0: forged(server, run, step=9e17)})
     state = server.state
     with pytest.raises(DivergenceError, match="sum of the updates"):
-        server.close_round({0: forged(server, run, update=Projected.of(1, 9e17))})
+        server.close_round({0: forged(server, run, step=9e17)})
     assert (server.state, server.round) == (state, 1)
 
 
@@ -149,8 +160,8 @@ def test_a_device_of_another_seed_takes_no_part(toy: MakeToy) -> None:
         run.devices[0].answer(other.open_round()[0])
     with pytest.raises(DivergenceError, match="another seed"):
         other.close_round({0: run.devices[0].answer(server_of(run).open_round()[0])})
-    binds = binding(run.method.digest, run.worker.identity, SEED)
-    lying = Frame(DOWN, *binds, 1, struct.pack("<I", SEED + 1) + run.method.codec.encode(Projected.none()))
+    binds = messages_of(run).binds
+    lying = Frame(DOWN, *binds, 1, STATE_HEAD.pack(SEED + 1, 0, bytes(8)))
     with pytest.raises(DigestError, match="this device's seed"):
         run.devices[0].answer(lying.encode())
 

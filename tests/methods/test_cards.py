@@ -12,8 +12,7 @@ from edgetune.core.errors import ConfigError
 from edgetune.methods import cards as module
 from edgetune.methods.cards import Card, cards
 from edgetune.methods.catalogue import compression_method, compression_names, tuning_method, tuning_names
-from edgetune.methods.defaults import defaults
-from edgetune.methods.options import OPTIONS, with_options
+from edgetune.methods.options import OPTIONS, defaults, with_options
 
 VARIANTS = [
     ("mezo", {"optimiser": "momentum", "momentum": 0.8, "history": 7}),

@@ -11,6 +11,7 @@ import pytest
 
 from edgetune.aggregate import Mean
 from edgetune.core.errors import ConfigError
+from edgetune.core.part import GRADIENTS, Part
 from edgetune.directions import Gaussian, Hadamard, Rademacher
 from edgetune.directions.draw import Fresh, Pool
 from edgetune.estimators import Backprop, OneSided, TwoPoint
@@ -18,16 +19,22 @@ from edgetune.measure.objective import Answers
 from edgetune.measure.scores import exact_match, token_f1
 from edgetune.methods.catalogue import compression_method, compression_names, tuning_method, tuning_names
 from edgetune.methods.method import TuningMethod
-from edgetune.methods.options import OPTIONS, with_options
+from edgetune.methods.options import OPTIONS, defaults, with_options
 from edgetune.tune import ByNorm, ByTable, FullProjected, Lora, Prefix
 from edgetune.updates import Adam, AdamW, Constant, Cosine, Linear, Momentum, Sgd
-from edgetune.wire import SeedList, SeedTable, Tensors
+from edgetune.wire import Coefficients, Float32, Log, Table, Tensors
 
 KSEED, MEZO, LORA = (tuning_method(name) for name in ("fedkseed", "mezo", "lora"))
 MEZO_LORA, PREFIX = tuning_method("mezo_lora"), tuning_method("mezo_prefix")
-DECAY = with_options(KSEED, {"schedule": "cosine"})
+DECAY = with_options(KSEED, {"schedule": "cosine", "schedule_steps": 200})
 SCORED = with_options(MEZO, {"objective": "accuracy"})
 HEAVY, ADAM = with_options(MEZO, {"optimiser": "momentum"}), with_options(KSEED, {"optimiser": "adam"})
+
+
+class Uniform(Mean):
+    """An aggregator of somebody else's."""
+
+    name = "uniform"
 
 
 @pytest.mark.parametrize("name", tuning_names())
@@ -71,15 +78,15 @@ def test_an_unknown_method_is_refused_with_the_nearest_name() -> None:
         (KSEED, {"local_steps": 0}, "local step"),
         (KSEED, {"batch_size": 0}, "record"),
         (MEZO, {"directions": None}, "needs directions"),
-        (LORA, {"target": Prefix()}, "tunes LoRA"),
-        (MEZO, {"local": AdamW(1e-3)}, "AdamW needs dense"),
-        (MEZO, {"codec": Tensors()}, "seed codec"),
-        (LORA, {"target": FullProjected()}, "tunes LoRA"),
-        (LORA, {"codec": SeedList()}, "tensor codec"),
-        (LORA, {"directions": Fresh(Rademacher())}, "no directions"),
-        (MEZO, {"codec": SeedTable(8)}, "pool of directions"),
-        (KSEED, {"codec": SeedList()}, "travels as a seed table"),
-        (KSEED, {"codec": SeedTable(8)}, "one size"),
+        (LORA, {"target": Prefix()}, "prefix needs directions"),
+        (MEZO, {"local": AdamW(1e-3)}, "adamw needs dense gradients"),
+        (MEZO, {"up": Tensors()}, "named tensors needs dense gradients"),
+        (LORA, {"target": FullProjected()}, "all weights needs directions"),
+        (LORA, {"up": Coefficients()}, "needs slopes"),
+        (LORA, {"directions": Fresh(Rademacher())}, "fresh directions needs slopes"),
+        (replace(MEZO_LORA, target=Lora()), {"estimate": Backprop()}, "needs slopes"),
+        (MEZO, {"down": Table()}, "needs a pool of directions"),
+        (KSEED, {"down": Log()}, "log of steps needs fresh directions"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(
@@ -95,7 +102,7 @@ def test_parts_that_do_not_fit_are_refused(
         (KSEED, "learning_rate", 0.5, {"local": Sgd(0.5)}),
         (LORA, "learning_rate", 0.5, {"local": AdamW(0.5)}),
         (KSEED, "eps", 0.5, {"estimate": TwoPoint(0.5)}),
-        (KSEED, "pool", 64, {"directions": Pool(Hadamard(64), 64), "codec": SeedTable(64)}),
+        (KSEED, "pool", 64, {"directions": Pool(Hadamard(64), 64)}),
         (KSEED, "optimiser", "adam", {"local": Adam(3e-7)}),
         (MEZO, "optimiser", "momentum", {"local": Momentum(1e-6, history=64)}),
         (LORA, "optimiser", "sgd", {"local": Sgd(3e-4)}),
@@ -109,7 +116,7 @@ def test_parts_that_do_not_fit_are_refused(
         (MEZO, "directions", "gaussian", {"directions": Fresh(Gaussian())}),
         (LORA, "rank", 2, {"target": Lora(2, 16.0)}),
         (LORA, "alpha", 2, {"target": Lora(8, 2.0)}),
-        (KSEED, "schedule", "linear", {"schedule": Linear(200)}),
+        (DECAY, "schedule", "linear", {"schedule": Linear(200)}),
         (DECAY, "schedule_steps", 900, {"schedule": Cosine(900)}),
         (KSEED, "warmup", 7, {"schedule": Constant(7)}),
         (KSEED, "objective", "token_f1", {"objective": Answers(token_f1)}),
@@ -121,6 +128,10 @@ def test_parts_that_do_not_fit_are_refused(
         (KSEED, "local_steps", 3, {"local_steps": 3}),
         (KSEED, "batch_size", 3, {"batch_size": 3}),
         (KSEED, "by_examples", False, {"aggregate": Mean(by_examples=False)}),
+        (KSEED, "up_values", "float32", {"up": Coefficients(Float32())}),
+        (KSEED, "down_values", "float32", {"down": Table(Float32())}),
+        (LORA, "weight_decay", 0.1, {"local": AdamW(3e-4, weight_decay=0.1)}),
+        (replace(MEZO, aggregate=Uniform()), "aggregate", "mean", {"aggregate": Mean()}),
     ],
 )
 def test_an_option_replaces_its_part(
@@ -145,46 +156,49 @@ def test_an_option_left_out_changes_nothing() -> None:
     [
         (KSEED, {"learning_rat": 1.0}, "did you mean 'learning_rate'"),
         (KSEED, {"zzz": 1.0}, "no method option 'zzz'"),
-        (LORA, {"eps": 1.0}, "no perturbation radius"),
+        (LORA, {"eps": 1.0}, "lora has no eps: that is a setting of two_point and one_sided"),
         (MEZO, {"pool": 8}, "no pool"),
         (LORA, {"pool": 8}, "no pool"),
         (LORA, {"directions": "gaussian"}, "no directions"),
-        (MEZO, {"directions": "hadamard"}, "no pool"),
+        (MEZO, {"directions": "hadamard"}, "form a pool"),
         (KSEED, {"directions": "gausian"}, "did you mean 'gaussian'"),
         (KSEED, {"rank": 8}, "no rank"),
         (KSEED, {"alpha": 8}, "no alpha"),
         (KSEED, {"learning_rate": -1.0}, "learning rate"),
         (KSEED, {"eps": 0}, "eps"),
         (KSEED, {"pool": 0}, "pool"),
-        (KSEED, {"optimiser": "adamw"}, "AdamW needs dense"),
-        (LORA, {"optimiser": "adam"}, "need slopes"),
+        (KSEED, {"optimiser": "adamw"}, "adamw needs dense"),
+        (LORA, {"optimiser": "adam"}, "adam with a bounded history needs fresh directions"),
         (KSEED, {"optimiser": "adma"}, "did you mean 'adam'"),
         (KSEED, {"momentum": 0.5}, "no momentum"),
         (KSEED, {"history": 5}, "no history"),
-        (HEAVY, {"history": 0}, "bounded history"),
+        (HEAVY, {"history": 0}, "remembers all directions needs a pool"),
         (HEAVY, {"momentum": 1.0}, "below 1"),
         (ADAM, {"momentum": -0.1}, "below 1"),
-        (ADAM, {"history": 5}, "remembers all"),
+        (ADAM, {"history": 5}, "bounded history needs fresh"),
         (HEAVY, {"history": -5}, "history cannot"),
-        (LORA, {"prefix_tokens": 3}, "no prefix"),
+        (LORA, {"prefix_tokens": 3}, "that is a setting of prefix"),
         (PREFIX, {"prefix_tokens": 0}, "prefix needs"),
         (PREFIX, {"rank": 3}, "no rank"),
         (KSEED, {"schedule": "cosin"}, "did you mean 'cosine'"),
-        (KSEED, {"schedule_steps": 5}, "no end"),
+        (KSEED, {"schedule_steps": 5}, "setting of linear and cosine"),
+        (KSEED, {"schedule": "linear"}, "linear in place of constant needs schedule_steps"),
         (DECAY, {"schedule_steps": 0}, "cannot warm up"),
         (DECAY, {"warmup": 200}, "cannot warm up"),
         (KSEED, {"warmup": -1}, "cannot warm up"),
         (KSEED, {"objective": "tokenf1"}, "did you mean 'token_f1'"),
-        (LORA, {"objective": "token_f1"}, "no gradient"),
-        (KSEED, {"answer_tokens": 5}, "no answers"),
+        (LORA, {"objective": "token_f1"}, "score of answers needs slopes"),
+        (KSEED, {"answer_tokens": 5}, "no answer_tokens"),
         (SCORED, {"answer_tokens": 0}, "at least one token"),
         (KSEED, {"layer_scale": "parameter_nrm"}, "did you mean 'parameter_norm'"),
         (KSEED, {"layer_scale": {"mlp": 0}}, "between 1e-6"),
-        (MEZO_LORA, {"layer_scale": "parameter_norm"}, "no layers to scale"),
+        (MEZO_LORA, {"layer_scale": "parameter_norm"}, "no layer_scale"),
         (KSEED, {"estimate": "onesided"}, "did you mean 'one_sided'"),
         (KSEED, {"directions_per_step": 0}, "at least one direction"),
         (KSEED, {"pool": 8, "directions_per_step": 9}, "more directions than the pool"),
-        (LORA, {"estimate": "one_sided"}, "no forward-only estimate"),
+        (LORA, {"estimate": "one_sided"}, "one_sided in place of backprop needs eps"),
+        (KSEED, {"estimate": "backprop"}, "a pool of directions needs slopes"),
+        (KSEED, {"up_values": "float8"}, "no way to write values called 'float8'"),
         (LORA, {"directions_per_step": 2}, "no directions"),
         (KSEED, {"micro_batch": -1}, "micro-batch"),
         (LORA, {"rank": 0}, "rank"),
@@ -226,7 +240,9 @@ def test_the_digest_changes_with_every_setting() -> None:
     variants += [replace(LORA, local=AdamW(3e-4, weight_decay=0.1)), replace(LORA, aggregate=Mean(False))]
     variants += [replace(LORA, local=Sgd(3e-4)), replace(MEZO, target=FullProjected(keep_direction=True))]
     variants += [with_options(MEZO, {"optimiser": "momentum", "history": size}) for size in (8, 9)]
-    variants += [with_options(KSEED, {"schedule": name}) for name in ("linear", "cosine")]
+    variants += [
+        with_options(KSEED, {"schedule": name, "schedule_steps": 9}) for name in ("linear", "cosine")
+    ]
     variants += [
         with_options(KSEED, {"layer_scale": scale}) for scale in ("parameter_norm", {"a": 2}, {"a": 3})
     ]
@@ -239,3 +255,31 @@ def test_the_digest_changes_with_every_setting() -> None:
 def test_methods_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         KSEED.batch_size = 3
+
+
+@pytest.mark.parametrize("name", tuning_names())
+def test_the_defaults_of_a_method_are_options_that_give_it_back(name: str) -> None:
+    method = tuning_method(name)
+    assert with_options(method, defaults(method)) == method
+
+
+def test_a_new_part_is_judged_by_what_it_declares() -> None:
+    class Greedy(Sgd):
+        """An optimiser that wants more than slopes."""
+
+        __slots__ = ()
+
+        @property
+        def needs(self) -> frozenset[str]:
+            return frozenset({GRADIENTS})
+
+    assert replace(LORA, local=Greedy(1.0)).local == Greedy(1.0)
+    with pytest.raises(ConfigError, match="sgd needs dense gradients"):
+        replace(KSEED, local=Greedy(1.0))
+
+
+def test_no_option_is_two_parts_of_one_method() -> None:
+    for method in (KSEED, MEZO, LORA, PREFIX, SCORED, DECAY, ADAM):
+        names = [name for part in method.parts.values() for name in part.options]
+        assert len(names) == len(set(names))
+        assert all(isinstance(part, Part) for part in method.parts.values())

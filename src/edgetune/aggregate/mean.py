@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
+from edgetune.aggregate.aggregator import Aggregator
 from edgetune.core.errors import ConfigError
 from edgetune.core.update import Contribution, Dense, Projected, Update
 
 
 @dataclass(frozen=True, slots=True)
-class Mean:
+class Mean(Aggregator):
     """Federated averaging.
 
         update = sum_c p_c update_c,   p_c = n_c / sum n   (or 1 / devices)
@@ -22,6 +24,8 @@ class Mean:
     """
 
     by_examples: bool = True
+    name: ClassVar[str] = "mean"
+    options: ClassVar[Mapping[str, str]] = {"by_examples": "by_examples"}
 
     def combine(self, contributions: Sequence[Contribution]) -> Update | None:
         """Return the mean update in order of device id, or None if there is nothing to combine.

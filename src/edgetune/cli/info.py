@@ -78,7 +78,7 @@ def _defaults_of(kind: str, name: str) -> dict[str, Any]:
     """Return the settings a run with the method has, and what the embedded model's recipe sets otherwise."""
     from edgetune.compress.method import CompressionMethod
     from edgetune.methods import catalogue
-    from edgetune.methods.defaults import defaults
+    from edgetune.methods.options import defaults
     from edgetune.recipe.method_section import AUTO
     from edgetune.recipe.open_settings import OPEN, packaged_recipe
     from edgetune.recipe.recipe import load_recipe
@@ -187,7 +187,7 @@ def settings() -> None:
 def _defaults_by_key() -> dict[str, str]:
     """Return what each method setting is by default: one value, or each with the methods that have it."""
     from edgetune.methods import catalogue
-    from edgetune.methods.defaults import defaults
+    from edgetune.methods.options import defaults
 
     having: dict[str, dict[str, list[str]]] = {}
     for name in catalogue.tuning_names():

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from edgetune.core.errors import ConfigError
 from edgetune.core.keys import fresh_seed, key_id, pool_key, stream
 from edgetune.core.ledger import DirectionsSpec
+from edgetune.core.part import DIRECTIONS, FRESH, POOL, SLOPES, Part, by_name, pool_of
+from edgetune.directions import KINDS
 from edgetune.directions.hadamard import Hadamard
 from edgetune.directions.kind import Kind
 
 
 @dataclass(frozen=True, slots=True)
-class Fresh:
+class Fresh(Part):
     """A new direction every step; the ledger grows by one entry a step.
 
     Args:
@@ -20,10 +24,34 @@ class Fresh:
     """
 
     kind: Kind
+    options: ClassVar[Mapping[str, str]] = {"directions": "kind"}
 
     def __post_init__(self) -> None:
         if isinstance(self.kind, Hadamard):
-            raise ConfigError("Hadamard directions form a pool and cannot be drawn fresh", hint="use Pool")
+            raise ConfigError("hadamard directions form a pool, and these are drawn fresh every step")
+
+    @property
+    def title(self) -> str:
+        """What a message calls it."""
+        return "fresh directions"
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """Directions that no later step moves again."""
+        return frozenset({DIRECTIONS, FRESH})
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Slopes along them."""
+        return frozenset({SLOPES})
+
+    def settings(self) -> dict[str, object]:
+        """Return the option of this part: the name of its kind."""
+        return {"directions": self.kind.name}
+
+    def with_option(self, option: str, value: object) -> Fresh:
+        """Return directions of another kind, by its name."""
+        return Fresh(_kind(str(value), 1))
 
     @property
     def size(self) -> int:
@@ -36,7 +64,7 @@ class Fresh:
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
+class Pool(Part):
     """One of K directions, drawn uniformly; the ledger is K coefficients for ever.
 
     Args:
@@ -47,12 +75,38 @@ class Pool:
 
     kind: Kind
     size: int
+    options: ClassVar[Mapping[str, str]] = {"directions": "kind", "pool": "size"}
 
     def __post_init__(self) -> None:
         if not 1 <= self.size <= 1 << 20:
             raise ConfigError(f"a pool needs 1 to 1,048,576 directions, not {self.size}")
         if isinstance(self.kind, Hadamard) and self.kind.size != self.size:
             raise ConfigError(f"a Hadamard kind of {self.kind.size} cannot serve a pool of {self.size}")
+
+    @property
+    def title(self) -> str:
+        """What a message calls it."""
+        return "a pool of directions"
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """Directions that are numbered from 0 to K - 1."""
+        return frozenset({DIRECTIONS, POOL, pool_of(self.size)})
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Slopes along them."""
+        return frozenset({SLOPES})
+
+    def settings(self) -> dict[str, object]:
+        """Return the options of this part: the name of its kind, and K."""
+        return {"directions": self.kind.name, "pool": self.size}
+
+    def with_option(self, option: str, value: object) -> Pool:
+        """Return a pool of another kind, by its name, or of another size."""
+        given = {**self.settings(), option: value}
+        size = int(str(given["pool"]))
+        return Pool(_kind(str(given["directions"]), size), size)
 
     def draw(self, seed: int, round: int, device: int, steps: int, each: int = 1) -> list[int]:
         """Return the pool indices of a device's local steps, `each` a step: a pure function of the arguments.
@@ -67,6 +121,16 @@ class Pool:
 
 
 Directions = Fresh | Pool
+
+
+def _kind(name: str, size: int) -> Kind:
+    """Return a kind by its name, of a pool's size where it has one.
+
+    Raises:
+        ConfigError: naming the nearest.
+    """
+    made = by_name(name, KINDS, "directions")
+    return made(size) if issubclass(made, Hadamard) else made()
 
 
 def describe(directions: Directions, seed: int) -> DirectionsSpec:

@@ -9,8 +9,7 @@ from typing import Any
 from edgetune.core.batch import Batch, Objective, weight_of
 from edgetune.core.update import Dense, Estimate
 from edgetune.estimators.backprop import Backprop
-from edgetune.estimators.one_sided import OneSided
-from edgetune.estimators.two_point import TwoPoint
+from edgetune.estimators.estimator import Estimator
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +28,7 @@ class Accumulate:
     Cost: the passes of the estimate for every micro-batch; activations of one micro-batch.
     """
 
-    estimate: TwoPoint | OneSided | Backprop
+    estimate: Estimator
     micro_batch: int
 
     def __call__(self, tuned: Any, objective: Objective, batch: Batch, *keys: int) -> Estimate:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 
 from edgetune.core.batch import Batch, Objective
-from edgetune.core.tuned import PerturbableTuned
 from edgetune.core.update import Estimate
-from edgetune.estimators.slopes import check_slopes, mean_of_slopes
+from edgetune.estimators.slopes import Sloped, check_slopes, mean_of_slopes
 
 
 @dataclass(frozen=True, slots=True)
-class OneSided:
+class OneSided(Sloped):
     """Forward-difference slope of the loss along n directions, averaged.
 
         g_i = (L(w + eps z_i) - L(w)) / eps,   estimate = (1 / n) sum_i g_i z_i
@@ -33,12 +33,18 @@ class OneSided:
 
     eps: float
     directions: int = 1
+    name: ClassVar[str] = "one_sided"
 
     def __post_init__(self) -> None:
         check_slopes(self.eps, self.directions)
 
+    @property
+    def passes(self) -> int:
+        """Forward passes of a step."""
+        return self.directions + 1
+
     @torch.no_grad()
-    def __call__(self, tuned: PerturbableTuned, objective: Objective, batch: Batch, *keys: int) -> Estimate:
+    def __call__(self, tuned: Any, objective: Objective, batch: Batch, *keys: int) -> Estimate:
         """Return the loss at the present weights and the mean slope over the directions `keys`."""
         here, first = tuned.losses(objective, batch, keys[0], (0.0, self.eps))
         ahead = [first, *(tuned.losses(objective, batch, key, (self.eps,))[0] for key in keys[1:])]

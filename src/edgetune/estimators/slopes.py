@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 
 from edgetune.core.errors import ConfigError
+from edgetune.core.part import DIRECTIONS, SLOPES
 from edgetune.core.update import Estimate, Projected
+from edgetune.estimators.estimator import Estimator
+
+
+class Sloped(Estimator):
+    """What forward-only estimators declare."""
+
+    __slots__ = ()
+    options: ClassVar[Mapping[str, str]] = {"eps": "eps", "directions_per_step": "directions"}
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """Slopes, one number a direction."""
+        return frozenset({SLOPES})
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Directions to take slopes along."""
+        return frozenset({DIRECTIONS})
 
 
 def mean_of_slopes(keys: Sequence[int], losses: Sequence[float], slopes: Sequence[float]) -> Estimate:

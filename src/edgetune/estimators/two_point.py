@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 
 from edgetune.core.batch import Batch, Objective
-from edgetune.core.tuned import PerturbableTuned
 from edgetune.core.update import Estimate
-from edgetune.estimators.slopes import check_slopes, mean_of_slopes
+from edgetune.estimators.slopes import Sloped, check_slopes, mean_of_slopes
 
 
 @dataclass(frozen=True, slots=True)
-class TwoPoint:
+class TwoPoint(Sloped):
     """Central-difference slope of the loss along n directions, averaged (n-SPSA).
 
         g_i = (L(w + eps z_i) - L(w - eps z_i)) / (2 eps),   estimate = (1 / n) sum_i g_i z_i
@@ -32,12 +32,18 @@ class TwoPoint:
 
     eps: float
     directions: int = 1
+    name: ClassVar[str] = "two_point"
 
     def __post_init__(self) -> None:
         check_slopes(self.eps, self.directions)
 
+    @property
+    def passes(self) -> int:
+        """Forward passes of a step."""
+        return 2 * self.directions
+
     @torch.no_grad()
-    def __call__(self, tuned: PerturbableTuned, objective: Objective, batch: Batch, *keys: int) -> Estimate:
+    def __call__(self, tuned: Any, objective: Objective, batch: Batch, *keys: int) -> Estimate:
         """Return the mean loss of all points and the mean slope over the directions `keys`."""
         points = [tuned.losses(objective, batch, key, (self.eps, -self.eps)) for key in keys]
         return mean_of_slopes(

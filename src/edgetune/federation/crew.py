@@ -28,11 +28,20 @@ PATIENCE = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One device's part of a round: its payload, and how often it was asked before."""
+    """One device's part of a round.
+
+    Args:
+        device: its id.
+        payload: the server's message.
+        turn: how often the device was asked before.
+        recall: the message that carries the whole state which this one builds on, for a process that has not seen it;
+            None if it builds on the base. It stands for the device's own memory and is no traffic.
+    """
 
     device: int
     payload: bytes
     turn: int
+    recall: bytes | None = None
 
 
 class Hands(Protocol):
@@ -159,8 +168,15 @@ class Crew:
             self._replies.clear()
             self._waiting.extend(tasks)
             self._change.notify_all()
+        recalled: bytes | None = None
         while (task := self._own(len(tasks))) is not None:
-            reply = self._devices[task.device].answer(task.payload, task.turn, self.progress)
+            device = self._devices[task.device]
+            if (
+                task.recall is not None and task.recall != recalled
+            ):  # the device may have been another process's
+                device.receive(task.recall)
+                recalled = task.recall
+            reply = device.answer(task.payload, task.turn, self.progress)
             with self._change:
                 self._replies[task.device] = reply
         for lost in self._lost:
@@ -258,7 +274,7 @@ class _Helper:
     def _run(self, started: subprocess.Popen[bytes]) -> None:
         process = started
         told, said = cast(BinaryIO, process.stdin), cast(BinaryIO, process.stdout)
-        known: set[int] = set()
+        known, recalled = set[int](), b""
         try:
             send(told, self._opening)
             self._until(said, "ready")
@@ -269,6 +285,9 @@ class _Helper:
                 if task.device not in known:
                     send(told, self._share(task.device))
                     known.add(task.device)
+                if task.recall is not None and task.recall != recalled:
+                    recalled = task.recall
+                    send(told, Message("recall", {"device": task.device}, task.recall))
                 send(told, Message("answer", {"device": task.device, "turn": task.turn}, task.payload))
                 self._crew.done(task, self._until(said, "reply").body)
                 self._task = None

@@ -71,6 +71,9 @@ def _serve(tasks: queue.SimpleQueue[Message], say: BinaryIO) -> None:
             pad_id = int(opening.head["pad_id"])
             devices[id] = Device(id, examples_of(task), worker, pad_id=pad_id)
             continue
+        if task.kind == "recall":
+            devices[id].receive(task.body)
+            continue
         with PeakMemory() as memory:
             reply = devices[id].answer(task.body, int(task.head["turn"]), progress)
         send(say, Message("reply", {"peak": memory.peak_bytes}, reply))

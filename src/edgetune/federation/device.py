@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 
-from edgetune.core.errors import DataError, DigestError
+from edgetune.core.errors import DataError
 from edgetune.core.progress import Progress, silent
-from edgetune.core.update import Contribution, Projected
+from edgetune.core.update import Contribution, Update
 from edgetune.data.encode import Example
-from edgetune.federation.reply import REPORT, Reply, binding, ticket
+from edgetune.federation.messages import KEPT, Messages
+from edgetune.federation.reply import REPORT, Reply, binding
 from edgetune.federation.steps import draw_batches, take_steps
 from edgetune.federation.worker import Worker
-from edgetune.wire import DOWN, UP, Frame
+from edgetune.wire import UP, Frame
 
 __all__ = ["REPORT", "Device", "binding"]
 
@@ -42,12 +42,30 @@ class Device:
             raise DataError("a device without examples cannot train", where=f"device {id}")
         self.id, self._examples, self._worker = id, examples, worker
         self._pad_id = pad_id
-        self._binding = binding(worker.method.digest, worker.identity, worker.seed)
+        binds = binding(worker.method.digest, worker.identity, worker.seed)
+        self._messages = Messages(worker.method, binds, worker.seed)
 
     @property
     def examples(self) -> int:
         """How many examples it holds: what it registers with, and what it must claim in every reply."""
         return len(self._examples)
+
+    def receive(self, payload: bytes) -> tuple[int, Update, bytes]:
+        """Read a message and remember its state, on which later ones may build.
+
+        Returns:
+            The round that it opens, the state that the round starts from, and its ticket.
+
+        Raises:
+            DigestError: as `Messages.read`.
+        """
+        tuned, states = self._worker.tuned, self._worker.states
+        like = tuned.state() if self._worker.method.directions is None else None
+        round, state, named = self._messages.read(payload, states, like)
+        states[round - 1] = state
+        for old in [one for one in states if one < round - KEPT]:
+            del states[old]
+        return round, state, named
 
     def answer(self, payload: bytes, turn: int | None = None, progress: Progress = silent) -> bytes:
         """Train from the received state and return the change.
@@ -55,7 +73,7 @@ class Device:
         The device becomes the server's state exactly as received, takes its local steps, and forgets its weights.
 
         Args:
-            payload: a frame of the server: 4 bytes of master seed and the encoded state.
+            payload: a frame of the server (`federation.messages`).
             turn: how many times the device was asked before, so that it goes on where it was in its examples; every
                 round so far if not given.
             progress: told after every local step.
@@ -66,19 +84,10 @@ class Device:
         Raises:
             DigestError: if the frame is damaged, or belongs to another method, seed or base model.
         """
-        method, tuned = self._worker.method, self._worker.tuned
-        frame = Frame.decode(payload, kind=DOWN, method=self._binding[0], base=self._binding[1])
-        if len(frame.body) < 4:
-            raise DigestError("the message is too short to hold a seed")
-        (seed,) = struct.unpack_from("<I", frame.body)
-        if seed != self._worker.seed:
-            raise DigestError(
-                f"the server's directions follow seed {seed}, this device's seed {self._worker.seed}",
-                where=f"device {self.id}",
-            )
-        like = tuned.state() if method.directions is None else None
-        tuned.reset(method.codec.decode(frame.body[4:], like))
-        turn = frame.round - 1 if turn is None else turn
+        method, tuned, seed = self._worker.method, self._worker.tuned, self._worker.seed
+        round, state, named = self.receive(payload)
+        tuned.reset(state)
+        turn = round - 1 if turn is None else turn
         tuned.keep(self._worker.scratch)
         batches = draw_batches(
             self._examples,
@@ -92,17 +101,14 @@ class Device:
             method,
             tuned,
             batches,
-            method.keys(seed, frame.round, self.id),
+            method.keys(seed, round, self.id),
             method.local.start(tuned),
-            round=frame.round,
+            round=round,
             objective=self._worker.objective,
             progress=progress,
             label=f"device {self.id}",
         )
-        change = tuned.delta()
-        if isinstance(change, Projected):
-            moved = change.coefficients != 0
-            change = Projected(change.keys[moved], change.coefficients[moved])
-        content = Contribution(self.id, len(self._examples), steps.loss, steps.dropped, change)
-        body = Reply(ticket(payload), content).encode(method.codec)
-        return Frame(UP, *self._binding, frame.round, body).encode()
+        content = Contribution(self.id, len(self._examples), steps.loss, steps.dropped, tuned.delta())
+        known = self._messages.reply_known(round, self.id, state)
+        body = Reply(named, content).encode(method.up, known)
+        return Frame(UP, *self._messages.binds, round, body).encode()

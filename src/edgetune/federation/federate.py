@@ -89,13 +89,18 @@ def federate(
     turns = Turns(list(devices), plan.participation, seed=plan.seed)
     pace = Pace(progress, "rounds", plan.rounds)
     pace.begin(server.round, len(server.sample()))
+    held: dict[int, int] = {}
     try:
         while server.round < plan.rounds and not checkpoint.over:
             start = time.perf_counter()
             with PeakMemory() as memory:
-                down, coming = server.open_round(), server.round + 1
-                tasks = [Task(id, payload, turns.before(id, coming)) for id, payload in down.items()]
+                down, coming = server.open_round(held), server.round + 1
+                tasks = [
+                    Task(id, payload, turns.before(id, coming), server.recall(payload))
+                    for id, payload in down.items()
+                ]
                 up = hands.answer(tasks, pace.step)
+                held |= dict.fromkeys(up, server.round)
                 closed = server.close_round(up)
                 worker.tuned.reset(server.state)
                 realised = worker.watch.ratio(server.state)

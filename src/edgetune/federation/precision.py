@@ -40,7 +40,7 @@ def check_precision(
         ConfigError: if the realised ratio is below 0.5, with a radius that works and the wider type.
     Cost: three draws of a sample of 2^18 weights; more only for the advice of a refusal.
     """
-    eps = perturbation_radius(method)
+    eps = method.eps
     if eps is None or method.directions is None:
         return None
     space = BoundSpace(method.directions.kind, pool_key(seed))
@@ -85,11 +85,6 @@ def least_radius(space: BoundSpace, sample: list[Part], eps: float) -> float:
     while eps < 1 and realised_perturbation(space, sample, eps, 0) < GOOD:
         eps *= 2
     return eps
-
-
-def perturbation_radius(method: TuningMethod) -> float | None:
-    """Return eps of a forward-only method, or None."""
-    return getattr(method.estimate, "eps", None)
 
 
 class UpdateWatch:

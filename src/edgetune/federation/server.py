@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edgetune.core.errors import DigestError, DivergenceError
 from edgetune.core.update import Contribution, Dense, Projected, Update
-from edgetune.federation.reply import Reply, binding, ticket
+from edgetune.federation.messages import KEPT, Messages
+from edgetune.federation.reply import Reply, binding
 from edgetune.federation.turns import sample_devices
 from edgetune.methods.method import TuningMethod
-from edgetune.wire import DOWN, UP, Frame
+from edgetune.wire import UP, Frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,21 +58,41 @@ class Server:
         round: int = 0,
         examples: Mapping[int, int] | None = None,
     ) -> None:
-        self.method, self.state, self.round = method, state, round
+        self.method, self.state, self.round = method, method.down.settle(state), round
         self._devices, self._participation, self._seed = sorted(devices), participation, seed
-        self._binding, self._examples = binding(method.digest, base_digest, seed), dict(examples or {})
-        self._ticket = b""
+        self._messages = Messages(method, binding(method.digest, base_digest, seed), seed)
+        self._examples, self._past = dict(examples or {}), {round: self.state}
+        self._recalls: dict[int, bytes] = {}
 
-    def sample(self) -> list[int]:
-        """Return the devices of the coming round: a pure function of seed and round, without replacement."""
-        return sample_devices(self._devices, self._participation, seed=self._seed, round=self.round + 1)
+    def sample(self, round: int | None = None) -> list[int]:
+        """Return the devices of a round, the coming one if none is named: a pure function of seed and round."""
+        round = self.round + 1 if round is None else round
+        return sample_devices(self._devices, self._participation, seed=self._seed, round=round)
 
-    def open_round(self) -> dict[int, bytes]:
-        """Return the payload for every sampled device; all are equal, whether or not a device took part before."""
-        body = struct.pack("<I", self._seed) + self.method.codec.encode(self.state)
-        payload = Frame(DOWN, *self._binding, self.round + 1, body).encode()
-        self._ticket = ticket(payload)
-        return dict.fromkeys(self.sample(), payload)
+    def open_round(self, held: Mapping[int, int] | None = None) -> dict[int, bytes]:
+        """Return the payload for every sampled device: the state, or what differs from the one that a device holds.
+
+        Args:
+            held: by device, the completed rounds of the newest state that it has received; 0 or absent for a newcomer.
+        """
+        held, payloads, asked = held or {}, dict[int, bytes](), self.sample()
+        since = {id: self._since(held.get(id, 0)) for id in asked}
+        for start in sorted(set(since.values())):
+            payloads[start] = self._messages.write(
+                self.round, self.state, self.sample, start, self._past[start] if start else None
+            )
+        return {id: payloads[since[id]] for id in asked}
+
+    def _since(self, round: int) -> int:
+        """Return the completed rounds of a state that a message can build on; 0 for the base."""
+        return round if self.method.down.relative and round in self._past else 0
+
+    def recall(self, payload: bytes) -> bytes | None:
+        """Return the whole state that a message of this round builds on, as a message; None for the base."""
+        since = self._messages.since(payload)
+        if since and since not in self._recalls:
+            self._recalls = {since: self._messages.write(since, self._past[since], self.sample)}
+        return self._recalls[since] if since else None
 
     def close_round(self, replies: Mapping[int, bytes]) -> Closed:
         """Combine the replies and move on by one round; a reply that cannot be used is left out, and the others count.
@@ -85,15 +105,13 @@ class Server:
         Raises:
             DivergenceError: if no reply can be used, or their sum leaves the range of numbers; the state is unchanged.
         """
-        if not self._ticket:
-            self.open_round()
-        asked = set(self.sample())
+        asked, ticket = set(self.sample()), self._messages.ticket(self.round + 1, self.state)
         usable, refused, dropped = list[Contribution](), dict[int, str](), 0
         for device, payload in sorted(replies.items()):
             try:
                 if device not in asked:
                     raise DigestError("this device was not asked in this round")
-                one = self._open(device, payload)
+                one = self._open(device, payload, ticket)
             except DigestError as error:
                 refused[device] = error.what
                 continue
@@ -103,7 +121,8 @@ class Server:
             else:
                 refused[device] = "its loss or its update is NaN, infinite or beyond any use"
         self.state, self.round = self._combined(usable, refused), self.round + 1
-        self._ticket = b""
+        self._past = {round: state for round, state in self._past.items() if round > self.round - KEPT}
+        self._past[self.round] = self.state
         total = sum(one.examples for one in usable)
         loss = sum(one.loss * one.examples for one in usable) / total
         return Closed(loss, dropped, refused)
@@ -113,7 +132,7 @@ class Server:
         update = self.method.aggregate.combine(usable)
         state = None if update is None else _plus(self.state, update, pooled=self.method.pool_size > 0)
         if state is not None and state.is_bounded:
-            return state
+            return self.method.down.settle(state)
         what = "no reply can be used" if state is None else "the sum of the updates is beyond any use"
         reasons = "; ".join(f"device {device}: {reason}" for device, reason in list(refused.items())[:3])
         raise DivergenceError(
@@ -121,15 +140,17 @@ class Server:
             hint="if losses are NaN or infinite, lower the learning rate (--set method.learning_rate=...)",
         )
 
-    def _open(self, device: int, payload: bytes) -> Contribution:
-        frame = Frame.decode(payload, kind=UP, method=self._binding[0], base=self._binding[1])
+    def _open(self, device: int, payload: bytes, ticket: bytes) -> Contribution:
+        binds = self._messages.binds
+        frame = Frame.decode(payload, kind=UP, method=binds[0], base=binds[1])
         if frame.round != self.round + 1:
             raise DigestError(f"a reply to round {frame.round} arrived in round {self.round + 1}")
-        reply = Reply.decode(frame.body, self.method.codec, like=self.state)
+        shared = self._messages.reply_known(frame.round, device, self.state)
+        reply = Reply.decode(frame.body, self.method.up, shared)
         content = reply.content
         if content.device != device:
             raise DigestError(f"the reply says that it is of device {content.device}")
-        if reply.answers != self._ticket:
+        if reply.answers != ticket:
             raise DigestError("the reply answers another message than this round's")
         known = self._examples.get(device, content.examples)
         if not content.examples or content.examples != known:

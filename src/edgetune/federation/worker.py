@@ -11,6 +11,7 @@ from edgetune.core.batch import Objective
 from edgetune.core.keys import pool_key
 from edgetune.core.ledger import DirectionsSpec
 from edgetune.core.tuned import Tuned
+from edgetune.core.update import Update
 from edgetune.directions.draw import describe
 from edgetune.directions.space import BoundSpace, KeptSpace
 from edgetune.federation.precision import UpdateWatch
@@ -69,6 +70,8 @@ class Worker:
             method.objective.bind(backbone.tokenizer) if method.objective else None
         )
         self.watch = UpdateWatch(self.tuned, method, seed)
+        self.states: dict[int, Update] = {}
+        """What the devices of this process received of late, by completed rounds."""
 
     @property
     def identity(self) -> str:

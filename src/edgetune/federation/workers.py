@@ -9,12 +9,10 @@ import torch
 
 from edgetune.core.errors import ConfigError
 from edgetune.core.events import Listener
-from edgetune.estimators import Backprop, OneSided
 from edgetune.federation.crew import Crew
 from edgetune.federation.opening import opening_of, share_of
 from edgetune.federation.turns import asked_devices
 from edgetune.measure.machine import resident_bytes, usable_cores, usable_memory
-from edgetune.methods.method import TuningMethod
 from edgetune.recipe.prepare import Prepared
 
 OPERATIONS = 2e10
@@ -87,13 +85,5 @@ def expected_seconds(prepared: Prepared, answers: int) -> float:
     tokens = sum(len(example.input_ids) for example in shares) / max(1, len(shares))
     weights = sum(weight.numel() for weight in prepared.backbone.model.parameters())
     method = prepared.method
-    step = 2.0 * weights * tokens * method.batch_size * passes(method)
+    step = 2.0 * weights * tokens * method.batch_size * method.estimate.passes
     return answers * method.local_steps * step / OPERATIONS
-
-
-def passes(method: TuningMethod) -> int:
-    """Return the forward passes of a step; a backward pass costs two."""
-    estimate = method.estimate
-    if isinstance(estimate, Backprop):
-        return 3
-    return estimate.directions + 1 if isinstance(estimate, OneSided) else 2 * estimate.directions

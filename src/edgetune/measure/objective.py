@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from edgetune.core.batch import IGNORED, Batch
 from edgetune.core.errors import ConfigError
+from edgetune.core.part import SLOPES, Part
 from edgetune.measure.evaluate import generate
 from edgetune.measure.scores import Score
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
+class Answers(Part):
     """Minus the mean score of greedy answers to a batch's prompts.
 
         L(w) = - mean_b score(answer_b(w), reference_b)
@@ -38,10 +40,21 @@ class Answers:
 
     score: Score
     max_new_tokens: int = 32
+    options: ClassVar[Mapping[str, str]] = {"answer_tokens": "max_new_tokens"}
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise ConfigError(f"an answer needs at least one token, not {self.max_new_tokens}")
+
+    @property
+    def title(self) -> str:
+        """What a message calls it."""
+        return "a score of answers"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Slopes: it has no gradient to propagate back."""
+        return frozenset({SLOPES})
 
     def bind(self, tokenizer: PreTrainedTokenizerBase) -> ScoredAnswers:
         """Return the objective for a model with this tokenizer."""

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field, is_dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
 from hashlib import sha256
 
-from edgetune.aggregate import Mean
+from edgetune.aggregate import Aggregator
 from edgetune.core.errors import ConfigError
+from edgetune.core.part import SLOPES, Part, misfit
 from edgetune.core.update import Estimate
 from edgetune.directions.draw import Directions
-from edgetune.estimators import Accumulate, Backprop, Estimator
+from edgetune.estimators import Accumulate, Estimator
 from edgetune.measure.objective import Answers
-from edgetune.tune import Lora, Target
-from edgetune.updates import Adam, AdamW, Constant, Momentum, Optimiser, Schedule
-from edgetune.wire import Codec, SeedList, SeedTable, Tensors
+from edgetune.tune import Target
+from edgetune.updates import Constant, Optimiser, Schedule
+from edgetune.wire import Codec
 
 MOST_DIRECTIONS = 1 << 22
 """Directions of a device's round; more have no use, and their list alone would fill a small memory."""
@@ -25,7 +26,8 @@ MOST_DIRECTIONS = 1 << 22
 class TuningMethod:
     """What is tuned, along which directions, by which estimate and step, and how it travels.
 
-    A variant is `dataclasses.replace(METHOD, ...)`; `edgetune.methods.options` does it from a recipe.
+    A variant is `dataclasses.replace(METHOD, ...)`; `edgetune.methods.options` does it from a recipe. Whether parts fit
+    each other is a comparison of what they declare (`core.part`).
 
     Args:
         name: public name, the name of its file.
@@ -37,8 +39,9 @@ class TuningMethod:
         directions: which directions steps take; None for dense gradients.
         estimate: gradient estimator.
         local: optimiser of the local steps.
-        codec: wire format of updates.
-        aggregate: how the server combines them.
+        up: wire format of a device's change.
+        down: wire format of the server's state.
+        aggregate: how the server combines changes.
         local_steps: steps a device takes in a round, at least 1.
         batch_size: records a step, at least 1.
         micro_batch: records a forward pass; 0 for all of a step's at once.
@@ -59,8 +62,9 @@ class TuningMethod:
     directions: Directions | None
     estimate: Estimator
     local: Optimiser
-    codec: Codec
-    aggregate: Mean
+    up: Codec
+    down: Codec
+    aggregate: Aggregator
     local_steps: int = 200
     batch_size: int = 1
     micro_batch: int = 0
@@ -77,8 +81,6 @@ class TuningMethod:
         Raises:
             ConfigError: with one sentence saying why.
         """
-        forward_only = not isinstance(self.estimate, Backprop)
-        history = self.local.history if isinstance(self.local, Momentum | Adam) else None
         rules = [
             (self.local_steps < 1, "a device needs at least one local step"),
             (
@@ -91,47 +93,27 @@ class TuningMethod:
                 bool(self.pool_size) and self.estimate.directions > self.pool_size,
                 "a step cannot take more directions than the pool holds",
             ),
-            (forward_only and self.directions is None, "a forward-only estimate needs directions"),
-            (
-                forward_only and isinstance(self.local, AdamW),
-                "AdamW needs dense gradients, a slope is one number",
-            ),
-            (
-                not forward_only and not isinstance(self.target, Lora),
-                "back-propagation tunes LoRA",
-            ),
-            (
-                not forward_only and history is not None,
-                "momentum and Adam of coefficients need slopes, dense gradients take AdamW",
-            ),
-            (
-                bool(self.pool_size) and bool(history),
-                "a pool remembers all its directions, a history is for seeds",
-            ),
-            (
-                forward_only and not self.pool_size and history == 0,
-                "momentum and Adam over fresh seeds need a bounded history",
-            ),
-            (
-                not forward_only and self.objective is not None,
-                "a score of answers has no gradient to propagate back",
-            ),
-            (not forward_only and self.directions is not None, "dense gradients have no directions"),
-            (not forward_only and not isinstance(self.codec, Tensors), "dense updates need the tensor codec"),
-            (forward_only and isinstance(self.codec, Tensors), "projected updates need a seed codec"),
-            (
-                isinstance(self.codec, SeedTable) and not self.pool_size,
-                "a seed table needs a pool of directions",
-            ),
-            (isinstance(self.codec, SeedList) and bool(self.pool_size), "a pool travels as a seed table"),
-            (
-                isinstance(self.codec, SeedTable) and self.codec.size != self.pool_size,
-                "the seed table and the pool must have one size",
-            ),
         ]
-        for broken, sentence in rules:
-            if broken:
-                raise ConfigError(sentence, where=f"method {self.name}")
+        said = [sentence for broken, sentence in rules if broken]
+        if sentence := misfit(self.parts) or (said[0] if said else None):
+            raise ConfigError(sentence, where=f"method {self.name}")
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        """The parts by the field that holds them."""
+        held = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {name: part for name, part in held.items() if isinstance(part, Part)}
+
+    @property
+    def forward_only(self) -> bool:
+        """Whether steps are slopes along directions, without back-propagation."""
+        return SLOPES in self.estimate.gives
+
+    @property
+    def eps(self) -> float | None:
+        """Perturbation radius of a forward-only estimate; None if there is none."""
+        radius: float | None = getattr(self.estimate, "eps", None)
+        return radius
 
     @property
     def pool_size(self) -> int:
@@ -148,6 +130,12 @@ class TuningMethod:
         if self.directions is None:
             return [0] * self.local_steps
         return self.directions.draw(seed, round, device, self.local_steps, self.estimate.directions)
+
+    def round_keys(self, seed: int, round: int, devices: Sequence[int]) -> list[int]:
+        """Return the directions of a round's devices, ascending by device, each once."""
+        return list(
+            dict.fromkeys(key for device in sorted(devices) for key in self.keys(seed, round, device))
+        )
 
     def rate(self, round: int, step: int) -> float:
         """Return the factor on the learning rate of a device's step (from 0) in a round (from 1)."""

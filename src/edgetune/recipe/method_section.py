@@ -36,6 +36,8 @@ class MethodSection(Section):
     """Learning rate, at least 0; `auto` is found by a short range test, once a model, method and data."""
     optimiser: str | None = None
     """sgd, momentum or adam of coefficients (forward-only), adamw or sgd (back-propagation)."""
+    weight_decay: float | None = None
+    """Decoupled weight decay of adamw."""
     momentum: float | None = None
     """Momentum, or Adam's first decay, in [0, 1)."""
     history: Count | None = None
@@ -70,5 +72,11 @@ class MethodSection(Section):
     """Records a step; a device that holds fewer takes all of them."""
     micro_batch: Annotated[int, Field(ge=0, le=65_536)] | None = None
     """Records a forward pass; a step of more of them is accumulated. 0: all of a step's records at once."""
+    aggregate: str | None = None
+    """mean: how the server combines what devices send."""
+    up_values: str | None = None
+    """float32 or float16: how a device's coefficients are written."""
+    down_values: str | None = None
+    """float32 or float16: how a pool's coefficients are written; the server's own are rounded so too."""
     by_examples: bool | None = None
     """Weight devices by their number of examples."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 
@@ -73,7 +72,7 @@ def find_rate(
 
         def after(rate: float, estimate: Update = estimate.update, other: Batch = other) -> float:
             tuned.reset(None)
-            optimiser = replace(method.local, lr=rate)
+            optimiser = method.local.with_option("learning_rate", rate)
             optimiser.step(tuned, estimate, optimiser.start(tuned))
             found = loss(other)
             return found if math.isfinite(found) else math.inf

@@ -13,11 +13,9 @@ from edgetune.core.progress import Progress, silent
 from edgetune.data.encode import collate
 from edgetune.directions.draw import Directions
 from edgetune.directions.space import BoundSpace
-from edgetune.estimators import Backprop
 from edgetune.federation.precision import least_radius
 from edgetune.federation.turns import asked_devices
 from edgetune.federation.worker import Worker
-from edgetune.federation.workers import passes
 from edgetune.measure.realised import sample_weights
 from edgetune.measure.scores import token_f1
 from edgetune.methods.method import TuningMethod
@@ -49,7 +47,7 @@ def work_ahead(prepared: Prepared, *, single: bool) -> Ahead:
     held = sum(map(len, prepared.devices.values()))
     batch_size, steps = min(method.batch_size, held), plan.rounds * method.local_steps
     asked = 1 if single else asked_devices(len(prepared.devices), plan.participation)
-    records = int(SHARE * steps * asked * batch_size * passes(method))
+    records = int(SHARE * steps * asked * batch_size * method.estimate.passes)
     return Ahead(batch_size, method.estimate.directions, steps, max(LEAST, records))
 
 
@@ -64,7 +62,7 @@ def refuse_equal_scores(prepared: Prepared) -> None:
     Cost: answers to 16 training records; to 4 records at up to 16 perturbed models more, where those score alike.
     """
     method = prepared.method
-    if method.objective is None or method.directions is None or isinstance(method.estimate, Backprop):
+    if method.objective is None or method.directions is None or method.eps is None:
         return
     scored = method.objective.bind(prepared.backbone.tokenizer)
     worker = Worker(
@@ -83,7 +81,7 @@ def refuse_equal_scores(prepared: Prepared) -> None:
             for line in range(SCORED_LINES):
                 if len(seen) > 1:
                     return
-                eps = factor * method.estimate.eps
+                eps = factor * method.eps
                 seen |= set(lines.look(line, SCORED // 4, (eps, -eps)).sums.ravel().tolist())
     finally:
         release(worker.tuned)
@@ -118,7 +116,7 @@ def find_prepared(prepared: Prepared, *, single: bool, progress: Progress = sile
     batch, ahead, tuned = _batches(prepared), work_ahead(prepared, single=single), worker.tuned
     try:
         progress("range test", 0, 1)
-        if isinstance(method.estimate, Backprop) or not isinstance(tuned, ProjectedTuned):
+        if method.eps is None or not isinstance(tuned, ProjectedTuned):
             found = find_rate(tuned, method, response_loss, batch, steps=ahead.steps, seed=seed)
         else:
             directions = cast(Directions, method.directions)  # a forward-only method has some
@@ -129,7 +127,7 @@ def find_prepared(prepared: Prepared, *, single: bool, progress: Progress = sile
             found = find_settings(
                 Lines(tuned, bound.records if bound else response_losses, batch, keys),
                 ahead,
-                method.estimate.eps,
+                method.eps,
                 scale=_scale_of(method),
                 least=cache(lambda eps: least_radius(space, sample, max(eps, SMALLEST))),
                 stepped=bound is not None,

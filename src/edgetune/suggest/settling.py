@@ -74,7 +74,7 @@ def settle(
     if found is None:
         found = _cached_or_found(prepared, single=single, progress=progress)
     if "eps" not in names:
-        found = replace(found, eps=getattr(prepared.method.estimate, "eps", None))
+        found = replace(found, eps=prepared.method.eps)
     if "learning_rate" not in names:
         found = replace(found, learning_rate=prepared.method.local.lr)
     values = {name: getattr(found, name) for name in names}

@@ -10,7 +10,6 @@ from edgetune.core.keys import pool_key, stream
 from edgetune.core.progress import Progress, silent
 from edgetune.data.encode import collate
 from edgetune.directions.space import BoundSpace
-from edgetune.federation.precision import perturbation_radius
 from edgetune.federation.worker import Worker
 from edgetune.measure.realised import realised_perturbation, sample_weights
 from edgetune.recipe.prepare import Prepared
@@ -36,7 +35,7 @@ def suggest_prepared(prepared: Prepared, progress: Progress = silent) -> Suggest
     Cost: see `suggest.range_test.suggest`.
     """
     method, seed = prepared.method, prepared.recipe.seed
-    if method.directions is None or perturbation_radius(method) is None:
+    if method.directions is None or method.eps is None:
         raise ConfigError(
             f"{method.name} has no perturbation radius to suggest",
             hint=f"edgetune suggest {method.name} --quick finds a learning rate; forward-only methods: mezo, fedkseed",

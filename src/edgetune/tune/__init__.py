@@ -6,9 +6,13 @@ from edgetune.tune.projected import ProjectedTuned
 from edgetune.tune.projected_adapter import ProjectedAdapter
 from edgetune.tune.scaled import ByNorm, ByTable
 from edgetune.tune.streamed import StreamedTuned
-from edgetune.tune.targets import FullProjected, Lora, Prefix, Target, reopen
+from edgetune.tune.target import Target
+from edgetune.tune.targets import FullProjected, Lora, Prefix, reopen
+
+TARGETS: tuple[type[Target], ...] = (FullProjected, Lora, Prefix)
 
 __all__ = [
+    "TARGETS",
     "AdapterTuned",
     "ByNorm",
     "ByTable",

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from transformers import PreTrainedModel
 
 from edgetune.core.errors import ConfigError, ModelError
+from edgetune.core.part import DIRECTIONS, TENSORS, by_name
 from edgetune.core.tuned import Space
 from edgetune.tune.adapter import AdapterTuned
 from edgetune.tune.placement import place_lora, place_prefix
 from edgetune.tune.projected import ProjectedTuned
 from edgetune.tune.projected_adapter import ProjectedAdapter
-from edgetune.tune.scaled import Scaling
+from edgetune.tune.scaled import ByNorm, ByTable, Scaling
+from edgetune.tune.target import Target
 
 
 @dataclass(frozen=True, slots=True)
-class FullProjected:
+class FullProjected(Target):
     """All weights; the update is a sum of directions.
 
     Args:
@@ -30,6 +32,30 @@ class FullProjected:
 
     keep_direction: bool = False
     scaling: Scaling | None = None
+    options: ClassVar[Mapping[str, str]] = {"layer_scale": "scaling"}
+
+    @property
+    def title(self) -> str:
+        """What a message calls it."""
+        return "tuning all weights"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Directions to move along."""
+        return frozenset({DIRECTIONS})
+
+    def settings(self) -> dict[str, Any]:
+        """Return the layer scale as a recipe writes it, if there is one."""
+        if isinstance(self.scaling, ByTable):
+            return {"layer_scale": dict(self.scaling.table)}
+        return {} if self.scaling is None else {"layer_scale": "parameter_norm"}
+
+    def with_option(self, option: str, value: object) -> FullProjected:
+        """Return the target with another layer scale: its name, or a table of factors."""
+        if isinstance(value, Mapping):
+            table = tuple((str(part), float(str(scale))) for part, scale in value.items())
+            return replace(self, scaling=ByTable(table))
+        return replace(self, scaling=by_name(str(value), {"parameter_norm": ByNorm()}, "layer scale"))
 
     def open(
         self,
@@ -51,7 +77,7 @@ class FullProjected:
 
 
 @dataclass(frozen=True, slots=True)
-class Lora:
+class Lora(Target):
     """Low-rank adapters on all linear layers but the head.
 
     Args:
@@ -61,12 +87,19 @@ class Lora:
 
     rank: int = 8
     alpha: float = 16.0
+    name: ClassVar[str] = "lora"
+    options: ClassVar[Mapping[str, str]] = {"rank": "rank", "alpha": "alpha"}
 
     def __post_init__(self) -> None:
         if self.rank < 1 or self.alpha <= 0:
             raise ConfigError(
                 f"LoRA needs a rank of at least 1 and a positive alpha, not {self.rank}, {self.alpha}"
             )
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """Few tensors, which may be tuned along directions or by gradients."""
+        return frozenset({TENSORS})
 
     def open(
         self,
@@ -83,7 +116,7 @@ class Lora:
 
 
 @dataclass(frozen=True, slots=True)
-class Prefix:
+class Prefix(Target):
     """Trainable keys and values before the first token of every attention layer; the update is a sum of directions.
 
     Args:
@@ -94,12 +127,19 @@ class Prefix:
 
     tokens: int = 5
     scale: float = 0.1
+    name: ClassVar[str] = "prefix"
+    options: ClassVar[Mapping[str, str]] = {"prefix_tokens": "tokens"}
 
     def __post_init__(self) -> None:
         if self.tokens < 1 or not 0 <= self.scale < float("inf"):
             raise ConfigError(
                 f"a prefix needs at least one token and a scale of at least 0, not {self.tokens}, {self.scale}"
             )
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Directions to move along."""
+        return frozenset({DIRECTIONS})
 
     def open(
         self,
@@ -113,9 +153,6 @@ class Prefix:
             raise ConfigError("a projected update needs directions")
         placed = place_prefix(model, tokens=self.tokens, scale=self.scale, seed=seed)
         return ProjectedAdapter(placed, space, {"seed": seed, "initial_scale": self.scale})
-
-
-Target = FullProjected | Lora | Prefix
 
 
 def reopen(model: PreTrainedModel, space: Space, adapter: Mapping[str, Any]) -> ProjectedTuned:

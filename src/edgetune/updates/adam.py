@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -11,12 +13,13 @@ from edgetune.core.errors import ConfigError
 from edgetune.core.tuned import Tuned
 from edgetune.core.update import Update
 from edgetune.updates.history import forget, seen, step_of
+from edgetune.updates.remembering import Remembering
 
 BETA2, EPS = 0.999, 1e-8
 
 
 @dataclass(frozen=True, slots=True)
-class Adam:
+class Adam(Remembering):
     """Adam on the coefficients of directions.
 
         m <- b1 m + (1 - b1) g;   v <- b2 v + (1 - b2) g^2;   a <- a - lr m^ / (sqrt(v^) + 1e-8)
@@ -41,6 +44,8 @@ class Adam:
     lr: float
     beta1: float = 0.9
     history: int = 0
+    name: ClassVar[str] = "adam"
+    options: ClassVar[Mapping[str, str]] = {**Remembering.options, "momentum": "beta1"}
 
     def __post_init__(self) -> None:
         if not 0 <= self.lr < float("inf"):

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch.optim.adamw import adamw
 
 from edgetune.core.errors import ConfigError
+from edgetune.core.part import GRADIENTS
 from edgetune.core.tuned import Tuned
 from edgetune.core.update import Dense, Update
+from edgetune.updates.optimiser import Optimiser
 
 
 @dataclass(frozen=True, slots=True)
-class AdamW:
+class AdamW(Optimiser):
     """Adam with decoupled weight decay (off by default).
 
         m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2;  w <- w - lr m^ / (sqrt(v^) + eps)
@@ -30,12 +34,19 @@ class AdamW:
 
     lr: float
     weight_decay: float = 0.0
+    name: ClassVar[str] = "adamw"
+    options: ClassVar[Mapping[str, str]] = {"learning_rate": "lr", "weight_decay": "weight_decay"}
 
     def __post_init__(self) -> None:
         if not (0 <= self.lr < float("inf") and 0 <= self.weight_decay < float("inf")):
             raise ConfigError(
                 f"learning rate and weight decay must be at least 0, not {self.lr}, {self.weight_decay}"
             )
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """A gradient of every weight: a slope is one number."""
+        return frozenset({GRADIENTS})
 
     def start(self, tuned: Tuned) -> dict[str, torch.Tensor]:
         """Return zero moments and step counts, keyed `m.NAME`, `v.NAME`, `t.NAME`."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -10,10 +12,11 @@ from edgetune.core.errors import ConfigError
 from edgetune.core.tuned import Tuned
 from edgetune.core.update import Update
 from edgetune.updates.history import forget, seen, step_of
+from edgetune.updates.remembering import Remembering
 
 
 @dataclass(frozen=True, slots=True)
-class Momentum:
+class Momentum(Remembering):
     """Stochastic gradient descent with heavy-ball momentum on the coefficients of directions.
 
         m <- mu m + g;   a <- a - lr m       m, g, a: one number a direction
@@ -36,6 +39,8 @@ class Momentum:
     lr: float
     momentum: float = 0.9
     history: int = 0
+    name: ClassVar[str] = "momentum"
+    options: ClassVar[Mapping[str, str]] = {**Remembering.options, "momentum": "momentum"}
 
     def __post_init__(self) -> None:
         if not 0 <= self.lr < float("inf"):

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from edgetune.core.errors import ConfigError
+from edgetune.core.part import Part
+
+
+class Schedule(Part):
+    """The share of the learning rate that a step takes; implementations are frozen values."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def rate(self, step: int) -> float:
+        """Return the factor of a step, in [0, 1]; steps count from 0 over all rounds."""
 
 
 @dataclass(frozen=True, slots=True)
-class Constant:
+class Constant(Schedule):
     """The whole learning rate after a linear warm-up.
 
         rate(t) = min(1, t / warmup)
@@ -23,6 +37,8 @@ class Constant:
     """
 
     warmup: int = 0
+    name: ClassVar[str] = "constant"
+    options: ClassVar[Mapping[str, str]] = {"warmup": "warmup"}
 
     def __post_init__(self) -> None:
         _check(self.warmup, None)
@@ -32,8 +48,15 @@ class Constant:
         return _warm(step, self.warmup)
 
 
+class Decay(Schedule):
+    """A schedule that ends: it cannot be chosen without saying when."""
+
+    __slots__ = ()
+    options: ClassVar[Mapping[str, str]] = {"schedule_steps": "steps", "warmup": "warmup"}
+
+
 @dataclass(frozen=True, slots=True)
-class Linear:
+class Linear(Decay):
     """A linear warm-up, then a linear decay to nothing.
 
         rate(t) = t / warmup,   then   max(0, (steps - t) / (steps - warmup))
@@ -49,6 +72,7 @@ class Linear:
 
     steps: int
     warmup: int = 0
+    name: ClassVar[str] = "linear"
 
     def __post_init__(self) -> None:
         _check(self.warmup, self.steps)
@@ -61,7 +85,7 @@ class Linear:
 
 
 @dataclass(frozen=True, slots=True)
-class Cosine:
+class Cosine(Decay):
     """A linear warm-up, then half a cosine down to nothing.
 
         rate(t) = t / warmup,   then   (1 + cos(pi (t - warmup) / (steps - warmup))) / 2
@@ -77,6 +101,7 @@ class Cosine:
 
     steps: int
     warmup: int = 0
+    name: ClassVar[str] = "cosine"
 
     def __post_init__(self) -> None:
         _check(self.warmup, self.steps)
@@ -87,9 +112,6 @@ class Cosine:
             return _warm(step, self.warmup)
         done = min(1.0, (step - self.warmup) / (self.steps - self.warmup))
         return (1 + math.cos(math.pi * done)) / 2
-
-
-Schedule = Constant | Linear | Cosine
 
 
 def _warm(step: int, warmup: int) -> float:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
 from edgetune.core.errors import ConfigError
 from edgetune.core.tuned import Tuned
 from edgetune.core.update import Dense, Update
+from edgetune.updates.optimiser import Optimiser
 
 
 @dataclass(frozen=True, slots=True)
-class Sgd:
+class Sgd(Optimiser):
     """One step against the estimate.
 
         w <- w - lr g
@@ -26,6 +29,8 @@ class Sgd:
     """
 
     lr: float
+    name: ClassVar[str] = "sgd"
+    options: ClassVar[Mapping[str, str]] = {"learning_rate": "lr"}
 
     def __post_init__(self) -> None:
         if not 0 <= self.lr < float("inf"):

@@ -1,10 +1,27 @@
 """Codecs and framing: what really travels; reported bytes are the length of these payloads."""
 
+from edgetune.wire.codec import Codec
+from edgetune.wire.coefficients import Coefficients
 from edgetune.wire.frame import DOWN, UP, Frame
-from edgetune.wire.seed_list import SeedList
-from edgetune.wire.seed_table import SeedTable
+from edgetune.wire.known import Known
+from edgetune.wire.log import Log
+from edgetune.wire.table import Table
 from edgetune.wire.tensors import Tensors
+from edgetune.wire.values import Float16, Float32
 
-Codec = SeedTable | SeedList | Tensors
+CODECS: tuple[type[Codec], ...] = (Coefficients, Table, Log, Tensors)
 
-__all__ = ["DOWN", "UP", "Codec", "Frame", "SeedList", "SeedTable", "Tensors"]
+__all__ = [
+    "CODECS",
+    "DOWN",
+    "UP",
+    "Codec",
+    "Coefficients",
+    "Float16",
+    "Float32",
+    "Frame",
+    "Known",
+    "Log",
+    "Table",
+    "Tensors",
+]

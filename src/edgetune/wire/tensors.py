@@ -9,18 +9,31 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from edgetune.core.errors import DataError, DigestError
+from edgetune.core.part import GRADIENTS
 from edgetune.core.update import FLOATS, Dense, Update
+from edgetune.wire.codec import Codec
+from edgetune.wire.known import Known
 
 
 @dataclass(frozen=True, slots=True)
-class Tensors:
+class Tensors(Codec):
     """A codec for dense updates: safetensors, never pickle.
 
     Cost: the tensors' bytes and a JSON header of about 100 bytes a tensor.
     """
 
-    def encode(self, update: Update) -> bytes:
-        """Return the safetensors bytes.
+    @property
+    def title(self) -> str:
+        """What a message calls it."""
+        return "named tensors"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Gradients: along directions a coefficient says it all."""
+        return frozenset({GRADIENTS})
+
+    def encode(self, update: Update, known: Known | None = None) -> bytes:
+        """Return the safetensors bytes; what is known plays no part.
 
         Raises:
             DataError: if the update is projected.
@@ -29,15 +42,15 @@ class Tensors:
             raise DataError("this codec carries dense updates only")
         return save({name: tensor.detach().contiguous().cpu() for name, tensor in update.tensors.items()})
 
-    def decode(self, body: bytes, like: Update | None = None) -> Dense:
+    def decode(self, body: bytes, known: Known | None = None) -> Dense:
         """Return the update.
 
         Args:
             body: safetensors bytes.
-            like: where given, names, shapes and types must be its own: a message cannot change what is tuned.
+            known: names, shapes and types must be those of its `like`: a message cannot change what is tuned.
 
         Raises:
-            DigestError: if the bytes are not safetensors, hold anything but floats, or do not fit `like`.
+            DigestError: if the bytes are not safetensors, hold anything but floats, or do not fit.
         """
         try:
             found = load(body)
@@ -46,6 +59,7 @@ class Tensors:
         for name, tensor in found.items():
             if tensor.dtype not in FLOATS:
                 raise DigestError(f"a tensor of type {tensor.dtype}", where=name[:200])
+        like = known.like if known is not None else None
         if like is not None and _described(like) != _described(Dense(found)):
             raise DigestError("the tensors are not the tuned ones, by name, shape and type")
         return Dense(found)

@@ -7,19 +7,20 @@ from edgetune.estimators import TwoPoint
 from edgetune.methods.method import TuningMethod
 from edgetune.tune import FullProjected
 from edgetune.updates import Sgd
-from edgetune.wire import SeedList
+from edgetune.wire import Coefficients, Log
 
 METHOD = TuningMethod(
     name="mezo",
     summary="Two forward passes a step along a regenerated direction; the run is a list of (seed, coefficient) pairs.",
-    travels="one (seed, coefficient) pair a local step up, every pair so far down",
+    travels="one coefficient a local step up, those of the rounds that were missed down; seeds follow from the run's",
     memory="inference + 16 MB of scratch (+ 2 bytes a weight in half precision)",
     source="Malladi et al. 2023, arXiv:2305.17333; princeton-nlp/MeZO (gaussian there: directions = 'gaussian')",
     target=FullProjected(),
     directions=Fresh(Rademacher()),
     estimate=TwoPoint(eps=1e-3),
     local=Sgd(lr=1e-6),
-    codec=SeedList(),
+    up=Coefficients(),
+    down=Log(),
     aggregate=Mean(),
     local_steps=200,
     batch_size=16,

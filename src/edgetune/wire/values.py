@@ -1,0 +1,104 @@
+"""How coefficients are written: wide and exact, or in two bytes with a stated error."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from edgetune.core.part import Part
+
+Numbers = npt.NDArray[np.float32]
+TOP = 15
+"""Binary exponent below which every scaled number lies: float16 holds magnitudes up to 65,504."""
+
+
+class Values(Part):
+    """How float32 numbers are written, each in `width` bytes, under one scale a message."""
+
+    __slots__ = ()
+    width: ClassVar[int]
+
+    @abstractmethod
+    def scale(self, numbers: Numbers) -> int:
+        """Return the power of two that numbers are divided by, in [-128, 127]; it follows from the greatest one."""
+
+    @abstractmethod
+    def encode(self, numbers: Numbers, scale: int) -> bytes:
+        """Return the bytes."""
+
+    @abstractmethod
+    def decode(self, body: bytes, scale: int) -> Numbers:
+        """Return the numbers that `encode` would write so."""
+
+    def settle(self, numbers: Numbers) -> Numbers:
+        """Return the numbers that arrive; they settle at themselves, under the same scale."""
+        for _ in range(2):  # the greatest number may be rounded up to the next power of two
+            scale = self.scale(numbers)
+            numbers = self.decode(self.encode(numbers, scale), scale)
+        return numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Float32(Values):
+    """Numbers as they are.
+
+    Cost: 4 bytes a number, no error.
+    """
+
+    name: ClassVar[str] = "float32"
+    width: ClassVar[int] = 4
+
+    def scale(self, numbers: Numbers) -> int:
+        """Return 0."""
+        return 0
+
+    def encode(self, numbers: Numbers, scale: int) -> bytes:
+        """Return the bytes, little-endian."""
+        return numbers.astype("<f4").tobytes()
+
+    def decode(self, body: bytes, scale: int) -> Numbers:
+        """Return the numbers."""
+        return np.frombuffer(body, "<f4").astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Float16(Values):
+    """Half-precision numbers times a power of two that the message says once.
+
+        x = 2^s h,   s = the least with max |x| < 2^(s + 15)
+
+    Relative error at most 2^-11 of numbers down to 2^-28 of the greatest, below that 2^-39 of the greatest. Tuned
+    coefficients are sums of slopes times a learning rate, which plain float16 would round to nothing.
+
+    Cost: 2 bytes a number. Entropy coding was tried and left out: random mantissas do not shrink.
+    """
+
+    name: ClassVar[str] = "float16"
+    width: ClassVar[int] = 2
+
+    def scale(self, numbers: Numbers) -> int:
+        """Return s."""
+        greatest = float(np.abs(numbers).max()) if len(numbers) else 0.0
+        if not 0 < greatest < math.inf:
+            return 0
+        return max(-128, min(127, math.frexp(greatest)[1] - TOP))
+
+    def encode(self, numbers: Numbers, scale: int) -> bytes:
+        """Return the bytes, little-endian, rounded to the nearest, ties to even."""
+        with np.errstate(over="ignore"):
+            return np.ldexp(numbers.astype(np.float64), -scale).astype("<f2").tobytes()
+
+    def decode(self, body: bytes, scale: int) -> Numbers:
+        """Return the numbers."""
+        halves = np.frombuffer(body, "<f2").astype(np.float64)
+        with np.errstate(over="ignore"):
+            return np.ldexp(halves, scale).astype(np.float32)
+
+
+VALUES: dict[str, type[Values]] = {kind.name: kind for kind in (Float32, Float16)}
+"""Ways to write numbers, by the name that recipes use."""

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save
 
 from edgetune.core.errors import ModelError
 from edgetune.core.ledger import read_ledger, write_ledger
-from edgetune.federation.beside import OPTIMISER, beside
+from edgetune.federation.beside import BESIDE, beside
 
 State = dict[str, torch.Tensor]
 OPTIMISERS = pytest.mark.parametrize("name", ["adam", "heavy", "lora"])
@@ -24,7 +24,7 @@ def put(ledger: Path, state: State) -> None:
     """Write a state with its digest in the ledger, as whoever can write both would."""
     data, found = save(state), read_ledger(ledger)
     beside(ledger, found.round).write_bytes(data)
-    write_ledger(ledger, replace(found, extra={**found.extra, OPTIMISER: hashlib.sha256(data).hexdigest()}))
+    write_ledger(ledger, replace(found, extra={**found.extra, BESIDE: hashlib.sha256(data).hexdigest()}))
 
 
 @OPTIMISERS

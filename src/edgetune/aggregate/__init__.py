@@ -1,9 +1,9 @@
 """Aggregators: from the devices' contributions to one update."""
 
-from edgetune.aggregate.aggregator import Aggregator
+from edgetune.aggregate.aggregator import Aggregator, Memory, ordered, shares
 from edgetune.aggregate.mean import Mean
 
 AGGREGATORS: dict[str, type[Aggregator]] = {kind.name: kind for kind in (Mean,)}
 """Aggregators by the name that recipes use."""
 
-__all__ = ["AGGREGATORS", "Aggregator", "Mean"]
+__all__ = ["AGGREGATORS", "Aggregator", "Mean", "Memory", "ordered", "shares"]

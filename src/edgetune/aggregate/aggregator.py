@@ -5,15 +5,51 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 
+import torch
+
 from edgetune.core.part import Part
 from edgetune.core.update import Contribution, Update
 
+Memory = dict[str, torch.Tensor]
+"""What a server remembers from round to round beside the state, by name; a run that goes on reads it back."""
+
 
 class Aggregator(Part):
-    """From the devices' contributions to one update; implementations are frozen values."""
+    """From the devices' contributions to one update; implementations are frozen values.
+
+    What comes out does not depend on the order in which contributions came in.
+    """
 
     __slots__ = ()
 
+    def start(self, state: Update) -> Memory:
+        """Return the memory before the first round; names, types and shapes stay."""
+        return {}
+
     @abstractmethod
-    def combine(self, contributions: Sequence[Contribution]) -> Update | None:
-        """Return the update, whatever the order of the contributions, or None if there is nothing to combine."""
+    def combine(self, contributions: Sequence[Contribution], state: Update, memory: Memory) -> Update | None:
+        """Return the change of the state.
+
+        Args:
+            contributions: what can be used of a round's replies.
+            state: what the round started from.
+            memory: changed in place.
+
+        Returns:
+            The change; None if there is nothing to change yet: what came is remembered, or there was nothing.
+        """
+
+
+def ordered(contributions: Sequence[Contribution]) -> list[Contribution]:
+    """Return contributions by device: sums are rounded, so that their order is part of the result."""
+    return sorted(contributions, key=lambda one: one.device)
+
+
+def shares(contributions: Sequence[Contribution], *, by_examples: bool) -> list[float]:
+    """Return the weight of each contribution: its part of all examples, or alike; they add up to 1.
+
+    p_c = n_c / sum n   (or 1 / devices)
+    """
+    weights = [one.examples if by_examples else 1 for one in contributions]
+    total = sum(weights)
+    return [weight / total for weight in weights]

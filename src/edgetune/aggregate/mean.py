@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from edgetune.aggregate.aggregator import Aggregator
+from edgetune.aggregate.aggregator import Aggregator, Memory, ordered, shares
 from edgetune.core.errors import ConfigError
 from edgetune.core.update import Contribution, Dense, Projected, Update
 
@@ -27,29 +27,28 @@ class Mean(Aggregator):
     name: ClassVar[str] = "mean"
     options: ClassVar[Mapping[str, str]] = {"by_examples": "by_examples"}
 
-    def combine(self, contributions: Sequence[Contribution]) -> Update | None:
+    def combine(self, contributions: Sequence[Contribution], state: Update, memory: Memory) -> Update | None:
         """Return the mean update in order of device id, or None if there is nothing to combine.
 
         Raises:
             ConfigError: if dense and projected updates are mixed.
         """
-        ordered = sorted(contributions, key=lambda contribution: contribution.device)
-        total = sum(one.examples if self.by_examples else 1 for one in ordered)
-        if not total:
+        if not contributions:
             return None
-        shares = [(one.examples if self.by_examples else 1) / total for one in ordered]
-        projected = [one.update for one in ordered if isinstance(one.update, Projected)]
-        dense = [one.update for one in ordered if isinstance(one.update, Dense)]
+        told = ordered(contributions)
+        weights = shares(told, by_examples=self.by_examples)
+        projected = [one.update for one in told if isinstance(one.update, Projected)]
+        dense = [one.update for one in told if isinstance(one.update, Dense)]
         if projected and dense:
             raise ConfigError("dense and projected updates cannot be averaged together")
         if projected:
             summed = Projected.none()
-            for share, update in zip(shares, projected, strict=True):
+            for share, update in zip(weights, projected, strict=True):
                 summed = summed + update.scaled(share)
             return summed.merged()
         return Dense(
             {
-                name: sum(share * update.tensors[name] for share, update in zip(shares, dense, strict=True))  # type: ignore[misc]
+                name: sum(share * update.tensors[name] for share, update in zip(weights, dense, strict=True))  # type: ignore[misc]
                 for name in dense[0].tensors
             }
         )

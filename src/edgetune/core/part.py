@@ -18,6 +18,10 @@ DIRECTIONS = "directions"
 POOL = "a pool of directions"
 FRESH = "fresh directions every step"
 TENSORS = "tensors that gradients reach"
+SHARED = "directions that all devices of a round share"
+EVERY_SLOPE = "the slope of every step"
+LINEAR = "steps that are slopes times a rate"
+HELD = "weights that only the server moves"
 
 NOTHING: frozenset[str] = frozenset()
 

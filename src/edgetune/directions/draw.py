@@ -9,7 +9,7 @@ from typing import ClassVar
 from edgetune.core.errors import ConfigError
 from edgetune.core.keys import fresh_seed, key_id, pool_key, stream
 from edgetune.core.ledger import DirectionsSpec
-from edgetune.core.part import DIRECTIONS, FRESH, POOL, SLOPES, Part, by_name, pool_of
+from edgetune.core.part import DIRECTIONS, FRESH, POOL, SHARED, SLOPES, Part, by_name, pool_of
 from edgetune.directions import KINDS
 from edgetune.directions.hadamard import Hadamard
 from edgetune.directions.kind import Kind
@@ -21,9 +21,11 @@ class Fresh(Part):
 
     Args:
         kind: what a direction looks like; not a pooled kind.
+        shared: all devices of a round take the same ones.
     """
 
     kind: Kind
+    shared: bool = False
     options: ClassVar[Mapping[str, str]] = {"directions": "kind"}
 
     def __post_init__(self) -> None:
@@ -38,7 +40,7 @@ class Fresh(Part):
     @property
     def gives(self) -> frozenset[str]:
         """Directions that no later step moves again."""
-        return frozenset({DIRECTIONS, FRESH})
+        return frozenset({DIRECTIONS, FRESH} | ({SHARED} if self.shared else set()))
 
     @property
     def needs(self) -> frozenset[str]:
@@ -51,7 +53,7 @@ class Fresh(Part):
 
     def with_option(self, option: str, value: object) -> Fresh:
         """Return directions of another kind, by its name."""
-        return Fresh(_kind(str(value), 1))
+        return Fresh(_kind(str(value), 1), self.shared)
 
     @property
     def size(self) -> int:
@@ -60,7 +62,8 @@ class Fresh(Part):
 
     def draw(self, seed: int, round: int, device: int, steps: int, each: int = 1) -> list[int]:
         """Return the direction seeds of a device's local steps, `each` a step: a pure function of the arguments."""
-        return [fresh_seed(seed, round, device, index) for index in range(steps * each)]
+        who = "all" if self.shared else device
+        return [fresh_seed(seed, round, who, index) for index in range(steps * each)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +73,13 @@ class Pool(Part):
     Args:
         kind: what a direction looks like; a Hadamard kind must have the pool's size.
         size: K, 1 to 2^20.
+        shared: all devices of a round take the same ones.
     Source: Qin et al. 2024, arXiv:2312.06353, section 4 (FedKSeed).
     """
 
     kind: Kind
     size: int
+    shared: bool = False
     options: ClassVar[Mapping[str, str]] = {"directions": "kind", "pool": "size"}
 
     def __post_init__(self) -> None:
@@ -91,7 +96,8 @@ class Pool(Part):
     @property
     def gives(self) -> frozenset[str]:
         """Directions that are numbered from 0 to K - 1."""
-        return frozenset({DIRECTIONS, POOL, pool_of(self.size)})
+        shared = {SHARED} if self.shared else set()
+        return frozenset({DIRECTIONS, POOL, pool_of(self.size)} | shared)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -106,14 +112,14 @@ class Pool(Part):
         """Return a pool of another kind, by its name, or of another size."""
         given = {**self.settings(), option: value}
         size = int(str(given["pool"]))
-        return Pool(_kind(str(given["directions"]), size), size)
+        return Pool(_kind(str(given["directions"]), size), size, self.shared)
 
     def draw(self, seed: int, round: int, device: int, steps: int, each: int = 1) -> list[int]:
         """Return the pool indices of a device's local steps, `each` a step: a pure function of the arguments.
 
         The indices of one step differ: a direction taken twice would cost two forward passes and tell nothing new.
         """
-        generator = stream(seed, "directions", round, device)
+        generator = stream(seed, "directions", round, "all" if self.shared else device)
         if each == 1:
             return [int(index) for index in generator.integers(0, self.size, steps)]
         drawn = [generator.choice(self.size, each, replace=False) for _ in range(steps)]

@@ -1,4 +1,4 @@
-"""The optimiser's state beside a ledger: written first, named by round, and bound to its ledger by digest."""
+"""What an optimiser or a server keeps beside a ledger: written first, named by round, bound to it by digest."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from safetensors.torch import load, save
 from edgetune.core.errors import ModelError
 from edgetune.core.files import write_atomic
 
-OPTIMISER = "optimiser"
+BESIDE = "optimiser"
 """Key of a ledger's extra entries: SHA-256 of the file beside it."""
 State = dict[str, torch.Tensor]
 

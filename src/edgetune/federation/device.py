@@ -108,7 +108,8 @@ class Device:
             progress=progress,
             label=f"device {self.id}",
         )
-        content = Contribution(self.id, len(self._examples), steps.loss, steps.dropped, tuned.delta())
+        change = steps.slopes if method.sends_slopes else tuned.delta()
+        content = Contribution(self.id, len(self._examples), steps.loss, steps.dropped, change)
         known = self._messages.reply_known(round, self.id, state)
         body = Reply(named, content).encode(method.up, known)
         return Frame(UP, *self._messages.binds, round, body).encode()

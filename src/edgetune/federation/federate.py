@@ -10,6 +10,7 @@ from edgetune.core.errors import DivergenceError
 from edgetune.core.events import Listener, RoundFinished
 from edgetune.core.ledger import Ledger
 from edgetune.core.progress import Progress, silent
+from edgetune.federation.beside import forget_states
 from edgetune.federation.crew import Alone, Hands, Task
 from edgetune.federation.device import Device
 from edgetune.federation.pace import Pace
@@ -84,6 +85,7 @@ def federate(
         state=ledger.update,
         round=ledger.round,
         examples={id: device.examples for id, device in devices.items()},
+        memory=checkpoint.memory(ledger, worker.method.aggregate.start(ledger.update)),
     )
     hands = hands or Alone(devices)
     turns = Turns(list(devices), plan.participation, seed=plan.seed)
@@ -108,6 +110,7 @@ def federate(
                 loss = evaluate(worker.tuned) if plan.due(server.round, plan.evaluate_every) else None
                 rouge = answer(worker.tuned) if answer and plan.due(server.round, plan.answer_every) else None
                 ledger = checkpoint.ledger(server.state, server.round, worker.tuned if last else None)
+                ledger = checkpoint.remember(ledger, server.memory)
             done = RoundFinished(
                 round=server.round,
                 devices=list(down),
@@ -126,8 +129,10 @@ def federate(
                 processes=hands.processes,
             )
             checkpoint.close(ledger, done, listener)
+            forget_states(checkpoint.path, but=server.round)
             pace.begin(server.round, len(down))
     except DivergenceError as error:
+        forget_states(checkpoint.path, but=0)
         return checkpoint.back(worker.tuned, listener, error)
     worker.tuned.reset(server.state)
     checkpoint.finish()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from edgetune.aggregate import Memory
 from edgetune.core.errors import DigestError, DivergenceError
-from edgetune.core.update import Contribution, Dense, Projected, Update
+from edgetune.core.update import Contribution, Dense, Projected, Update, within
 from edgetune.federation.messages import KEPT, Messages
 from edgetune.federation.reply import Reply, binding
 from edgetune.federation.turns import sample_devices
@@ -44,6 +45,7 @@ class Server:
         round: completed rounds.
         examples: by device, how many examples it registered with; a reply that claims another number is refused.
             Where nothing is known of a device, its claim is taken.
+        memory: what the aggregator remembers of the rounds so far; its start if not given.
     """
 
     def __init__(
@@ -57,12 +59,14 @@ class Server:
         state: Update,
         round: int = 0,
         examples: Mapping[int, int] | None = None,
+        memory: Memory | None = None,
     ) -> None:
         self.method, self.state, self.round = method, method.down.settle(state), round
         self._devices, self._participation, self._seed = sorted(devices), participation, seed
         self._messages = Messages(method, binding(method.digest, base_digest, seed), seed)
         self._examples, self._past = dict(examples or {}), {round: self.state}
         self._recalls: dict[int, bytes] = {}
+        self.memory = memory if memory is not None else method.aggregate.start(self.state)
 
     def sample(self, round: int | None = None) -> list[int]:
         """Return the devices of a round, the coming one if none is named: a pure function of seed and round."""
@@ -120,20 +124,22 @@ class Server:
                 usable.append(one)
             else:
                 refused[device] = "its loss or its update is NaN, infinite or beyond any use"
-        self.state, self.round = self._combined(usable, refused), self.round + 1
+        self.state, self.memory = self._combined(usable, refused)
+        self.round += 1
         self._past = {round: state for round, state in self._past.items() if round > self.round - KEPT}
         self._past[self.round] = self.state
         total = sum(one.examples for one in usable)
         loss = sum(one.loss * one.examples for one in usable) / total
         return Closed(loss, dropped, refused)
 
-    def _combined(self, usable: list[Contribution], refused: Mapping[int, str]) -> Update:
-        """Return the state after the round."""
-        update = self.method.aggregate.combine(usable)
-        state = None if update is None else _plus(self.state, update, pooled=self.method.pool_size > 0)
-        if state is not None and state.is_bounded:
-            return self.method.down.settle(state)
-        what = "no reply can be used" if state is None else "the sum of the updates is beyond any use"
+    def _combined(self, usable: list[Contribution], refused: Mapping[int, str]) -> tuple[Update, Memory]:
+        """Return state and memory after the round; those of the server change only once all is well."""
+        memory = {name: tensor.clone() for name, tensor in self.memory.items()}
+        update = self.method.aggregate.combine(usable, self.state, memory) if usable else None
+        state = self.state if update is None else _plus(self.state, update, pooled=self.method.pool_size > 0)
+        if usable and state.is_bounded and all(map(within, memory.values())):
+            return self.method.down.settle(state) if update is not None else state, memory
+        what = "the sum of the updates is beyond any use" if usable else "no reply can be used"
         reasons = "; ".join(f"device {device}: {reason}" for device, reason in list(refused.items())[:3])
         raise DivergenceError(
             f"round {self.round + 1}: {what}{f' ({reasons})' if reasons else ''}",
@@ -155,6 +161,9 @@ class Server:
         known = self._examples.get(device, content.examples)
         if not content.examples or content.examples != known:
             raise DigestError(f"the reply claims {content.examples} examples, not {known or 'at least one'}")
+        if self.method.sends_slopes and isinstance(content.update, Projected):
+            change = self.method.change(content.update, frame.round, shared.keys)
+            return replace(content, update=change)
         return content
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 from edgetune.core.errors import DivergenceError
 from edgetune.core.events import Listener, RoundFinished
 from edgetune.core.ledger import Ledger
 from edgetune.core.progress import Progress, silent
 from edgetune.data.encode import Example
-from edgetune.federation.beside import OPTIMISER, forget_states, read_state, write_state
+from edgetune.federation.beside import forget_states
 from edgetune.federation.federate import Plan
 from edgetune.federation.pace import Pace
 from edgetune.federation.state import Checkpoint, Evaluate
@@ -88,9 +87,7 @@ def _intervals(
     method, tuned = worker.method, worker.tuned
     tuned.reset(ledger.update)
     optimiser = method.local.start(tuned)
-    if optimiser and ledger.round:
-        digest = ledger.extra.get(OPTIMISER)
-        optimiser = read_state(checkpoint.path, ledger.round, digest, optimiser, method.pool_size)
+    optimiser = checkpoint.memory(ledger, optimiser, method.pool_size)
     forget_states(checkpoint.path, but=ledger.round)
     pace = Pace(progress, "intervals", plan.rounds)
     pace.begin(ledger.round)
@@ -121,10 +118,7 @@ def _intervals(
             if not state.is_bounded:
                 what = f"the steps of interval {round} are beyond any use"
                 raise DivergenceError(what, hint="lower the learning rate")
-            ledger = checkpoint.ledger(state, round, tuned if last else None)
-            if optimiser:
-                digest = write_state(checkpoint.path, round, optimiser)
-                ledger = replace(ledger, extra={**ledger.extra, OPTIMISER: digest})
+            ledger = checkpoint.remember(checkpoint.ledger(state, round, tuned if last else None), optimiser)
         done = RoundFinished(
             round, [ONLY_DEVICE], steps.loss, loss, [], [], steps.dropped, ledger.digest,
             time.perf_counter() - start, memory.peak_bytes, rouge, realised=realised,

@@ -14,6 +14,7 @@ from edgetune.core.files import write_atomic
 from edgetune.core.ledger import Ledger, read_ledger, write_ledger
 from edgetune.core.tuned import Tuned
 from edgetune.core.update import Update
+from edgetune.federation.beside import BESIDE, State, read_state, write_state
 from edgetune.federation.course import Course
 from edgetune.federation.worker import Worker
 from edgetune.models.digest import tensor_digest
@@ -94,6 +95,28 @@ class Checkpoint:
         if tuned is not None and all(weight.dtype == torch.float32 for _, weight in tuned.named_weights()):
             digest = tensor_digest(tuned.named_weights())  # narrower weights are rounded from the ledger
         return replace(self._blank, update=update, round=round, weights_digest=digest)
+
+    def memory(self, ledger: Ledger, start: State, pool: int = 0) -> State:
+        """Return what stood beside a ledger: the state of an optimiser or an aggregator.
+
+        Args:
+            ledger: of the last complete round.
+            start: what stands there before the first; names, types, and shapes that do not grow.
+            pool: K; 0 if there is no pool.
+
+        Raises:
+            ModelError: as `beside.read_state`.
+        """
+        if not start or not ledger.round:
+            return start
+        return read_state(self.path, ledger.round, ledger.extra.get(BESIDE), start, pool)
+
+    def remember(self, ledger: Ledger, memory: State) -> Ledger:
+        """Write what stands beside a ledger before the ledger itself, which names it by digest."""
+        if not memory:
+            return ledger
+        digest = write_state(self.path, ledger.round, memory)
+        return replace(ledger, extra={**ledger.extra, BESIDE: digest})
 
     def close(self, ledger: Ledger, done: RoundFinished, listener: Listener) -> None:
         """Tell of a round, then write its ledger atomically.

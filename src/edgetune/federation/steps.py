@@ -14,6 +14,7 @@ from edgetune.core.batch import Batch, Objective, response_loss
 from edgetune.core.keys import stream
 from edgetune.core.progress import Progress, silent
 from edgetune.core.tuned import Tuned
+from edgetune.core.update import Projected
 from edgetune.data.encode import Example, collate
 from edgetune.methods.method import TuningMethod
 
@@ -25,10 +26,12 @@ class Steps:
     Args:
         loss: mean objective (nats if it is the loss) of the steps that counted; NaN if none did.
         dropped: slopes (or gradients) dropped because a loss or an estimate was NaN or infinite.
+        slopes: those that counted, in the order of the steps; nothing of gradients.
     """
 
     loss: float
     dropped: int
+    slopes: Projected
 
 
 def draw_batches(
@@ -91,6 +94,7 @@ def take_steps(
     """
     device = next(tuned.model.parameters()).device
     losses, dropped, each, estimator = [], 0, method.estimate.directions, method.estimator
+    slopes: list[Projected] = []
     steps, objective = len(keys) // each, objective or response_loss
     for step in range(steps):
         taken = keys[step * each : (step + 1) * each]
@@ -98,8 +102,9 @@ def take_steps(
         if estimate.is_finite:
             method.local.step(tuned, estimate.update, optimiser, method.rate(round, step))
             losses.append(estimate.loss)
+            slopes += [estimate.update] if isinstance(estimate.update, Projected) else []
             dropped += estimate.dropped
         else:
             dropped += each
         progress(label, step + 1, steps)
-    return Steps(sum(losses) / len(losses) if losses else math.nan, dropped)
+    return Steps(sum(losses) / len(losses) if losses else math.nan, dropped, Projected.chain(slopes))

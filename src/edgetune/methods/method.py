@@ -9,8 +9,8 @@ from hashlib import sha256
 
 from edgetune.aggregate import Aggregator
 from edgetune.core.errors import ConfigError
-from edgetune.core.part import SLOPES, Part, misfit
-from edgetune.core.update import Estimate
+from edgetune.core.part import EVERY_SLOPE, SLOPES, Part, misfit
+from edgetune.core.update import Estimate, Projected
 from edgetune.directions.draw import Directions
 from edgetune.estimators import Accumulate, Estimator
 from edgetune.measure.objective import Answers
@@ -110,6 +110,21 @@ class TuningMethod:
         return SLOPES in self.estimate.gives
 
     @property
+    def sends_slopes(self) -> bool:
+        """Whether a device sends the slope of every step, instead of what its steps add up to."""
+        return EVERY_SLOPE in self.up.gives
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate, of whichever part has one."""
+        (rate,) = (
+            said["learning_rate"]
+            for part in self.parts.values()
+            if "learning_rate" in (said := part.settings())
+        )
+        return float(rate)
+
+    @property
     def eps(self) -> float | None:
         """Perturbation radius of a forward-only estimate; None if there is none."""
         radius: float | None = getattr(self.estimate, "eps", None)
@@ -140,6 +155,22 @@ class TuningMethod:
     def rate(self, round: int, step: int) -> float:
         """Return the factor on the learning rate of a device's step (from 0) in a round (from 1)."""
         return self.schedule.rate((round - 1) * self.local_steps + step)
+
+    def change(self, slopes: Projected, round: int, keys: Sequence[int]) -> Projected:
+        """Return what a device's steps add up to, by the slopes that counted.
+
+        Args:
+            slopes: in the order of the steps.
+            round: of the steps.
+            keys: the directions of all of the device's steps.
+        """
+        rates, place = [], 0
+        for key in slopes.keys.tolist():
+            while keys[place] != key:
+                place += 1
+            rates.append(self.rate(round, place // self.estimate.directions))
+            place += 1
+        return self.local.change(slopes, rates)
 
     @property
     def digest(self) -> str:

@@ -77,7 +77,7 @@ def find_rate(
             found = loss(other)
             return found if math.isfinite(found) else math.inf
 
-        best.append(_lowest(after, method.local.lr, loss(other)))
+        best.append(_lowest(after, method.learning_rate, loss(other)))
     found = min(best)
     if found == 0:
         raise DivergenceError(

@@ -18,7 +18,6 @@ from edgetune.federation.turns import asked_devices
 from edgetune.federation.worker import Worker
 from edgetune.measure.realised import sample_weights
 from edgetune.measure.scores import token_f1
-from edgetune.methods.method import TuningMethod
 from edgetune.recipe.open_settings import left_open
 from edgetune.recipe.prepare import Prepared
 from edgetune.recipe.residency import RESIDENCIES
@@ -26,7 +25,6 @@ from edgetune.suggest.first_step import find_rate
 from edgetune.suggest.lines import Lines
 from edgetune.suggest.quick import SIZES, SMALLEST, Ahead, Quick, find_settings
 from edgetune.tune import ProjectedTuned, release
-from edgetune.updates import Adam, Momentum
 
 SHARE = 0.15
 """Of the records that a run passes through the model."""
@@ -128,7 +126,7 @@ def find_prepared(prepared: Prepared, *, single: bool, progress: Progress = sile
                 Lines(tuned, bound.records if bound else response_losses, batch, keys),
                 ahead,
                 method.eps,
-                scale=_scale_of(method),
+                scale=method.local.scale,
                 least=cache(lambda eps: least_radius(space, sample, max(eps, SMALLEST))),
                 stepped=bound is not None,
             )
@@ -148,17 +146,3 @@ def _batches(prepared: Prepared) -> Callable[[int, int], Batch]:
         return collate(chosen, prepared.pad_id).to(prepared.backbone.model.device)
 
     return batch
-
-
-def _scale_of(method: TuningMethod) -> Callable[[float], float]:
-    """Return how the optimiser's rate follows from plain descent's.
-
-    Momentum adds up 1 / (1 - m) steps. Adam takes steps of its rate whatever the slopes are, of some four directions at
-    a time: those that its momentum still remembers.
-    """
-    if isinstance(method.local, Momentum):
-        kept = 1 - method.local.momentum
-        return lambda slope: kept
-    if isinstance(method.local, Adam):
-        return lambda slope: slope / 4
-    return lambda slope: 1.0

@@ -76,7 +76,7 @@ def settle(
     if "eps" not in names:
         found = replace(found, eps=prepared.method.eps)
     if "learning_rate" not in names:
-        found = replace(found, learning_rate=prepared.method.local.lr)
+        found = replace(found, learning_rate=prepared.method.learning_rate)
     values = {name: getattr(found, name) for name in names}
     recipe = settled(prepared.recipe, values)
     return replace(prepared, recipe=recipe, method=recipe_method(recipe)), found

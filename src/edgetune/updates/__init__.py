@@ -2,6 +2,7 @@
 
 from edgetune.updates.adam import Adam
 from edgetune.updates.adamw import AdamW
+from edgetune.updates.hold import Hold
 from edgetune.updates.momentum import Momentum
 from edgetune.updates.optimiser import Optimiser
 from edgetune.updates.schedule import Constant, Cosine, Linear, Schedule
@@ -19,6 +20,7 @@ __all__ = [
     "AdamW",
     "Constant",
     "Cosine",
+    "Hold",
     "Linear",
     "Momentum",
     "Optimiser",

@@ -81,3 +81,7 @@ class Adam(Remembering):
         t = float(state["t"])
         scale = state["v"].sqrt() / math.sqrt(1 - BETA2**t) + EPS
         tuned.apply(step_of(state, -self.lr * rate / (1 - self.beta1**t) * state["m"] / scale))
+
+    def scale(self, slope: float) -> float:
+        """Return a quarter of the slope: steps have the rate's size, of some four directions that are remembered."""
+        return slope / 4

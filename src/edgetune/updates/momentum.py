@@ -64,3 +64,7 @@ class Momentum(Remembering):
         state["m"] = self.momentum * state["m"] + slopes
         forget(state, ("m",), self.history)
         tuned.apply(step_of(state, -self.lr * rate * state["m"]))
+
+    def scale(self, slope: float) -> float:
+        """Return 1 - mu: a slope moves the weights 1 / (1 - mu) times in all."""
+        return 1 - self.momentum

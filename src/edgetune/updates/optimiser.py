@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import torch
 
+from edgetune.core.errors import ConfigError
 from edgetune.core.part import Part
 from edgetune.core.tuned import Tuned
-from edgetune.core.update import Update
+from edgetune.core.update import Projected, Update
 
 
 class Optimiser(Part):
@@ -24,3 +26,19 @@ class Optimiser(Part):
     @abstractmethod
     def step(self, tuned: Tuned, estimate: Update, state: dict[str, torch.Tensor], rate: float = 1.0) -> None:
         """Apply one step to the handle; `rate` scales the learning rate of this step."""
+
+    def change(self, slopes: Projected, rates: Sequence[float]) -> Projected:
+        """Return what steps along these slopes add up to, for whoever only hears of the slopes.
+
+        Args:
+            slopes: one coefficient a direction of a step, in the order of the steps.
+            rates: the factor of each one's step.
+
+        Raises:
+            ConfigError: if steps are not slopes times a rate.
+        """
+        raise ConfigError(f"the steps of {self.title} do not follow from slopes alone")
+
+    def scale(self, slope: float) -> float:
+        """Return this optimiser's rate as a multiple of plain descent's, where slopes are of some size."""
+        return 1.0

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 
 from edgetune.core.errors import ConfigError
+from edgetune.core.part import LINEAR
 from edgetune.core.tuned import Tuned
-from edgetune.core.update import Dense, Update
+from edgetune.core.update import Dense, Projected, Update
 from edgetune.updates.optimiser import Optimiser
 
 
@@ -36,6 +38,11 @@ class Sgd(Optimiser):
         if not 0 <= self.lr < float("inf"):
             raise ConfigError(f"the learning rate must be a number of at least 0, not {self.lr}")
 
+    @property
+    def gives(self) -> frozenset[str]:
+        """Steps that anyone can take who hears of the slopes."""
+        return frozenset({LINEAR})
+
     def start(self, tuned: Tuned) -> dict[str, torch.Tensor]:
         """Return the optimiser's state: none."""
         return {}
@@ -47,3 +54,8 @@ class Sgd(Optimiser):
             tuned.apply(Dense({name: -lr * tensor for name, tensor in estimate.tensors.items()}))
         else:
             tuned.apply(estimate.scaled(-lr))
+
+    def change(self, slopes: Projected, rates: Sequence[float]) -> Projected:
+        """Return `-lr rate_i g_i`, the very numbers that `step` applies."""
+        factors = np.array([-self.lr * rate for rate in rates]).astype(np.float32)
+        return Projected(slopes.keys, (slopes.coefficients * factors).astype(np.float32))

@@ -5,11 +5,12 @@ from edgetune.wire.coefficients import Coefficients
 from edgetune.wire.frame import DOWN, UP, Frame
 from edgetune.wire.known import Known
 from edgetune.wire.log import Log
+from edgetune.wire.slopes import Slopes
 from edgetune.wire.table import Table
 from edgetune.wire.tensors import Tensors
 from edgetune.wire.values import Float16, Float32
 
-CODECS: tuple[type[Codec], ...] = (Coefficients, Table, Log, Tensors)
+CODECS: tuple[type[Codec], ...] = (Coefficients, Slopes, Table, Log, Tensors)
 
 __all__ = [
     "CODECS",
@@ -22,6 +23,7 @@ __all__ = [
     "Frame",
     "Known",
     "Log",
+    "Slopes",
     "Table",
     "Tensors",
 ]

@@ -69,10 +69,10 @@ class Coefficients(Codec):
             DigestError: if there are not as many numbers as directions, or `encode` would have written them otherwise.
         """
         keys = np.array(list(dict.fromkeys(known.keys)), np.int64)
-        if len(body) != 1 + self.values.width * len(keys):
+        if len(body) != 1 + self.values.length(len(keys)):
             raise DigestError(f"not the coefficients of {len(keys)} directions")
         (scale,) = struct.unpack_from("<b", body)
-        numbers = self.values.decode(body[1:], scale)
+        numbers = self.values.decode(body[1:], scale, len(keys))
         found = Projected(keys, numbers)
         if not found.is_finite:  # whoever combines it says so, and whose it is
             return found

@@ -110,7 +110,7 @@ class Table(Codec):
         if places is None or len(places) != count:
             return None
         table = _dense(known.held or Projected.none(), known.size).copy()
-        table[places] = self.values.decode(body[end:], scale)
+        table[places] = self.values.decode(body[end:], scale, count)
         return Projected(np.arange(known.size, dtype=np.int64), table)
 
 

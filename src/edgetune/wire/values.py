@@ -18,7 +18,7 @@ TOP = 15
 
 
 class Values(Part):
-    """How float32 numbers are written, each in `width` bytes, under one scale a message."""
+    """How float32 numbers are written, each in `width` bytes, under one scale a message; NaN is one of them."""
 
     __slots__ = ()
     width: ClassVar[int]
@@ -32,14 +32,18 @@ class Values(Part):
         """Return the bytes."""
 
     @abstractmethod
-    def decode(self, body: bytes, scale: int) -> Numbers:
-        """Return the numbers that `encode` would write so."""
+    def decode(self, body: bytes, scale: int, count: int) -> Numbers:
+        """Return so many numbers, those that `encode` writes so; NaN for what is no value."""
+
+    def length(self, count: int) -> int:
+        """Return the bytes of so many numbers."""
+        return self.width * count
 
     def settle(self, numbers: Numbers) -> Numbers:
         """Return the numbers that arrive; they settle at themselves, under the same scale."""
         for _ in range(2):  # the greatest number may be rounded up to the next power of two
             scale = self.scale(numbers)
-            numbers = self.decode(self.encode(numbers, scale), scale)
+            numbers = self.decode(self.encode(numbers, scale), scale, len(numbers))
         return numbers
 
 
@@ -61,9 +65,9 @@ class Float32(Values):
         """Return the bytes, little-endian."""
         return numbers.astype("<f4").tobytes()
 
-    def decode(self, body: bytes, scale: int) -> Numbers:
+    def decode(self, body: bytes, scale: int, count: int) -> Numbers:
         """Return the numbers."""
-        return np.frombuffer(body, "<f4").astype(np.float32)
+        return np.frombuffer(body, "<f4", count).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,7 @@ class Float16(Values):
 
     def scale(self, numbers: Numbers) -> int:
         """Return s."""
-        greatest = float(np.abs(numbers).max()) if len(numbers) else 0.0
+        greatest = float(np.fmax.reduce(np.abs(numbers), initial=0.0))
         if not 0 < greatest < math.inf:
             return 0
         return max(-128, min(127, math.frexp(greatest)[1] - TOP))
@@ -93,9 +97,9 @@ class Float16(Values):
         with np.errstate(over="ignore"):
             return np.ldexp(numbers.astype(np.float64), -scale).astype("<f2").tobytes()
 
-    def decode(self, body: bytes, scale: int) -> Numbers:
+    def decode(self, body: bytes, scale: int, count: int) -> Numbers:
         """Return the numbers."""
-        halves = np.frombuffer(body, "<f2").astype(np.float64)
+        halves = np.frombuffer(body, "<f2", count).astype(np.float64)
         with np.errstate(over="ignore"):
             return np.ldexp(halves, scale).astype(np.float32)
 

@@ -60,7 +60,7 @@ def _refuse_useless(work: Work, tuned: Model, loss: float) -> None:
         )
     update = tuned.ledger.update if tuned.ledger else None
     still = isinstance(update, Projected) and not update.coefficients.any()
-    if still and work.prepared.method.local.lr > 0:
+    if still and work.prepared.method.learning_rate > 0:
         raise DivergenceError(
             "no step changed anything: every slope was zero", hint="raise --set method.eps=..."
         )

@@ -109,6 +109,12 @@ class RoundFinished(Event):
     """Why, in the order of `refused`."""
     realised: float | None = None
     """Part of the whole update since the base that half-precision weights show; None in float32."""
+    unanswered: dict[str, int] = field(default_factory=dict)
+    """Devices that were asked and did not answer in time, counted by why."""
+    simulated_seconds: float | None = None
+    """What the round would have taken a fleet of the recipe's speeds; None if it says nothing of them."""
+    void: bool = False
+    """Whether fewer replies could be used than the recipe wants, so that the state stayed."""
     processes: int = 1
     """Processes that devices answered in; `peak_memory_bytes` is the sum of their peaks, shared pages in each."""
 

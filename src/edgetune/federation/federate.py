@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edgetune.core.errors import DivergenceError
@@ -13,12 +14,14 @@ from edgetune.core.progress import Progress, silent
 from edgetune.federation.beside import forget_states
 from edgetune.federation.crew import Alone, Hands, Task
 from edgetune.federation.device import Device
+from edgetune.federation.fleet import Fates, Fleet
 from edgetune.federation.pace import Pace
 from edgetune.federation.server import Server
 from edgetune.federation.state import Checkpoint, Evaluate
 from edgetune.federation.turns import Turns
 from edgetune.federation.worker import Worker
 from edgetune.measure.memory import PeakMemory
+from edgetune.recipe.asking import asked_devices, asked_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,9 @@ class Plan:
         seed: master seed.
         evaluate_every: rounds between held-out losses, at least 1; the last round always has one.
         answer_every: rounds between Rouge-L measurements; 0 for none.
+        over_selection: devices asked beyond those that are needed, as a share of them.
+        minimum: usable replies without which a round changes nothing, at least 1.
+        fleet: how the devices behave; all answer at once if not given.
     """
 
     rounds: int
@@ -38,6 +44,14 @@ class Plan:
     seed: int
     evaluate_every: int = 1
     answer_every: int = 0
+    over_selection: float = 0.0
+    minimum: int = 1
+    fleet: Fleet | None = None
+
+    def fates(self, round: int, asked: Sequence[int], devices: int, steps: int) -> Fates:
+        """Return who of the devices asked in a round answers."""
+        fleet = self.fleet or Fleet(self.seed)
+        return fleet.fates(round, asked, asked_devices(devices, self.participation), steps)
 
     def due(self, round: int, every: int) -> bool:
         """Say whether a round is measured: every so many rounds and after the last; never if `every` is 0."""
@@ -80,15 +94,16 @@ def federate(
         worker.method,
         worker.identity,
         list(devices),
-        participation=plan.participation,
+        participation=asked_for(len(devices), plan.participation, plan.over_selection),
         seed=plan.seed,
         state=ledger.update,
+        minimum=plan.minimum,
         round=ledger.round,
         examples={id: device.examples for id, device in devices.items()},
         memory=checkpoint.memory(ledger, worker.method.aggregate.start(ledger.update)),
     )
     hands = hands or Alone(devices)
-    turns = Turns(list(devices), plan.participation, seed=plan.seed)
+    turns = Turns(list(devices), server.participation, seed=plan.seed)
     pace = Pace(progress, "rounds", plan.rounds)
     pace.begin(server.round, len(server.sample()))
     held: dict[int, int] = {}
@@ -97,9 +112,10 @@ def federate(
             start = time.perf_counter()
             with PeakMemory() as memory:
                 down, coming = server.open_round(held), server.round + 1
+                fates = plan.fates(coming, list(down), len(devices), worker.method.local_steps)
                 tasks = [
-                    Task(id, payload, turns.before(id, coming), server.recall(payload))
-                    for id, payload in down.items()
+                    Task(id, down[id], turns.before(id, coming), server.recall(down[id]))
+                    for id in fates.answering
                 ]
                 up = hands.answer(tasks, pace.step)
                 held |= dict.fromkeys(up, server.round)
@@ -126,6 +142,9 @@ def federate(
                 refused=list(closed.refused),
                 reasons=list(closed.refused.values()),
                 realised=realised,
+                unanswered=dict(Counter(fates.unanswered.values())),
+                simulated_seconds=fates.seconds if plan.fleet else None,
+                void=closed.void,
                 processes=hands.processes,
             )
             checkpoint.close(ledger, done, listener)

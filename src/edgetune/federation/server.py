@@ -25,11 +25,13 @@ class Closed:
         dropped: steps dropped on devices.
         refused: why each reply that was left out was: damaged, of another round or run, of nobody who was asked, NaN,
             infinite or absurd; by device.
+        void: fewer replies could be used than the round needs, and the state stayed.
     """
 
     loss: float
     dropped: int
     refused: dict[int, str]
+    void: bool = False
 
 
 class Server:
@@ -46,6 +48,7 @@ class Server:
         examples: by device, how many examples it registered with; a reply that claims another number is refused.
             Where nothing is known of a device, its claim is taken.
         memory: what the aggregator remembers of the rounds so far; its start if not given.
+        minimum: usable replies without which a round changes nothing, at least 1.
     """
 
     def __init__(
@@ -60,9 +63,11 @@ class Server:
         round: int = 0,
         examples: Mapping[int, int] | None = None,
         memory: Memory | None = None,
+        minimum: int = 1,
     ) -> None:
         self.method, self.state, self.round = method, method.down.settle(state), round
-        self._devices, self._participation, self._seed = sorted(devices), participation, seed
+        self.participation, self._minimum = participation, minimum
+        self._devices, self._seed = sorted(devices), seed
         self._messages = Messages(method, binding(method.digest, base_digest, seed), seed)
         self._examples, self._past = dict(examples or {}), {round: self.state}
         self._recalls: dict[int, bytes] = {}
@@ -71,7 +76,7 @@ class Server:
     def sample(self, round: int | None = None) -> list[int]:
         """Return the devices of a round, the coming one if none is named: a pure function of seed and round."""
         round = self.round + 1 if round is None else round
-        return sample_devices(self._devices, self._participation, seed=self._seed, round=round)
+        return sample_devices(self._devices, self.participation, seed=self._seed, round=round)
 
     def open_round(self, held: Mapping[int, int] | None = None) -> dict[int, bytes]:
         """Return the payload for every sampled device: the state, or what differs from the one that a device holds.
@@ -107,10 +112,11 @@ class Server:
             replies: payload by device; devices that did not answer are absent.
 
         Raises:
-            DivergenceError: if no reply can be used, or their sum leaves the range of numbers; the state is unchanged.
+            DivergenceError: if no reply can be used and some are no numbers, or the sum leaves their range; the state
+                is unchanged.
         """
         asked, ticket = set(self.sample()), self._messages.ticket(self.round + 1, self.state)
-        usable, refused, dropped = list[Contribution](), dict[int, str](), 0
+        usable, refused, dropped, numeric = list[Contribution](), dict[int, str](), 0, False
         for device, payload in sorted(replies.items()):
             try:
                 if device not in asked:
@@ -124,13 +130,16 @@ class Server:
                 usable.append(one)
             else:
                 refused[device] = "its loss or its update is NaN, infinite or beyond any use"
-        self.state, self.memory = self._combined(usable, refused)
+                numeric = True
+        void = len(usable) < self._minimum and (bool(usable) or not numeric)
+        if not void:
+            self.state, self.memory = self._combined(usable, refused)
         self.round += 1
         self._past = {round: state for round, state in self._past.items() if round > self.round - KEPT}
         self._past[self.round] = self.state
         total = sum(one.examples for one in usable)
-        loss = sum(one.loss * one.examples for one in usable) / total
-        return Closed(loss, dropped, refused)
+        loss = sum(one.loss * one.examples for one in usable) / total if usable else math.nan
+        return Closed(loss, dropped, refused, void)
 
     def _combined(self, usable: list[Contribution], refused: Mapping[int, str]) -> tuple[Update, Memory]:
         """Return state and memory after the round; those of the server change only once all is well."""

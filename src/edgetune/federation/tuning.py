@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from hashlib import sha256
 from pathlib import Path
 
@@ -16,13 +17,16 @@ from edgetune.federation.course import Course
 from edgetune.federation.crew import Crew
 from edgetune.federation.device import Device
 from edgetune.federation.federate import Plan, federate
+from edgetune.federation.fleet import Fleet
 from edgetune.federation.residency import digest_of
 from edgetune.federation.single import tune
 from edgetune.federation.state import Checkpoint, check_resumable
 from edgetune.federation.worker import Worker
 from edgetune.recipe.prepare import Prepared
 from edgetune.recipe.quality import model_answers, model_loss, rouge_of
+from edgetune.recipe.recipe import Recipe
 from edgetune.recipe.residency import RESIDENCIES
+from edgetune.recipe.sections import FleetSection
 from edgetune.tune import plain_model
 
 
@@ -57,6 +61,9 @@ def tune_prepared(
         recipe.seed,
         recipe.evaluation.every,
         recipe.evaluation.answer_every,
+        recipe.federation.over_selection,
+        recipe.federation.minimum_replies,
+        _fleet(recipe),
     )
     watched = course if prepared.method.objective is None else None
     checkpoint = Checkpoint(ledger_path, worker, _fingerprint(prepared, single), watched)
@@ -82,6 +89,16 @@ def tune_prepared(
             answer=answer, hands=crew.enlist(devices) if crew else None, listener=listener, progress=progress,
         )  # fmt: skip
     return ledger, plain_model(worker.tuned)
+
+
+def _fleet(recipe: Recipe) -> Fleet | None:
+    """Return the fleet that a recipe describes; None if it says nothing of one."""
+    section = recipe.fleet
+    if section == FleetSection():
+        return None
+    said = section.model_dump(exclude={"deadline"})
+    deadline = math.inf if section.deadline is None else section.deadline
+    return Fleet(recipe.seed, **said, rounds=recipe.federation.rounds, deadline=deadline)
 
 
 def completed_rounds(prepared: Prepared, ledger_path: Path, *, single: bool) -> int:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 
 from edgetune.core.keys import stream
-
-
-def asked_devices(devices: int, participation: float) -> int:
-    """Return how many devices a round asks: that share of them rounded down, at least one."""
-    return max(1, math.floor(participation * devices + 1e-9))
+from edgetune.recipe.asking import asked_devices
 
 
 def sample_devices(devices: Sequence[int], participation: float, *, seed: int, round: int) -> list[int]:

@@ -11,8 +11,8 @@ from edgetune.core.errors import ConfigError
 from edgetune.core.events import Listener
 from edgetune.federation.crew import Crew
 from edgetune.federation.opening import opening_of, share_of
-from edgetune.federation.turns import asked_devices
 from edgetune.measure.machine import resident_bytes, usable_cores, usable_memory
+from edgetune.recipe.asking import asked_devices
 from edgetune.recipe.prepare import Prepared
 
 OPERATIONS = 2e10

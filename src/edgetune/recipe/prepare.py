@@ -22,6 +22,7 @@ from edgetune.methods.method import TuningMethod
 from edgetune.models.backbone import Backbone, load_backbone
 from edgetune.models.device import find_device
 from edgetune.models.embedded import EMBEDDED
+from edgetune.recipe.asking import asked_devices
 from edgetune.recipe.division import HELD_OUT, divide
 from edgetune.recipe.encoder import Encoder
 from edgetune.recipe.open_settings import recipe_method
@@ -130,6 +131,7 @@ def prepare(recipe: Recipe, *, split: bool = True) -> Prepared:
     data = divide(recipe, split=split)
     if split:
         _refuse_large_batch(recipe, sum(map(len, data.shares)))
+        _refuse_few_replies(recipe, len(data.shares))
     scoring = scoring_of(recipe.evaluation, data.held_out, data.records)
     backbone = load_backbone(recipe.model.source, dtype=DTYPES[recipe.model.dtype], device=device)
     named = recipe.data.prompt
@@ -176,6 +178,17 @@ def prepare(recipe: Recipe, *, split: bool = True) -> Prepared:
             words=words_of([record.response for record in held_out]),
         ),
     )
+
+
+def _refuse_few_replies(recipe: Recipe, devices: int) -> None:
+    """Refuse to wait for more replies than a round asks for: no round would ever change anything."""
+    wanted, least = asked_devices(devices, recipe.federation.participation), recipe.federation.minimum_replies
+    if least > wanted:
+        raise ConfigError(
+            f"a round waits for {wanted} of {devices} devices, fewer than the {least} that it needs",
+            where="federation.minimum_replies",
+            hint=f"at most {wanted}, or a larger federation.participation",
+        )
 
 
 def _refuse_large_batch(recipe: Recipe, trained: int) -> None:

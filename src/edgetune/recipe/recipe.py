@@ -23,6 +23,7 @@ from edgetune.recipe.sections import (
     EvaluationSection,
     ExportSection,
     FederationSection,
+    FleetSection,
     ModelSection,
     SplitSection,
 )
@@ -51,6 +52,7 @@ class Recipe(Section):
     data: DataSection = DataSection()
     split: SplitSection = SplitSection()
     federation: FederationSection = FederationSection()
+    fleet: FleetSection = FleetSection()
     method: MethodSection = MethodSection()
     compression: CompressionSection = CompressionSection()
     export: ExportSection = ExportSection()
@@ -60,9 +62,10 @@ class Recipe(Section):
     def tuning_fingerprint(self) -> str:
         """SHA-256 of every setting that decides the tuned weights; compression, display and later stages do not.
 
-        The number of rounds does only where a decay ends with the run: then a longer run is another run.
+        The number of rounds does only where a decay ends, or devices join, with the run: then a longer one is another.
         """
         decays = self.method.schedule not in (None, "constant") and self.method.schedule_steps is None
+        decays = decays or self.fleet.joining > 0
         kept = self.model_dump(
             exclude={
                 "compression": True,

@@ -69,8 +69,29 @@ class FederationSection(Section):
     """Share of the devices asked in a round."""
     rounds: int = Field(default=20, ge=1, le=10**6)
     """Number of rounds (checkpoint intervals for a single device)."""
+    over_selection: float = Field(default=0.0, ge=0, le=100)
+    """Devices asked beyond those that are needed, as a share of them; the first replies count."""
+    minimum_replies: int = Field(default=1, ge=1, le=10**6)
+    """Usable replies without which a round changes nothing."""
     workers: int = Field(default=0, ge=0, le=1024)
     """Processes that devices of a round train in, each with a model of its own; 0 takes what cores and memory allow."""
+
+
+class FleetSection(Section):
+    """How the devices of a simulation behave; each draw follows from the seed."""
+
+    failing: float = Field(default=0.0, ge=0, lt=1)
+    """Probability that a device that is asked does not answer."""
+    joining: float = Field(default=0.0, ge=0, le=1)
+    """Share of the devices that join at a round drawn from the second to the last."""
+    seconds: float = Field(default=1.0, gt=0, le=1e9)
+    """Simulated seconds of a local step of a device of middling speed."""
+    spread: float = Field(default=0.0, ge=0, le=10)
+    """How different the devices' speeds are: standard deviation of their logarithm."""
+    jitter: float = Field(default=0.0, ge=0, le=10)
+    """How different a device's rounds are, likewise."""
+    deadline: float | None = Field(default=None, gt=0, le=1e12)
+    """Simulated seconds after which a round takes no reply; none if not set."""
 
 
 class CompressionSection(Section):

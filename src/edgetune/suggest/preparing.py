@@ -14,10 +14,10 @@ from edgetune.data.encode import collate
 from edgetune.directions.draw import Directions
 from edgetune.directions.space import BoundSpace
 from edgetune.federation.precision import least_radius
-from edgetune.federation.turns import asked_devices
 from edgetune.federation.worker import Worker
 from edgetune.measure.realised import sample_weights
 from edgetune.measure.scores import token_f1
+from edgetune.recipe.asking import asked_devices
 from edgetune.recipe.open_settings import left_open
 from edgetune.recipe.prepare import Prepared
 from edgetune.recipe.residency import RESIDENCIES

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,7 +26,7 @@ def register(app: typer.Typer) -> None:
 
 
 def bench(
-    what: Annotated[str, typer.Argument(help="directions, step, embedded, rows or catchup.")],
+    what: Annotated[str, typer.Argument(help="directions, step, embedded, rows, catchup or federation.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads; all sides use the same number.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda; cuda for directions only.")] = "cpu",
@@ -33,20 +34,43 @@ def bench(
         str | None, typer.Option(help="In place of EDGETUNE_KERNEL, for example c-avx2.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="For step: a model of yours in place of a random one of 90 M weights.")
+        str | None,
+        typer.Option(
+            help="A model of yours: for step in place of a random one of 90 M weights, for federation beside the "
+            "embedded one."
+        ),
     ] = None,
+    data: Annotated[str | None, typer.Option(help="For federation: that model's records.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="For federation: a method; all if not given.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="For federation: repeats.", min=1)] = 3,
+    jobs: Annotated[int, typer.Option(help="For federation: runs side by side.", min=1)] = 1,
+    work: Annotated[
+        int, typer.Option(help="For federation: forward passes of a record a device.", min=1)
+    ] = 8000,
+    out: Annotated[Path, typer.Option(help="For federation: folder of table and runs.")] = Path(
+        "out/federation"
+    ),
 ) -> None:
     """Measure ratios side by side in one run.
 
     Directions, a whole step, one of the embedded model, up to how many rows a matrix is better perturbed in the cache,
-    or a device's catch-up.
+    or a device's catch-up. `federation` is a table of all federated systems at equal device work, which goes on where
+    it was interrupted.
     """
+    if what == "federation":
+        from edgetune.cli.tables import federation_table
+
+        models = ["embedded", *([model] if model else [])]
+        return federation_table(models, data, only or [], seeds, out, jobs, work)
     with Display(Console(), quiet=as_json):  # for the import only: what moves would disturb what is timed
         import torch
 
     if what not in SUITES:
-        close = nearest(what, SUITES)
-        hint = f"did you mean {close!r}?" if close else f"one of {', '.join(SUITES)}"
+        known = [*SUITES, "federation"]
+        close = nearest(what, known)
+        hint = f"did you mean {close!r}?" if close else f"one of {', '.join(known)}"
         raise ConfigError(f"no benchmark {what!r}", hint=hint)
     if device not in DEVICES:
         raise ConfigError(f"no device {device!r}", where="--device", hint=f"one of {', '.join(DEVICES)}")

@@ -1,0 +1,55 @@
+"""How much more memory a device's answer takes than running its model: measured in a process of its own.
+
+python -m edgetune.bench.above RECIPE.json
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from edgetune.core.allocator import return_freed_blocks
+from edgetune.core.batch import response_loss
+from edgetune.data.encode import collate
+from edgetune.federation.device import Device
+from edgetune.federation.server import Server
+from edgetune.federation.worker import Worker
+from edgetune.measure.memory import PeakMemory
+from edgetune.recipe.prepare import prepare
+from edgetune.recipe.recipe import Recipe
+
+
+def above_inference(recipe: Recipe) -> dict[str, int]:
+    """Measure the peak of a device's answer beside that of a forward pass over its first batch.
+
+        above = peak of the answer - peak of the pass,   both of the whole process, the model loaded
+
+    Args:
+        recipe: of the run; a few local steps suffice.
+
+    Returns:
+        `inference` and `above`, bytes.
+    """
+    prepared = prepare(recipe)
+    worker = Worker(prepared.backbone, prepared.method, recipe.seed)
+    share = prepared.devices[0]
+    batch = collate(share[: prepared.method.batch_size], prepared.pad_id)
+    for _ in range(2):  # the first pass pays for what is made once
+        with torch.no_grad(), PeakMemory() as plain:
+            response_loss(worker.tuned.model, batch)
+    server = Server(
+        prepared.method, worker.identity, [0], participation=1.0, seed=recipe.seed, state=worker.tuned.state()
+    )
+    device = Device(0, share, worker, pad_id=prepared.pad_id)
+    with PeakMemory() as tuned:
+        device.answer(server.open_round()[0])
+    return {"inference": plain.peak_bytes, "above": max(0, tuned.peak_bytes - plain.peak_bytes)}
+
+
+if __name__ == "__main__":
+    return_freed_blocks()
+    said = Recipe.model_validate_json(Path(sys.argv[1]).read_text("utf-8"))
+    print(json.dumps(above_inference(said)))

@@ -1,0 +1,101 @@
+"""`bench federation` and `bench case-study`: tables of many runs, which go on where they were interrupted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from edgetune.core.files import write_atomic
+
+HEAD = """# Federated systems at equal device work
+
+Written by `edgetune bench federation`; do not edit. Every device that is asked does {work:,} forward passes of a record
+in all, a backward pass counting as two; 20 devices, 10 % a round. Loss in nats a response token and Rouge-L on the same
+held-out records, mean and standard deviation over seeds. Bytes are lengths of payloads: the longest reply, the longest
+message to a newcomer, the mean message later, and all of a run. Memory is the peak of a device's answer above that of a
+forward pass over its batch, in a process of its own. Seconds are those of the rounds, one thread, on a shared machine.
+"""
+
+
+def federation_table(
+    models: Sequence[str], data: str | None, only: Sequence[str], seeds: int, out: Path, jobs: int, work: int
+) -> None:
+    """Run the table of federated systems, print it, and write `federation.md` with its heat map."""
+    from edgetune.bench.federation import cells_of, federation
+    from edgetune.methods.catalogue import tuning_names
+    from edgetune.models.embedded import EMBEDDED
+
+    console = Console(highlight=False, soft_wrap=True)
+    methods = list(only) or [name for name in tuning_names() if name != "zo_sgd"]
+    cells = [
+        cell
+        for model in models
+        for cell in cells_of(methods, seeds, model=model, data=None if model == EMBEDDED else data, work=work)
+    ]
+
+    def told(row: Mapping[str, Any]) -> None:
+        console.print(
+            f"{row['cell']}: loss {row['base_loss']:.3f} -> {row['loss']:.3f}, {row['seconds']:.0f} s"
+        )
+
+    lines = federation(cells, out, jobs=jobs, told=told)
+    text = HEAD.format(work=work)
+    for model in dict.fromkeys(line["model"] for line in lines):
+        mine = [line for line in lines if line["model"] == model]
+        text += f"\n## {model}\n\nBefore: loss {mine[0]['base_loss'][0]:.3f}.\n\n{_table(mine)}\n"
+        picture = f"federation-{model}.svg"
+        text += f"\n![Heat map of the table]({picture})\n"
+        _write(out / picture, _map(model, mine))
+    _write(out / "federation.md", text)
+    console.print(text)
+
+
+def _write(path: Path, text: str) -> None:
+    write_atomic(path, lambda temporary: temporary.write_text(text, "utf-8"))
+
+
+def _table(lines: Sequence[Mapping[str, Any]]) -> str:
+    rows = [
+        "| method | loss | Rouge-L | up | down, newcomer | down, later | all | memory | seconds | rounds | seeds |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for line in sorted(lines, key=lambda one: one["loss"][0]):
+        later = "" if line["down_later"] is None else f"{line['down_later']:,}"
+        rows.append(
+            f"| {line['method']} | {_spread(line['loss'], 3)} | {_spread(line['rouge_l'], 1)} | {line['up']:,} "
+            f"| {line['down_first']:,} | {later} | {line['total']:,} | {line['above'] / 1e6:.1f} MB "
+            f"| {line['seconds'][0]:.0f} | {line['rounds']} | {line['seeds']} |"
+        )
+    return "\n".join(rows)
+
+
+def _spread(pair: Sequence[float], digits: int) -> str:
+    return f"{pair[0]:.{digits}f} ± {pair[1]:.{digits}f}"
+
+
+def _map(model: str, lines: Sequence[Mapping[str, Any]]) -> str:
+    """Return a stand-alone SVG of the table."""
+    from edgetune.report.heat import Column, heat_map
+    from edgetune.report.units import size
+
+    columns = (
+        Column("loss", "loss", "{:.3f}".format),
+        Column("Rouge-L", "rouge_l", "{:.1f}".format, more=True),
+        Column("up", "up", size, logarithmic=True),
+        Column("down", "down", size, logarithmic=True),
+        Column("memory", "above", size, logarithmic=True),
+        Column("seconds", "seconds", "{:.0f}".format, logarithmic=True),
+    )
+    rows = {
+        line["method"]: {
+            "loss": line["loss"][0], "rouge_l": line["rouge_l"][0], "up": float(line["up"]),
+            "down": float(line["down_later"] or line["down_first"]), "above": float(line["above"]),
+            "seconds": line["seconds"][0],
+        }
+        for line in sorted(lines, key=lambda one: one["loss"][0])
+    }  # fmt: skip
+    head = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" font-family="sans-serif"'
+    return heat_map(f"heat-{model}", rows, columns).replace("<svg", head, 1)

@@ -53,6 +53,75 @@ def federation_table(
     console.print(text)
 
 
+STUDY = """# The case study of the survey, section III.D{proxy}
+
+Written by `edgetune bench case-study`; do not edit. FedKSeed on {model}: {devices} devices, {share:g} % a round,
+{steps} local iterations of one record, {rounds} rounds; means and standard deviations over {repeats} seeds.
+
+Figure 4(a), held-out loss by round and concentration of the Dirichlet split, K = {seeds}:
+
+![Loss by round](case-study-{model}-a.svg)
+
+Figure 4(b), Rouge-L F1 by number of seeds K, concentration {alpha:g}:
+
+![Rouge-L by K](case-study-{model}-b.svg)
+
+| K | Rouge-L F1 | loss |
+|---|---|---|
+{table}
+
+{verdict} Loss before: {base:.4f}, Rouge-L {rouge:.1f}.
+"""
+SMALL = 100_000_000
+"""Weights below which a model is a proxy of the study's."""
+
+
+def case_study_table(model: str, data: str | None, repeats: int, out: Path, jobs: int) -> None:
+    """Run the case study on one model, print what it says, and write its page and both figures."""
+    from edgetune.bench import case_study as case
+    from edgetune.bench.cells import run_cells
+    from edgetune.bench.federation import spread
+    from edgetune.models.backbone import load_backbone
+    from edgetune.models.embedded import EMBEDDED
+    from edgetune.report.curves import bars_of_error, curves
+
+    console = Console(highlight=False, soft_wrap=True)
+    weights = sum(weight.numel() for weight in load_backbone(model).model.parameters())
+    study = case.PROXY if weights < SMALL else case.PUBLISHED
+    cells = case.cells_of(study, model, None if model == EMBEDDED else data, repeats)
+
+    def told(row: Mapping[str, Any]) -> None:
+        console.print(
+            f"{row['cell']}: loss {row['loss']:.4f}, Rouge-L {row['rouge_l']:.1f}, {row['seconds']:.0f} s"
+        )
+
+    rows = run_cells(cells, out / "case-study.jsonl", out / "runs", jobs=jobs, told=told)
+    short, note = Path(model).name, " (a proxy)" if study is case.PROXY else ""
+    lines = {f"alpha {alpha:g}": points for alpha, points in case.by_alpha(study, rows).items()}
+    rouge, loss = case.by_size(study, rows), case.by_size(study, rows, "loss")
+    pictures = {
+        "a": curves(f"a-{short}", lines, "round", f"held-out loss{note}"),
+        "b": bars_of_error(f"b-{short}", rouge, "number of seeds K", f"Rouge-L F1, %{note}"),
+    }
+    for letter, picture in pictures.items():
+        _write(out / f"case-study-{short}-{letter}.svg", picture.replace("<svg", SVG, 1))
+    table = "\n".join(
+        f"| {size} | {_spread(said, 2)} | {_spread(nats, 4)} |"
+        for (size, *said), (_, *nats) in zip(rouge, loss, strict=True)
+    )
+    text = STUDY.format(
+        proxy=f": a proxy of {weights:,} weights" if note else "", model=short, devices=study.devices,
+        share=100 * study.participation, steps=study.steps, rounds=study.rounds, repeats=repeats,
+        seeds=study.seeds, alpha=study.alphas[0], table=table, verdict=case.verdict(study, rows),
+        base=spread(rows, "base_loss")[0], rouge=spread(rows, "base_rouge_l")[0],
+    )  # fmt: skip
+    _write(out / f"case-study-{short}.md", text)
+    console.print(text)
+
+
+SVG = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" font-family="sans-serif"'
+
+
 def _write(path: Path, text: str) -> None:
     write_atomic(path, lambda temporary: temporary.write_text(text, "utf-8"))
 
@@ -97,5 +166,4 @@ def _map(model: str, lines: Sequence[Mapping[str, Any]]) -> str:
         }
         for line in sorted(lines, key=lambda one: one["loss"][0])
     }  # fmt: skip
-    head = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" font-family="sans-serif"'
-    return heat_map(f"heat-{model}", rows, columns).replace("<svg", head, 1)
+    return heat_map(f"heat-{model}", rows, columns).replace("<svg", SVG, 1)

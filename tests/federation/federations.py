@@ -59,6 +59,10 @@ METHODS: dict[str, TuningMethod] = {
     ),
     "mezo_lora": with_options(tuning_method("mezo_lora"), {"rank": 2, "learning_rate": 1e-2, **STEPS}),
     "mezo_prefix": with_options(tuning_method("mezo_prefix"), {"learning_rate": 1e-2, **STEPS}),
+    "fwdllm": with_options(
+        tuning_method("fwdllm"),
+        {"rank": 2, "learning_rate": 1.0, "variance_threshold": 0.05, "directions_per_step": 2, **STEPS},
+    ),
     "lora": with_options(tuning_method("lora"), {"learning_rate": 5e-3, **STEPS}),
 }
 

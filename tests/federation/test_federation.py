@@ -33,7 +33,9 @@ from edgetune.run.deploy import refuse_prefix
 from edgetune.wire import UP, Frame
 
 both = pytest.mark.parametrize("name", ["fedkseed", "lora"])
-every = pytest.mark.parametrize("name", ["fedkseed", "signs", "mezo", "mezo_lora", "mezo_prefix", "lora"])
+every = pytest.mark.parametrize(
+    "name", ["fedkseed", "signs", "mezo", "mezo_lora", "mezo_prefix", "fwdllm", "lora"]
+)
 
 
 def server_of(toy: Any, participation: float = 1.0, **more: Any) -> Server:
@@ -79,7 +81,8 @@ def test_a_device_materialises_the_servers_model_every_round(
                 tuned.reset(state)
                 assert digest_of(run) == expected
         assert len(changed[id]) <= len(whole[id])
-        assert (len(changed[id]) < len(whole[id])) == (round > 0 and run.method.down.relative)
+        moved = isinstance(server.state, Projected) and len(server.state.keys) > 0
+        assert (len(changed[id]) < len(whole[id])) == (moved and run.method.down.relative)
         states[round] = state
         server.close_round({id: run.devices[id].answer(payload) for id, payload in whole.items()})
         states[round + 1] = server.state
@@ -139,6 +142,7 @@ def reply_of(server: Server, device: int, worker: Worker) -> bytes:
         ("federate", "adam"),
         ("federate", "signs"),
         ("federate", "lora"),
+        ("federate", "fwdllm"),
         ("tune", "mezo"),
         ("tune", "lora"),
     ],
@@ -153,9 +157,8 @@ def test_a_killed_run_goes_on_to_the_same_bits(driver: str, name: str, toy: Make
     assert resumed.weights_digest == whole.weights_digest != ""
     assert read_ledger(second.ledger).digest == whole.digest
     left = sorted(path.name for path in second.ledger.parent.iterdir())
-    beside = (
-        ["tuned.optimiser-4.safetensors"] if driver == "tune" and name in {"lora", "adam", "heavy"} else []
-    )
+    kept = name == "fwdllm" or (driver == "tune" and name in {"lora", "adam", "heavy"})
+    beside = ["tuned.optimiser-4.safetensors"] if kept else []
     assert left == sorted(["tuned.ledger", *beside])
 
 

@@ -146,7 +146,8 @@ class Server:
         memory = {name: tensor.clone() for name, tensor in self.memory.items()}
         update = self.method.aggregate.combine(usable, self.state, memory) if usable else None
         state = self.state if update is None else _plus(self.state, update, pooled=self.method.pool_size > 0)
-        if usable and state.is_bounded and all(map(within, memory.values())):
+        numbers = [one for one in memory.values() if one.is_floating_point()]
+        if usable and state.is_bounded and all(map(within, numbers)):
             return self.method.down.settle(state) if update is not None else state, memory
         what = "the sum of the updates is beyond any use" if usable else "no reply can be used"
         reasons = "; ".join(f"device {device}: {reason}" for device, reason in list(refused.items())[:3])

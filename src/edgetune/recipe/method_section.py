@@ -74,6 +74,10 @@ class MethodSection(Section):
     """Records a forward pass; a step of more of them is accumulated. 0: all of a step's records at once."""
     aggregate: str | None = None
     """mean: how the server combines what devices send."""
+    variance_threshold: float | None = None
+    """Variance of the gathered mean at which a paced server takes its step."""
+    most_slopes: Count | None = None
+    """Slopes after which a paced server takes its step in any case."""
     up_values: str | None = None
     """float32 or float16: how a device's coefficients are written."""
     down_values: str | None = None

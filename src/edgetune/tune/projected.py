@@ -274,6 +274,15 @@ class ProjectedTuned:
         self._weights.settle()
         return ((name, weight.data) for name, weight in self._weights.parameters.items())
 
+    def direction(self, seed: int) -> dict[str, torch.Tensor]:
+        """Return a direction of all tuned weights by name, as a perturbation of 1 would add it."""
+        found = {}
+        for name, weight in self._weights.parameters.items():
+            zero = torch.zeros_like(weight)
+            self._read_space.axpy(zero, zero, 1.0, name, seed)
+            found[name] = zero
+        return found
+
     def adapter(self) -> dict[str, Any] | None:
         """Return None: these are the model's own weights."""
         return None

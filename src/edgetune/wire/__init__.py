@@ -8,9 +8,10 @@ from edgetune.wire.log import Log
 from edgetune.wire.slopes import Slopes
 from edgetune.wire.table import Table
 from edgetune.wire.tensors import Tensors
+from edgetune.wire.terms import Terms
 from edgetune.wire.values import Float16, Float32
 
-CODECS: tuple[type[Codec], ...] = (Coefficients, Slopes, Table, Log, Tensors)
+CODECS: tuple[type[Codec], ...] = (Coefficients, Slopes, Table, Log, Terms, Tensors)
 
 __all__ = [
     "CODECS",
@@ -26,4 +27,5 @@ __all__ = [
     "Slopes",
     "Table",
     "Tensors",
+    "Terms",
 ]

@@ -1,0 +1,91 @@
+"""Variance-controlled pacing: the server gathers slopes until their mean is steady enough to step along it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from edgetune.aggregate.aggregator import Aggregator, Memory, ordered
+from edgetune.core.errors import ConfigError
+from edgetune.core.part import EVERY_SLOPE, FRESH, HELD
+from edgetune.core.update import Contribution, Projected, Update
+
+MOST = 1 << 16
+"""Slopes that may be gathered at most: the memory of a server is so many keys and numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Paced(Aggregator):
+    """Gather slopes over rounds, of weights that stay, and step along their mean once it varies little.
+
+        v = (sum_{i in half 1} g_i^2 / n_1^2 + sum_{i in half 2} g_i^2 / n_2^2) / 4
+        w <- w - lr (1 / n) sum_i g_i z_i        if v <= threshold or n >= most;   else ask for more
+
+    v is the variance, averaged over the weights, of the means of the two halves (every second slope). For directions of
+    +-1, or gaussian ones on average, the products of two different directions have the mean 0 over the weights, so that
+    v follows from slopes alone and the server forms no tensor. It falls as 1 / n, so that n grows by itself as slopes
+    stop agreeing in size with the threshold.
+
+    Args:
+        lr: learning rate, at least 0.
+        threshold: v at which a step is taken, > 0; infinite steps every round.
+        most: slopes after which a step is taken whatever v is, 2 to 2^16, so that no run stands still.
+    Cost: 12 bytes a slope that is gathered.
+    Source: Xu et al. 2023, arXiv:2308.13894, section 3.3 (FwdLLM; over one monitored tensor there).
+    """
+
+    lr: float
+    threshold: float
+    most: int = 4096
+    name: ClassVar[str] = "paced"
+    options: ClassVar[Mapping[str, str]] = {
+        "learning_rate": "lr", "variance_threshold": "threshold", "most_slopes": "most",
+    }  # fmt: skip
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.lr < float("inf") and self.threshold > 0 and 2 <= self.most <= MOST):
+            raise ConfigError(
+                f"pacing needs a learning rate of at least 0, a threshold above 0 and 2 to {MOST:,} slopes, "
+                f"not {self.lr}, {self.threshold}, {self.most}"
+            )
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Slopes of weights that no device moves, each along a direction of its own."""
+        return frozenset({EVERY_SLOPE, HELD, FRESH})
+
+    def start(self, state: Update) -> Memory:
+        """Return an empty store: `seeds` int64 [most], `slopes` float32 [most], `gathered` int64 []."""
+        return {
+            "seeds": torch.full((self.most,), -1, dtype=torch.int64),
+            "slopes": torch.zeros(self.most, dtype=torch.float32),
+            "gathered": torch.zeros((), dtype=torch.int64),
+        }
+
+    def combine(self, contributions: Sequence[Contribution], state: Update, memory: Memory) -> Update | None:
+        """Return the step, or None if more slopes are wanted; those beyond the most are left out."""
+        told = [one.update for one in ordered(contributions) if isinstance(one.update, Projected)]
+        before = int(memory["gathered"])
+        new = Projected.chain(told)
+        new = Projected(new.keys[: self.most - before], new.coefficients[: self.most - before])
+        count = before + len(new.keys)
+        memory["seeds"][before:count] = torch.from_numpy(new.keys)
+        memory["slopes"][before:count] = torch.from_numpy(new.coefficients)
+        memory["gathered"].fill_(count)
+        slopes = memory["slopes"][:count].numpy()
+        if count < 2 or (variance_of_mean(slopes) > self.threshold and count < self.most):
+            return None
+        update = Projected(memory["seeds"][:count].numpy().copy(), slopes.copy()).scaled(-self.lr / count)
+        memory |= self.start(state)
+        return update
+
+
+def variance_of_mean(slopes: np.ndarray[tuple[int], np.dtype[np.float32]]) -> float:
+    """Return v of at least two slopes; see `Paced`."""
+    squares = slopes.astype(np.float64) ** 2
+    halves = (squares[::2], squares[1::2])
+    return float(sum(half.sum() / len(half) ** 2 for half in halves)) / 4

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edgetune.aggregate import Mean
+from edgetune.aggregate import Mean, Paced
 from edgetune.core.errors import ConfigError
 from edgetune.core.part import GRADIENTS, Part
 from edgetune.directions import Gaussian, Hadamard, Rademacher
@@ -26,6 +26,7 @@ from edgetune.wire import Coefficients, Float32, Log, Table, Tensors
 
 KSEED, MEZO, LORA = (tuning_method(name) for name in ("fedkseed", "mezo", "lora"))
 MEZO_LORA, PREFIX = tuning_method("mezo_lora"), tuning_method("mezo_prefix")
+FWDLLM = tuning_method("fwdllm")
 DECAY = with_options(KSEED, {"schedule": "cosine", "schedule_steps": 200})
 SCORED = with_options(MEZO, {"objective": "accuracy"})
 HEAVY, ADAM = with_options(MEZO, {"optimiser": "momentum"}), with_options(KSEED, {"optimiser": "adam"})
@@ -128,6 +129,8 @@ def test_parts_that_do_not_fit_are_refused(
         (KSEED, "local_steps", 3, {"local_steps": 3}),
         (KSEED, "batch_size", 3, {"batch_size": 3}),
         (KSEED, "by_examples", False, {"aggregate": Mean(by_examples=False)}),
+        (FWDLLM, "variance_threshold", 0.5, {"aggregate": Paced(1e-2, 0.5)}),
+        (FWDLLM, "most_slopes", 9, {"aggregate": Paced(1e-2, 0.1, 9)}),
         (KSEED, "up_values", "float32", {"up": Coefficients(Float32())}),
         (KSEED, "down_values", "float32", {"down": Table(Float32())}),
         (LORA, "weight_decay", 0.1, {"local": AdamW(3e-4, weight_decay=0.1)}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar
@@ -19,6 +19,9 @@ from edgetune.core.part import DIRECTIONS, SLOPES
 from edgetune.core.update import Estimate
 from edgetune.estimators.estimator import Estimator
 from edgetune.estimators.slopes import check_slopes, mean_of_slopes
+
+make_dual: Callable[..., torch.Tensor] = forward_ad.make_dual
+unpack_dual: Callable[..., tuple[torch.Tensor, torch.Tensor | None]] = forward_ad.unpack_dual
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +75,8 @@ class Jvp(Estimator):
             # Fused attention has no forward mode.
             with forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
                 direction = tuned.direction(key)
-                dual = {name: forward_ad.make_dual(one, direction[name]) for name, one in weights.items()}
-                value, slope = forward_ad.unpack_dual(objective(_Called(model, dual), batch))
+                dual = {name: make_dual(one, direction[name]) for name, one in weights.items()}
+                value, slope = unpack_dual(objective(_Called(model, dual), batch))
                 found.append((float(value), 0.0 if slope is None else float(slope)))
         return mean_of_slopes(keys, [value for value, _ in found], [slope for _, slope in found])
 
@@ -84,7 +87,7 @@ def _warm_up() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         with forward_ad.dual_level():
-            forward_ad.make_dual(torch.zeros(1), torch.zeros(1))
+            make_dual(torch.zeros(1), torch.zeros(1))
 
 
 class _Called(nn.Module):

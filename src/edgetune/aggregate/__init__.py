@@ -2,8 +2,9 @@
 
 from edgetune.aggregate.aggregator import Aggregator, Memory, ordered, shares
 from edgetune.aggregate.mean import Mean
+from edgetune.aggregate.private_mean import PrivateMean
 
-AGGREGATORS: dict[str, type[Aggregator]] = {kind.name: kind for kind in (Mean,)}
+AGGREGATORS: dict[str, type[Aggregator]] = {kind.name: kind for kind in (Mean, PrivateMean)}
 """Aggregators by the name that recipes use."""
 
-__all__ = ["AGGREGATORS", "Aggregator", "Mean", "Memory", "ordered", "shares"]
+__all__ = ["AGGREGATORS", "Aggregator", "Mean", "Memory", "PrivateMean", "ordered", "shares"]

@@ -22,6 +22,9 @@ SHARED = "directions that all devices of a round share"
 EVERY_SLOPE = "the slope of every step"
 LINEAR = "steps that are slopes times a rate"
 HELD = "weights that only the server moves"
+RECORDS = "slopes of single records"
+CHANCE = "batches that take every record by chance"
+NOISE = "noise that hides records from whoever hears of a step"
 
 NOTHING: frozenset[str] = frozenset()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from edgetune.core.errors import ConfigError, nearest
@@ -97,7 +98,12 @@ class Part:
         try:
             return cls(**shared)
         except TypeError as error:
-            missing = ", ".join(option for option in cls.options if option not in known)
+            given_by = signature(cls).parameters
+            missing = ", ".join(
+                option
+                for option, field in cls.options.items()
+                if option not in known and given_by[field].default is Parameter.empty
+            )
             raise ConfigError(f"{cls.name} in place of {old.title} needs {missing}") from error
 
 

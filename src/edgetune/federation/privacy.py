@@ -1,4 +1,4 @@
-"""Before the first step of a private run: who hears of what how often, how much noise that takes, and what it spends."""
+"""Before the first step of a private run: who hears of what how often, and what noise that takes and spends."""
 
 from __future__ import annotations
 

@@ -49,12 +49,7 @@ class Losses:
 
     def records(self, model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         rows = batch.input_ids[:, 0]
-        losses = torch.tensor([], dtype=torch.float32)
-        if hasattr(model, "read"):
-            losses = model.read(rows)
-        else:
-            losses = model(rows)
-        return losses, torch.ones(len(rows), dtype=torch.int64)
+        return model(rows), torch.ones(len(rows), dtype=torch.int64)
 
 
 class Model(Records):
@@ -256,7 +251,10 @@ def test_devices_are_clipped_as_vectors_and_count_alike() -> None:
 
 
 def test_noise_of_the_server_has_a_length_of_root_k_and_hides_directions_that_nobody_moved() -> None:
-    aggregate, sent = PrivateMean(0.5, 0.0, noise_multiplier=2.0), [_sent(id, *[0.0] * 400) for id in range(4)]
+    aggregate, sent = (
+        PrivateMean(0.5, 0.0, noise_multiplier=2.0),
+        [_sent(id, *[0.0] * 400) for id in range(4)],
+    )
     lengths = []
     for _ in range(50):
         found = aggregate.combine(sent, Projected.none(), {})
@@ -270,5 +268,7 @@ def test_noise_of_the_server_has_a_length_of_root_k_and_hides_directions_that_no
 def test_golden_slopes() -> None:
     """Printed by this code where the tests above passed: the records and directions of this file, sigma 0, C 3."""
     _, handle = tuned()
-    found = replace(AGGZO.estimate, eps=1e-1, clip=3.0, epsilon=0.0, directions=4)(handle, Losses(), ALL, 1, 2, 3, 4)  # type: ignore[call-arg]
+    found = replace(AGGZO.estimate, eps=1e-1, clip=3.0, epsilon=0.0, directions=4)(
+        handle, Losses(), ALL, 1, 2, 3, 4
+    )  # type: ignore[call-arg]
     np.testing.assert_allclose(found.update.coefficients, [0.01442, 0.122011, 0.018576, 0.131488], atol=2e-6)  # type: ignore[union-attr]

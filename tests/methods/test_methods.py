@@ -60,7 +60,9 @@ def test_every_compression_method_bears_its_files_name(name: str) -> None:
 
 
 def test_the_published_methods_are_there() -> None:
-    assert {"dp_aggzo", "dpzero", "fedkseed", "lora", "mezo", "mezo_lora", "mezo_prefix", "zo_sgd"} <= set(tuning_names())
+    assert {"dp_aggzo", "dpzero", "fedkseed", "lora", "mezo", "mezo_lora", "mezo_prefix", "zo_sgd"} <= set(
+        tuning_names()
+    )
     assert {"optq", "rtn"} <= set(compression_names())
 
 

@@ -63,6 +63,20 @@ METHODS: dict[str, TuningMethod] = {
         tuning_method("fwdllm"),
         {"rank": 2, "learning_rate": 1.0, "variance_threshold": 0.05, "directions_per_step": 2, **STEPS},
     ),
+    "dpzero": with_options(
+        tuning_method("dpzero"),
+        {"learning_rate": 1e-3, "clip": 5.0, "epsilon": 0, "noise_multiplier": 0.1, **STEPS},
+    ),
+    "dp_aggzo": with_options(
+        tuning_method("dp_aggzo"),
+        {"learning_rate": 4e-3, "clip": 9.0, "epsilon": 0, "noise_multiplier": 0.1, **STEPS}
+        | {"directions_per_step": 4, "micro_batch": 3},
+    ),
+    "hidden_devices": with_options(
+        tuning_method("dpzero"),
+        {"estimate": "two_point", "sampling": "shuffled", "aggregate": "private_mean", "learning_rate": 1e-3}
+        | {"clip": 1e-2, "epsilon": 0, "noise_multiplier": 0.1, **STEPS},
+    ),
     "lora": with_options(tuning_method("lora"), {"learning_rate": 5e-3, **STEPS}),
 }
 

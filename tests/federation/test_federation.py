@@ -32,9 +32,10 @@ from edgetune.models.digest import tensor_digest
 from edgetune.run.deploy import refuse_prefix
 from edgetune.wire import UP, Frame
 
+PRIVATE = ["dpzero", "dp_aggzo", "hidden_devices"]
 both = pytest.mark.parametrize("name", ["fedkseed", "lora"])
 every = pytest.mark.parametrize(
-    "name", ["fedkseed", "signs", "mezo", "mezo_lora", "mezo_prefix", "fwdllm", "lora"]
+    "name", ["fedkseed", "signs", "mezo", "mezo_lora", "mezo_prefix", "fwdllm", "lora", *PRIVATE]
 )
 
 

@@ -12,6 +12,7 @@ import pytest
 from edgetune.aggregate import Mean, Paced
 from edgetune.core.errors import ConfigError
 from edgetune.core.part import GRADIENTS, Part
+from edgetune.data.sampling import Poisson
 from edgetune.directions import Gaussian, Hadamard, Rademacher
 from edgetune.directions.draw import Fresh, Pool
 from edgetune.estimators import Backprop, OneSided, TwoPoint
@@ -25,11 +26,18 @@ from edgetune.updates import Adam, AdamW, Constant, Cosine, Linear, Momentum, Sg
 from edgetune.wire import Coefficients, Float32, Log, Table, Tensors
 
 KSEED, MEZO, LORA = (tuning_method(name) for name in ("fedkseed", "mezo", "lora"))
+DPZERO = tuning_method("dpzero")
 MEZO_LORA, PREFIX = tuning_method("mezo_lora"), tuning_method("mezo_prefix")
 FWDLLM = tuning_method("fwdllm")
 DECAY = with_options(KSEED, {"schedule": "cosine", "schedule_steps": 200})
 SCORED = with_options(MEZO, {"objective": "accuracy"})
 HEAVY, ADAM = with_options(MEZO, {"optimiser": "momentum"}), with_options(KSEED, {"optimiser": "adam"})
+
+
+class Fixed(Poisson):
+    """A way to draw batches of somebody else's."""
+
+    name = "fixed"
 
 
 class Uniform(Mean):
@@ -53,7 +61,9 @@ def test_every_compression_method_bears_its_files_name(name: str) -> None:
 
 
 def test_the_published_methods_are_there() -> None:
-    assert {"fedkseed", "lora", "mezo", "mezo_lora", "mezo_prefix", "zo_sgd"} <= set(tuning_names())
+    assert {"dp_aggzo", "dpzero", "fedkseed", "lora", "mezo", "mezo_lora", "mezo_prefix", "zo_sgd"} <= set(
+        tuning_names()
+    )
     assert {"optq", "rtn"} <= set(compression_names())
 
 
@@ -128,6 +138,11 @@ def test_parts_that_do_not_fit_are_refused(
         (MEZO_LORA, "rank", 2, {"target": Lora(2, 16.0)}),
         (KSEED, "local_steps", 3, {"local_steps": 3}),
         (KSEED, "batch_size", 3, {"batch_size": 3}),
+        (DPZERO, "clip", 3.0, {"estimate": replace(DPZERO.estimate, clip=3.0)}),
+        (DPZERO, "epsilon", 3.0, {"estimate": replace(DPZERO.estimate, epsilon=3.0)}),
+        (DPZERO, "delta", 1e-6, {"estimate": replace(DPZERO.estimate, delta=1e-6)}),
+        (DPZERO, "noise_multiplier", 3.0, {"estimate": replace(DPZERO.estimate, noise_multiplier=3.0)}),
+        (replace(DPZERO, sampling=Fixed()), "sampling", "poisson", {"sampling": Poisson()}),
         (KSEED, "by_examples", False, {"aggregate": Mean(by_examples=False)}),
         (FWDLLM, "variance_threshold", 0.5, {"aggregate": Paced(1e-2, 0.5)}),
         (FWDLLM, "most_slopes", 9, {"aggregate": Paced(1e-2, 0.1, 9)}),

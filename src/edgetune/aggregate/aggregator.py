@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 
@@ -21,6 +22,8 @@ class Aggregator(Part):
     """
 
     __slots__ = ()
+    complete: ClassVar[bool] = False
+    """Whether contributions name every direction of their device's steps, with 0 where none counted."""
 
     def start(self, state: Update) -> Memory:
         """Return the memory before the first round; names, types and shapes stay."""

@@ -24,6 +24,7 @@ from edgetune.core.events import (
     Event,
     Failed,
     Precision,
+    Privacy,
     RateFound,
     RoundFinished,
     RunResumed,
@@ -33,7 +34,7 @@ from edgetune.core.events import (
     WorkerLost,
 )
 from edgetune.core.export_events import ExportPlanned, ExportRefused, Verified
-from edgetune.report.notes import data_notes, export_notes, rate_note
+from edgetune.report.notes import data_notes, export_notes, privacy_note, rate_note
 
 
 class _Counted(MofNCompleteColumn):
@@ -170,6 +171,8 @@ class Display:
             return "\n".join(map(escape, export_notes(event)))
         if isinstance(event, RateFound):
             return rate_note(event)
+        if isinstance(event, Privacy):
+            return privacy_note(event)
         if isinstance(event, RunResumed) and event.round:
             return f"resumed after round {event.round}"
         if isinstance(event, RoundFinished):
@@ -178,7 +181,8 @@ class Display:
             loss = f"held-out loss {event.loss:.4f}, " if event.loss is not None else ""
             drop = f", [yellow]{event.dropped} steps dropped[/]" if event.dropped else ""
             out = f", [yellow]{len(event.refused)} replies refused[/]" if event.refused else ""
-            means = f"{loss}train {event.train_loss:.4f}"
+            train = "train loss not told" if math.isnan(event.train_loss) else f"train {event.train_loss:.4f}"
+            means = f"{loss}{train}"
             return f"round {event.round:>3}: {means}{up}{down}, {event.seconds:.1f} s{drop}{out}"
         if isinstance(event, StageFinished):
             shown = "" if math.isnan(event.loss) else f"loss {event.loss:.4f}, "

@@ -12,6 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from edgetune.core.errors import ConfigError
+
 LOGITS_AT_ONCE = 1 << 20
 """Logits that the cross-entropy copies at a time; all of them at once would be most of the memory of a small batch."""
 IGNORED = -100
@@ -26,15 +28,18 @@ class Batch:
         input_ids: int64 [batch, length].
         attention_mask: int64 [batch, length], 1 on real tokens.
         labels: int64 [batch, length]; the token itself on response positions, -100 elsewhere.
+        expected: mean number of records where each is in a batch by chance; 0 where a batch is as large as was meant.
     """
 
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
     labels: torch.Tensor
+    expected: int = 0
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on another device."""
-        return Batch(self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device))
+        ids, mask, labels = (one.to(device) for one in (self.input_ids, self.attention_mask, self.labels))
+        return Batch(ids, mask, labels, self.expected)
 
     @property
     def response_tokens(self) -> int:
@@ -60,6 +65,9 @@ class Batch:
 Objective = Callable[[nn.Module, Batch], torch.Tensor]
 """A scalar to minimise, float32 [], of a causal language model on a batch: a mean over its response tokens, or over its
 records if it has a true attribute `per_record`."""
+
+RecordLosses = Callable[[nn.Module, Batch], tuple[torch.Tensor, torch.Tensor]]
+"""Summed losses float32 [batch] and what they are sums of, int64 [batch], as `response_losses`."""
 
 
 def weight_of(objective: Objective, batch: Batch) -> int:
@@ -113,3 +121,27 @@ def response_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
     """Mean next-token cross-entropy over all response tokens of the batch, float32 [] in nats."""
     summed, counts = response_losses(model, batch)
     return summed.sum() / counts.sum().clamp(min=1)
+
+
+def records_of(objective: Objective) -> RecordLosses:
+    """Return an objective record by record: the mean over a batch is the sum of sums over the sum of counts.
+
+    Raises:
+        ConfigError: if it says nothing of single records.
+    """
+    if objective is response_loss:
+        return response_losses
+    records: RecordLosses | None = getattr(objective, "records", None)
+    if records is None:
+        raise ConfigError("this objective is of batches only, and every record's own is needed")
+    return records
+
+
+def mean_losses(sums: torch.Tensor, counts: torch.Tensor) -> list[float]:
+    """Return the loss of a batch at every point from those of its records.
+
+    Args:
+        sums: float32 [points, records].
+        counts: int64 [records].
+    """
+    return [float(one.sum() / counts.sum().clamp(min=1)) for one in sums]

@@ -89,7 +89,7 @@ class RoundFinished(Event):
     """Number of the round, from 1."""
     devices: list[int]
     train_loss: float
-    """Mean loss the devices saw while stepping, nats per response token."""
+    """Mean loss the devices saw while stepping, nats per response token; NaN where it is nobody's to know."""
     loss: float | None
     """Held-out loss after the round, if it was evaluated."""
     payload_up_bytes: list[int]
@@ -174,6 +174,26 @@ class RateFound(Event):
     """Records that were passed through the model for it."""
     clear: bool
     """Whether differences of the loss at this radius are clear of rounding noise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Privacy(Event):
+    """What all rounds of a private run spend, found before the first step; a run that stops early has spent less."""
+
+    kind: ClassVar[str] = "privacy"
+    epsilon: float
+    """Of the record (or device) that is heard of most; neighbours have one more or less. Infinite without noise."""
+    delta: float
+    noise_multiplier: float
+    """Standard deviation of the noise of a sum, in units of `clip`."""
+    clip: float
+    """Bound of what one record, or device, adds to a sum."""
+    releases: int
+    """Noisy sums that the most heard of takes part in."""
+    sampling_rate: float
+    """Greatest probability that it is in one of them."""
+    unit: str
+    """record or device."""
 
 
 @dataclass(frozen=True, slots=True)

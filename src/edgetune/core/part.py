@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from edgetune.core.errors import ConfigError, nearest
@@ -22,6 +23,9 @@ SHARED = "directions that all devices of a round share"
 EVERY_SLOPE = "the slope of every step"
 LINEAR = "steps that are slopes times a rate"
 HELD = "weights that only the server moves"
+RECORDS = "slopes of single records"
+CHANCE = "batches that take every record by chance"
+NOISE = "noise that hides records from whoever hears of a step"
 
 NOTHING: frozenset[str] = frozenset()
 
@@ -94,7 +98,12 @@ class Part:
         try:
             return cls(**shared)
         except TypeError as error:
-            missing = ", ".join(option for option in cls.options if option not in known)
+            given_by = signature(cls).parameters
+            missing = ", ".join(
+                option
+                for option, field in cls.options.items()
+                if option not in known and given_by[field].default is Parameter.empty
+            )
             raise ConfigError(f"{cls.name} in place of {old.title} needs {missing}") from error
 
 

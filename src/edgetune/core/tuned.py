@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from edgetune.core.batch import Batch, Objective
+from edgetune.core.batch import Batch, Objective, RecordLosses
 from edgetune.core.quantised import StoredTensor
 from edgetune.core.update import Projected, Update
 
@@ -160,4 +160,10 @@ class PerturbableTuned(Tuned, Protocol):
 
     def losses(self, objective: Objective, batch: Batch, seed: int, scales: Sequence[float]) -> list[float]:
         """Evaluate an objective at `w + scale * z(seed)` for every scale, in one walk of the model if it can."""
+        ...
+
+    def record_losses(
+        self, losses: RecordLosses, batch: Batch, seed: int, scales: Sequence[float]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the records' losses at `w + scale * z(seed)` for every scale, [points, records], and their counts."""
         ...

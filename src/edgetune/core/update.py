@@ -114,6 +114,18 @@ class Projected:
         moves = self.coefficients != 0
         return self if moves.all() else Projected(self.keys[moves], self.coefficients[moves])
 
+    def over(self, keys: Sequence[int]) -> Projected:
+        """Return the coefficients of different directions in their order, 0 of those that do not move.
+
+        Args:
+            keys: all that this update moves, and others.
+        """
+        merged, different = self.merged(), list(dict.fromkeys(keys))
+        known = dict(zip(merged.keys.tolist(), merged.coefficients.tolist(), strict=True))
+        return Projected(
+            np.array(different, np.int64), np.array([known.get(key, 0.0) for key in different], np.float32)
+        )
+
     def after(self, count: int) -> Projected:
         """Return the terms beyond the first `count`."""
         return Projected(self.keys[count:], self.coefficients[count:])

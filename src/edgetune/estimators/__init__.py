@@ -2,12 +2,25 @@
 
 from edgetune.estimators.accumulate import Accumulate
 from edgetune.estimators.backprop import Backprop
+from edgetune.estimators.clipped import Clipped, ClippedVector
 from edgetune.estimators.estimator import Estimator
 from edgetune.estimators.jvp import Jvp
 from edgetune.estimators.one_sided import OneSided
 from edgetune.estimators.two_point import TwoPoint
 
-ESTIMATES: dict[str, type[Estimator]] = {kind.name: kind for kind in (TwoPoint, OneSided, Jvp, Backprop)}
+ESTIMATES: dict[str, type[Estimator]] = {
+    kind.name: kind for kind in (TwoPoint, OneSided, Jvp, Clipped, ClippedVector, Backprop)
+}
 """Estimators by the name that recipes use."""
 
-__all__ = ["ESTIMATES", "Accumulate", "Backprop", "Estimator", "Jvp", "OneSided", "TwoPoint"]
+__all__ = [
+    "ESTIMATES",
+    "Accumulate",
+    "Backprop",
+    "Clipped",
+    "ClippedVector",
+    "Estimator",
+    "Jvp",
+    "OneSided",
+    "TwoPoint",
+]

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgetune.core.batch import Batch, Objective, weight_of
+import torch
+
+from edgetune.core.batch import Batch, Objective, RecordLosses, weight_of
 from edgetune.core.update import Dense, Estimate
 from edgetune.estimators.backprop import Backprop
 from edgetune.estimators.estimator import Estimator
@@ -63,3 +65,10 @@ class _Summed:
             for index, loss in enumerate(self._tuned.losses(objective, part, seed, scales)):
                 totals[index] += share * loss
         return totals
+
+    def record_losses(
+        self, losses: RecordLosses, batch: Batch, seed: int, scales: Sequence[float]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        found = [self._tuned.record_losses(losses, part, seed, scales) for part in self._parts]
+        sums, counts = zip(*found, strict=True)
+        return torch.cat(sums, dim=1), torch.cat(counts)

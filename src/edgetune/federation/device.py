@@ -10,7 +10,7 @@ from edgetune.core.update import Contribution, Update
 from edgetune.data.encode import Example
 from edgetune.federation.messages import KEPT, Messages
 from edgetune.federation.reply import REPORT, Reply, binding
-from edgetune.federation.steps import draw_batches, take_steps
+from edgetune.federation.steps import take_steps
 from edgetune.federation.worker import Worker
 from edgetune.wire import UP, Frame
 
@@ -89,7 +89,7 @@ class Device:
         tuned.reset(state)
         turn = round - 1 if turn is None else turn
         tuned.keep(self._worker.scratch)
-        batches = draw_batches(
+        batches = method.sampling.batches(
             self._examples,
             method.batch_size,
             self._pad_id,
@@ -109,7 +109,8 @@ class Device:
             label=f"device {self.id}",
         )
         change = steps.slopes if method.sends_slopes else tuned.delta()
-        content = Contribution(self.id, len(self._examples), steps.loss, steps.dropped, change)
+        loss, dropped = (0.0, 0) if method.private else (steps.loss, steps.dropped)
+        content = Contribution(self.id, len(self._examples), loss, dropped, change)
         known = self._messages.reply_known(round, self.id, state)
         body = Reply(named, content).encode(method.up, known)
         return Frame(UP, *self._messages.binds, round, body).encode()

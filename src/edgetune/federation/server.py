@@ -21,7 +21,7 @@ class Closed:
     """What a round brought.
 
     Args:
-        loss: mean loss of the devices' steps, weighted by examples; NaN if none counted.
+        loss: mean loss of the devices' steps, weighted by examples; NaN if the method tells nobody.
         dropped: steps dropped on devices.
         refused: why each reply that was left out was: damaged, of another round or run, of nobody who was asked, NaN,
             infinite or absurd; by device.
@@ -139,7 +139,7 @@ class Server:
         self._past[self.round] = self.state
         total = sum(one.examples for one in usable)
         loss = sum(one.loss * one.examples for one in usable) / total if usable else math.nan
-        return Closed(loss, dropped, refused, void)
+        return Closed(math.nan if self.method.private else loss, dropped, refused, void)
 
     def _combined(self, usable: list[Contribution], refused: Mapping[int, str]) -> tuple[Update, Memory]:
         """Return state and memory after the round; those of the server change only once all is well."""
@@ -172,8 +172,9 @@ class Server:
         if not content.examples or content.examples != known:
             raise DigestError(f"the reply claims {content.examples} examples, not {known or 'at least one'}")
         if self.method.sends_slopes and isinstance(content.update, Projected):
-            change = self.method.change(content.update, frame.round, shared.keys)
-            return replace(content, update=change)
+            content = replace(content, update=self.method.change(content.update, frame.round, shared.keys))
+        if self.method.aggregate.complete and isinstance(content.update, Projected):
+            return replace(content, update=content.update.over(shared.keys))
         return content
 
 

@@ -15,7 +15,7 @@ from edgetune.federation.beside import forget_states
 from edgetune.federation.federate import Plan
 from edgetune.federation.pace import Pace
 from edgetune.federation.state import Checkpoint, Evaluate
-from edgetune.federation.steps import draw_batches, take_steps
+from edgetune.federation.steps import take_steps
 from edgetune.federation.worker import Worker
 from edgetune.measure.memory import PeakMemory
 
@@ -97,7 +97,7 @@ def _intervals(
             keys = method.keys(plan.seed, round, ONLY_DEVICE)
             if optimiser:
                 tuned.keep(worker.scratch)  # its steps move directions again, which the ledger adds up
-            batches = draw_batches(
+            batches = method.sampling.batches(
                 examples, method.batch_size, pad_id,
                 seed=plan.seed, device=ONLY_DEVICE, first=(round - 1) * method.local_steps,
             )  # fmt: skip
@@ -120,7 +120,8 @@ def _intervals(
                 raise DivergenceError(what, hint="lower the learning rate")
             ledger = checkpoint.remember(checkpoint.ledger(state, round, tuned if last else None), optimiser)
         done = RoundFinished(
-            round, [ONLY_DEVICE], steps.loss, loss, [], [], steps.dropped, ledger.digest,
+            round, [ONLY_DEVICE], math.nan if method.private else steps.loss, loss, [], [],
+            0 if method.private else steps.dropped, ledger.digest,
             time.perf_counter() - start, memory.peak_bytes, rouge, realised=realised,
         )  # fmt: skip
         checkpoint.close(ledger, done, listener)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from edgetune.core.batch import Batch, Objective, response_loss
-from edgetune.core.keys import stream
 from edgetune.core.progress import Progress, silent
 from edgetune.core.tuned import Tuned
 from edgetune.core.update import Projected
-from edgetune.data.encode import Example, collate
+from edgetune.data.sampling import draw_batches
 from edgetune.methods.method import TuningMethod
+
+__all__ = ["Steps", "draw_batches", "take_steps"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,36 +31,6 @@ class Steps:
     loss: float
     dropped: int
     slopes: Projected
-
-
-def draw_batches(
-    examples: Sequence[Example], batch_size: int, pad_id: int, *, seed: int, device: int, first: int = 0
-) -> Iterator[Batch]:
-    """Yield batches for ever: all examples in a random order, then all again in another.
-
-        batch t = records p(tb) ... p(tb + b - 1),   p(i) = element i mod n of the random order of epoch i div n,
-        b = min(batch_size, n)
-
-    A pure function of its arguments: whoever goes on at step t sees what an undisturbed run would have seen.
-
-    Args:
-        examples: at least one.
-        batch_size: records a batch; an epoch may end within one. No record is in one twice because there are few.
-        pad_id: the padding token.
-        seed: the run's seed; with the device it fixes the orders.
-        device: whose examples they are.
-        first: number of the first batch, from 0: steps that the device has taken before.
-    """
-    count, epoch, order = len(examples), -1, np.zeros(0, np.int64)
-    batch_size = min(batch_size, count)
-    for place in itertools.count(first * batch_size, batch_size):
-        rows = []
-        for at in range(place, place + batch_size):
-            if at // count != epoch:
-                epoch = at // count
-                order = stream(seed, "batches", device, epoch).permutation(count)
-            rows.append(int(order[at % count]))
-        yield collate([examples[row] for row in rows], pad_id)
 
 
 def take_steps(

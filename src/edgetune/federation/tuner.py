@@ -57,7 +57,7 @@ class Tuner:
             batch that it is given, so that `batch_size` and `local_steps` have no part.
 
     Raises:
-        ConfigError: if the method or an option is wrong, naming the nearest.
+        ConfigError: if the method or an option is wrong, naming the nearest; if the method is private.
         ModelError: if the base cannot be loaded.
     Cost: one copy of the model; a step costs what the method's does.
     """
@@ -77,6 +77,12 @@ class Tuner:
             raise ConfigError(f"the seed is {seed}, not an unsigned number of 32 bits", where="seed")
         named = method if isinstance(method, TuningMethod) else tuning_method(str(method))
         self.method = dataclasses.replace(with_options(named, options), local_steps=1)
+        if self.method.private:
+            raise ConfigError(
+                "privacy is accounted for batches that are drawn by chance, and here they are given",
+                where=f"method {self.method.name}",
+                hint=f"edgetune tune {self.method.name}",
+            )
         self.seed, self.steps = seed, 0
         backbone = load_backbone(base, dtype=dtype, device=device)
         self._worker = Worker(backbone, self.method, seed)

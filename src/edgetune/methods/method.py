@@ -10,7 +10,9 @@ from hashlib import sha256
 from edgetune.aggregate import Aggregator
 from edgetune.core.errors import ConfigError
 from edgetune.core.part import EVERY_SLOPE, SLOPES, Part, misfit
+from edgetune.core.protected import Protected
 from edgetune.core.update import Estimate, Projected
+from edgetune.data.sampling import Sampling, Shuffled
 from edgetune.directions.draw import Directions
 from edgetune.estimators import Accumulate, Estimator
 from edgetune.measure.objective import Answers
@@ -46,6 +48,7 @@ class TuningMethod:
         batch_size: records a step, at least 1.
         micro_batch: records a forward pass; 0 for all of a step's at once.
         schedule: the share of the learning rate that a step takes.
+        sampling: how steps draw their batches.
         objective: what is minimised instead of the loss on responses.
         origin: SHA-256 of the file that a method of the user's own was read from; empty for edgetune's.
 
@@ -69,6 +72,7 @@ class TuningMethod:
     batch_size: int = 1
     micro_batch: int = 0
     schedule: Schedule = field(default_factory=Constant)
+    sampling: Sampling = field(default_factory=Shuffled)
     objective: Answers | None = None
     origin: str = ""
 
@@ -113,6 +117,16 @@ class TuningMethod:
     def sends_slopes(self) -> bool:
         """Whether a device sends the slope of every step, instead of what its steps add up to."""
         return EVERY_SLOPE in self.up.gives
+
+    @property
+    def protection(self) -> Protected | None:
+        """The part that hides records or devices by noise; None if nothing does."""
+        return next((part for part in self.parts.values() if isinstance(part, Protected)), None)
+
+    @property
+    def private(self) -> bool:
+        """Whether what devices saw is nobody's to know: their loss is not told then."""
+        return self.protection is not None
 
     @property
     def learning_rate(self) -> float:

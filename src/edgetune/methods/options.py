@@ -9,6 +9,7 @@ from typing import Any, cast
 from edgetune.aggregate import AGGREGATORS
 from edgetune.core.errors import ConfigError, nearest
 from edgetune.core.part import Part, by_name
+from edgetune.data.sampling import SAMPLINGS
 from edgetune.directions.draw import Fresh, Pool
 from edgetune.estimators import ESTIMATES
 from edgetune.measure.objective import Answers
@@ -38,6 +39,7 @@ SLOTS: dict[str, Slot] = {
     "optimiser": Slot("local", OPTIMISERS, "optimiser"),
     "estimate": Slot("estimate", ESTIMATES, "estimate"),
     "aggregate": Slot("aggregate", AGGREGATORS, "way to aggregate"),
+    "sampling": Slot("sampling", SAMPLINGS, "way to draw batches"),
     "schedule": Slot("schedule", SCHEDULES, "schedule"),
 }
 """Options that put another part into a method, in the order in which they are applied."""

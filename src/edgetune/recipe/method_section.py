@@ -43,7 +43,7 @@ class MethodSection(Section):
     history: Count | None = None
     """Slopes that momentum or adam remember of fresh seeds (64); a pool remembers all its directions."""
     estimate: str | None = None
-    """two_point or one_sided: the slope of forward-only methods."""
+    """two_point or one_sided slopes of forward-only methods; clipped or clipped_vector, which hide records."""
     eps: Found = AUTO
     """Perturbation radius of forward-only methods; `auto` is found as the learning rate is."""
     directions_per_step: Small | None = None
@@ -70,10 +70,20 @@ class MethodSection(Section):
     """Steps over which the learning rate rises from 0."""
     batch_size: Annotated[int, Field(ge=0, le=65_536)] | None = None
     """Records a step; a device that holds fewer takes all of them."""
+    sampling: str | None = None
+    """shuffled, or poisson: every record is in a batch by chance, as clipped estimates need it."""
+    clip: float | None = None
+    """Bound of what a record, or a device of private_mean, adds to a sum."""
+    epsilon: float | None = None
+    """Privacy that all steps of a run may spend together; the noise is found for it. 0: noise_multiplier says it."""
+    delta: float | None = None
+    """Probability with which epsilon may not hold (1e-5)."""
+    noise_multiplier: float | None = None
+    """Standard deviation of the noise of a sum, in units of clip; with an epsilon above 0 it must suffice for that."""
     micro_batch: Annotated[int, Field(ge=0, le=65_536)] | None = None
     """Records a forward pass; a step of more of them is accumulated. 0: all of a step's records at once."""
     aggregate: str | None = None
-    """mean: how the server combines what devices send."""
+    """mean, private_mean, which hides devices, or paced: how the server combines what devices send."""
     variance_threshold: float | None = None
     """Variance of the gathered mean at which a paced server takes its step."""
     most_slopes: Count | None = None

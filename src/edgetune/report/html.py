@@ -12,7 +12,7 @@ from jinja2 import Environment, StrictUndefined
 from edgetune.core.errors import MissingExtraError
 from edgetune.core.files import write_text_atomic
 from edgetune.report import grids, units
-from edgetune.report.notes import data_notes, export_notes, words_note
+from edgetune.report.notes import data_notes, export_notes, privacy_note, words_note
 from edgetune.report.page import PAGE
 from edgetune.report.plots import Plot, plots
 from edgetune.report.style import CSS
@@ -80,6 +80,7 @@ def _about_data(summary: Summary) -> list[str | None]:
     return [
         words_note(summary.data),
         *(data_notes(summary.data) if summary.data else []),
+        *([privacy_note(summary.privacy)] if summary.privacy else []),
         *(export_notes(summary.planned) if summary.planned else []),
     ]
 

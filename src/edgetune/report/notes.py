@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from edgetune.core.events import DataPrepared, RateFound
+import math
+
+from edgetune.core.events import DataPrepared, Privacy, RateFound
 from edgetune.core.export_events import ExportPlanned
 from edgetune.report import units
 
@@ -81,4 +83,21 @@ def rate_note(found: RateFound) -> str:
     return (
         f"learning rate {found.learning_rate:.2g}{eps}: found in {found.seconds:.1f} s by edgetune suggest's quick "
         f"range test{origin}{unclear}"
+    )
+
+
+def privacy_note(spent: Privacy) -> str:
+    """Say what a private run spends, and what it takes for granted.
+
+    Args:
+        spent: as the log says it.
+    """
+    if not math.isfinite(spent.epsilon):
+        return f"privacy: no noise, so that no {spent.unit} is hidden"
+    sampled = f", each with probability {spent.sampling_rate:.2g} at most" if spent.sampling_rate < 1 else ""
+    who = "the server and whoever reads the result" if spent.unit == "record" else "whoever reads the result"
+    return (
+        f"privacy: every {spent.unit} is hidden from {who} with epsilon {spent.epsilon:.3g} at delta "
+        f"{spent.delta:g} (add or remove one; at most {spent.releases:,} noisy sums{sampled}, noise multiplier "
+        f"{spent.noise_multiplier:.3g}, clip {spent.clip:g})"
     )

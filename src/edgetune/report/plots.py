@@ -54,14 +54,16 @@ def loss_by_round(summary: Summary) -> Plot | None:
     """Draw training and held-out loss by round."""
     held_out = [(done.round, done.loss) for done in summary.rounds if done.loss is not None]
     train = [(done.round, done.train_loss) for done in summary.rounds]
+    train = [] if all(math.isnan(loss) for _, loss in train) else train
     base = summary.stage("base")
     if base is not None and held_out:
         held_out.insert(0, (0, base.loss))
-    if not train:
+    if not train and not held_out:
         return None
 
     def draw(axes: Axes) -> None:
-        axes.plot(*_columns(train), "--", color=svg.ORANGE, label="on the devices, while stepping")
+        if train:
+            axes.plot(*_columns(train), "--", color=svg.ORANGE, label="on the devices, while stepping")
         if held_out:
             axes.plot(*_columns(held_out), "o-", markersize=3.5, color=svg.BLUE, label="held out")
         axes.set(xlabel="round", ylabel="loss, nats a token")

@@ -19,6 +19,7 @@ from edgetune.core.events import (
     Failed,
     LayerCompressed,
     Precision,
+    Privacy,
     RoundFinished,
     RunFinished,
     RunResumed,
@@ -64,6 +65,8 @@ class Summary:
     """What became of the records; None in logs of older versions."""
     planned: ExportPlanned | None = None
     """What the file was planned to be; None if no file was wanted."""
+    privacy: Privacy | None = None
+    """What the run spends of privacy; None if its method hides nobody."""
 
     @property
     def method(self) -> str | None:
@@ -132,6 +135,7 @@ def summarise(events: Iterable[dict[str, Any]], where: Path | None = None) -> Su
         precision=next(iter(reversed(_of(Precision, log))), None),
         data=next(iter(reversed(_of(DataPrepared, log))), None),
         planned=next(iter(reversed(_of(ExportPlanned, log))), None),
+        privacy=next(iter(reversed(_of(Privacy, log))), None),
     )
 
 
@@ -156,6 +160,7 @@ def to_json(summary: Summary) -> dict[str, Any]:
         "precision": _precision(summary),
         "data": asdict(summary.data) if summary.data else None,
         "planned": asdict(summary.planned) if summary.planned else None,
+        "privacy": asdict(summary.privacy) if summary.privacy else None,
     }
     finite: dict[str, Any] = _finite(content)
     return finite
@@ -182,6 +187,7 @@ def write_summary(folder: Path) -> Path:
     - `data`: null, or the fields of what became of the records (`core.events.DataPrepared`); `words` says what Rouge-L
       counts as a word.
     - `planned`: null, or the fields of what the file was planned to be (`core.export_events.ExportPlanned`).
+    - `privacy`: null, or what a private method spends over all rounds (`core.events.Privacy`).
 
     A loss or perplexity that is NaN or infinite is written as null, because JSON has no such number.
 

@@ -21,6 +21,7 @@ from edgetune.core.files import owned_folder
 from edgetune.core.progress import Progress, silent
 from edgetune.federation.arithmetic import refuse_other_arithmetic
 from edgetune.federation.precision import check_precision, check_reads
+from edgetune.federation.privacy import protect
 from edgetune.federation.tuning import completed_rounds
 from edgetune.federation.workers import open_crew
 from edgetune.methods.catalogue import tuning_method
@@ -115,7 +116,8 @@ def _logged(
             if not resumed:
                 refuse_equal_scores(prepared)
             prepared, rate = settle(prepared, out / EVENTS, single=single, resumed=resumed, progress=progress)
-            found += [rate, *_checked(prepared)]
+            prepared, spent = protect(prepared, single=single)
+            found += [rate, spent, *_checked(prepared)]
         done = completed_rounds(prepared, out / LEDGER, single=single) if tunes else 0
         if done:
             refuse_other_arithmetic(out / EVENTS, prepared.backbone.model.device.type)

@@ -8,13 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 
-from edgetune.core.batch import Batch
+from edgetune.core.batch import Batch, RecordLosses
 from edgetune.core.tuned import PerturbableTuned
-
-RecordLosses = Callable[[nn.Module, Batch], tuple[torch.Tensor, torch.Tensor]]
-"""Summed losses [batch] and what they are sums of [batch], as `core.batch.response_losses`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +78,8 @@ class Lines:
         Cost: one forward pass of the records a scale.
         """
         batch = self._batch(line, records)
-        sums = []
-        for scale in scales:
-            with self.tuned.perturbed(self.keys[line], scale):
-                found, counts = self._losses(self.tuned.model, batch)
-            sums.append(found.cpu().double().numpy())  # not every device has float64
+        sums, counts = self.tuned.record_losses(self._losses, batch, self.keys[line], scales)
         self.spent += len(scales) * len(batch.input_ids)
-        return Look(np.stack(sums), counts.cpu().double().numpy())
+        return Look(
+            sums.cpu().double().numpy(), counts.cpu().double().numpy()
+        )  # not every device has float64

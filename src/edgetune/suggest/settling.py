@@ -15,7 +15,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
 from edgetune.core.cache import cache_folder
-from edgetune.core.errors import DataError, OutputError
+from edgetune.core.errors import ConfigError, DataError, OutputError
 from edgetune.core.event_log import read_events
 from edgetune.core.events import RateFound
 from edgetune.core.files import write_text_atomic
@@ -65,11 +65,18 @@ def settle(
         The same with numbers, and an event for the log; None if nothing was open.
 
     Raises:
+        ConfigError: if the method is private.
         DivergenceError: as `suggest.quick.find_settings`.
     """
     names = left_open(prepared.recipe, prepared.method)
     if not names:
         return prepared, None
+    if prepared.method.private:
+        raise ConfigError(
+            "a range test reads records, and what it finds would tell of them",
+            where=f"method {prepared.method.name}",
+            hint=f"name {' and '.join(f'method.{name}' for name in names)}, found on records that are nobody's secret",
+        )
     found = _said(events) if resumed else None
     if found is None:
         found = _cached_or_found(prepared, single=single, progress=progress)

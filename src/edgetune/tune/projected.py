@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgetune.core.batch import Batch, Objective, response_loss
+from edgetune.core.batch import Batch, Objective, RecordLosses, mean_losses, response_loss, response_losses
 from edgetune.core.errors import ModelError
 from edgetune.core.tuned import Adds, Space
 from edgetune.core.update import Dense, Projected, Update
@@ -183,14 +183,42 @@ class ProjectedTuned:
             One loss a scale.
         Cost: one forward pass a scale; two scales on a small batch pass the weights once.
         """
+        if objective is response_loss:
+            return mean_losses(*self.record_losses(response_losses, batch, seed, scales))
+        self._weights.recover()
+        found = []
+        for scale in scales:
+            with self.perturbed(seed, scale):
+                found.append(float(objective(self._model, batch)))
+        return found
+
+    @torch.no_grad()
+    def record_losses(
+        self, losses: RecordLosses, batch: Batch, seed: int, scales: Sequence[float]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Evaluate every record at several points of one line.
+
+        Args:
+            losses: sums and counts by record.
+            batch, seed, scales: as `losses`.
+
+        Returns:
+            float32 [points, records] sums and int64 [records] counts.
+        Cost: as `losses`.
+        """
         self._weights.recover()
         few = batch.input_ids.numel() <= self.few
-        if self.inspect() and few and len(scales) == 2 and objective is response_loss:
+        if self.inspect() and few and len(scales) == 2 and losses is response_losses:
             try:
                 return one_walk(self, self._model, batch, seed, scales)
             except NotStackableError:
                 self._stacks = False
-        return self._one_by_one(objective, batch, seed, scales)
+        found = []
+        for scale in scales:
+            with self.perturbed(seed, scale):
+                sums, counts = losses(self._model, batch)
+            found.append(sums)
+        return torch.stack(found), counts
 
     @torch.no_grad()
     def inspect(self) -> bool:
@@ -214,15 +242,6 @@ class ProjectedTuned:
     def hiding(self, names: Iterable[str]) -> AbstractContextManager[None]:
         """While entered, the parameters themselves hold NaN; readers see what they held."""
         return self._weights.hiding(names)
-
-    def _one_by_one(
-        self, objective: Objective, batch: Batch, seed: int, scales: Sequence[float]
-    ) -> list[float]:
-        found = []
-        for scale in scales:
-            with self.perturbed(seed, scale):
-                found.append(float(objective(self._model, batch)))
-        return found
 
     @torch.no_grad()
     def reset(self, state: Update | None) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from edgetune.core.batch import Batch, response_loss, response_losses
+from edgetune.core.batch import Batch, mean_losses, response_loss, response_losses
 from edgetune.core.errors import ModelError
 from edgetune.tune.readers import NotStackableError, Perturbation
 
@@ -36,23 +36,29 @@ class Walked(Protocol):
 
 def one_walk(
     tuned: Walked, model: nn.Module, batch: Batch, seed: int, scales: Sequence[float]
-) -> list[float]:
-    """Evaluate the response loss at two points, every module computing for both.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Evaluate the response loss of every record at two points, every module computing for both.
 
-        L(w + s_1 z), L(w + s_2 z)   on the batch and its copy
+        L_b(w + s_1 z), L_b(w + s_2 z)   on the batch and its copy
+
+    Returns:
+        Sums [2, records] and numbers of response tokens [records].
 
     Raises:
         NotStackableError: if a module cannot tell the halves apart.
     Cost: one walk; the activations of twice the batch.
     """
     records = len(batch.input_ids)
-    twice = Batch(*(torch.cat([one, one]) for one in (batch.input_ids, batch.attention_mask, batch.labels)))
+    ids, mask, labels = (
+        torch.cat([one, one]) for one in (batch.input_ids, batch.attention_mask, batch.labels)
+    )
+    twice = Batch(ids, mask, labels)
     tuned.perturbation = Perturbation(seed, tuple(scales), records)
     try:
         summed, counts = response_losses(model, twice)
     finally:
         tuned.perturbation = None
-    return [float(sums.sum() / counts[:records].sum().clamp(min=1)) for sums in summed.view(2, records)]
+    return summed.view(2, records), counts[:records]
 
 
 def probe_batch(model: nn.Module) -> Batch | None:
@@ -99,7 +105,7 @@ def stacks(tuned: Walked, model: nn.Module, batch: Batch) -> bool:
         with tuned.perturbed(0, scale):
             alone.append(float(response_loss(model, batch)))
     try:
-        found = one_walk(tuned, model, batch, 0, scales)
+        found = mean_losses(*one_walk(tuned, model, batch, 0, scales))
     except NotStackableError:
         return False
     allowed = 1e-2 * abs(alone[0] - alone[1])

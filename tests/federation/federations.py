@@ -60,6 +60,13 @@ METHODS: dict[str, TuningMethod] = {
     "mezo_lora": with_options(tuning_method("mezo_lora"), {"rank": 2, "learning_rate": 1e-2, **STEPS}),
     "mezo_prefix": with_options(tuning_method("mezo_prefix"), {"learning_rate": 1e-2, **STEPS}),
     "lora": with_options(tuning_method("lora"), {"learning_rate": 5e-3, **STEPS}),
+    **{
+        rule: with_options(
+            tuning_method("fedit"),
+            {"aggregate": rule, "rank": 2, "learning_rate": 5e-3, "micro_batch": 0, **STEPS},
+        )
+        for rule in ("ffa", "flora", "fedex")
+    },
 }
 
 

@@ -33,7 +33,10 @@ from edgetune.run.deploy import refuse_prefix
 from edgetune.wire import UP, Frame
 
 both = pytest.mark.parametrize("name", ["fedkseed", "lora"])
-every = pytest.mark.parametrize("name", ["fedkseed", "signs", "mezo", "mezo_lora", "mezo_prefix", "lora"])
+every = pytest.mark.parametrize(
+    "name",
+    ["fedkseed", "signs", "mezo", "mezo_lora", "mezo_prefix", "lora", "ffa", "flora", "fedex"],
+)
 
 
 def server_of(toy: Any, participation: float = 1.0, **more: Any) -> Server:
@@ -139,6 +142,9 @@ def reply_of(server: Server, device: int, worker: Worker) -> bytes:
         ("federate", "adam"),
         ("federate", "signs"),
         ("federate", "lora"),
+        ("federate", "ffa"),
+        ("federate", "flora"),
+        ("federate", "fedex"),
         ("tune", "mezo"),
         ("tune", "lora"),
     ],
@@ -211,6 +217,10 @@ def test_one_device_alone_is_the_federation_of_one(name: str, toy: MakeToy) -> N
         ("mezo_lora", "gpt2"),
         ("scaled", "llama"),
         ("scaled", "gpt2"),
+        ("ffa", "llama"),
+        ("flora", "llama"),
+        ("flora", "gpt2"),
+        ("fedex", "gpt2"),
     ],
 )
 def test_a_loaded_ledger_is_the_drivers_model_and_survives_transformers(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edgetune.aggregate import Mean
+from edgetune.aggregate import FedEx, Ffa, Mean
 from edgetune.core.errors import ConfigError
 from edgetune.core.part import GRADIENTS, Part
 from edgetune.directions import Gaussian, Hadamard, Rademacher
@@ -78,7 +78,6 @@ def test_an_unknown_method_is_refused_with_the_nearest_name() -> None:
         (KSEED, {"local_steps": 0}, "local step"),
         (KSEED, {"batch_size": 0}, "record"),
         (MEZO, {"directions": None}, "needs directions"),
-        (LORA, {"target": Prefix()}, "prefix needs directions"),
         (MEZO, {"local": AdamW(1e-3)}, "adamw needs dense gradients"),
         (MEZO, {"up": Tensors()}, "named tensors needs dense gradients"),
         (LORA, {"target": FullProjected()}, "all weights needs directions"),
@@ -116,6 +115,9 @@ def test_parts_that_do_not_fit_are_refused(
         (MEZO, "directions", "gaussian", {"directions": Fresh(Gaussian())}),
         (LORA, "rank", 2, {"target": Lora(2, 16.0)}),
         (LORA, "alpha", 2, {"target": Lora(8, 2.0)}),
+        (LORA, "freeze_a", True, {"target": Lora(8, 16.0, freeze_a=True)}),
+        (LORA, "aggregate", "ffa", {"target": Lora(8, 16.0, freeze_a=True), "aggregate": Ffa()}),
+        (LORA, "aggregate", "fedex", {"aggregate": FedEx()}),
         (DECAY, "schedule", "linear", {"schedule": Linear(200)}),
         (DECAY, "schedule_steps", 900, {"schedule": Cosine(900)}),
         (KSEED, "warmup", 7, {"schedule": Constant(7)}),
@@ -202,6 +204,10 @@ def test_an_option_left_out_changes_nothing() -> None:
         (LORA, {"directions_per_step": 2}, "no directions"),
         (KSEED, {"micro_batch": -1}, "micro-batch"),
         (LORA, {"rank": 0}, "rank"),
+        (LORA, {"aggregate": "flora", "freeze_a": True}, "flora needs pairs of low-rank factors"),
+        (LORA, {"aggregate": "ffa", "freeze_a": False}, "ffa needs a first factor that stays"),
+        (KSEED, {"aggregate": "ffa"}, "fedkseed has no freeze_a"),
+        (MEZO_LORA, {"aggregate": "fedex"}, "fedex needs dense gradients"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(

@@ -127,6 +127,7 @@ def federate(
                 reasons=list(closed.refused.values()),
                 realised=realised,
                 processes=hands.processes,
+                aggregation_residual=closed.residual,
             )
             checkpoint.close(ledger, done, listener)
             forget_states(checkpoint.path, but=server.round)

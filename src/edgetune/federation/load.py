@@ -22,7 +22,7 @@ from edgetune.federation.worker import BASE_GRID, LAYER_SCALE
 from edgetune.models.backbone import Backbone, load_backbone
 from edgetune.models.digest import tensor_digest
 from edgetune.models.stored import stored_weights
-from edgetune.tune import AdapterTuned, ProjectedTuned, StreamedTuned, plain_model, reopen
+from edgetune.tune import ProjectedTuned, StreamedTuned, plain_model, reopen
 
 
 def load(
@@ -74,8 +74,8 @@ def materialise(
     if ledger.directions is None:
         if not isinstance(ledger.update, Dense) or ledger.adapter is None:
             raise ModelError("the ledger holds neither directions nor an adapter", where=where)
-        adapter = _fitting(ledger.adapter, backbone, where)
-        tuned = AdapterTuned(backbone.model, rank=adapter["r"], alpha=adapter["lora_alpha"], seed=0)
+        base = stored_weights(backbone.folder, backbone.model)
+        tuned = reopen(backbone.model, None, _fitting(ledger.adapter, backbone, where), base)
     else:
         space = _space(ledger.directions, key)
         if ledger.adapter is not None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from edgetune.aggregate import Memory
+from edgetune.aggregate import Memory, gap, ordered, shares
 from edgetune.core.errors import DigestError, DivergenceError
 from edgetune.core.update import Contribution, Dense, Projected, Update, within
 from edgetune.federation.messages import KEPT, Messages
@@ -25,11 +25,14 @@ class Closed:
         dropped: steps dropped on devices.
         refused: why each reply that was left out was: damaged, of another round or run, of nobody who was asked, NaN,
             infinite or absurd; by device.
+        residual: how far the change of the weights is from the mean of the devices' (Frobenius norm); None where the
+            tuned tensors are no low-rank factors.
     """
 
     loss: float
     dropped: int
     refused: dict[int, str]
+    residual: float | None = None
 
 
 class Server:
@@ -124,27 +127,38 @@ class Server:
                 usable.append(one)
             else:
                 refused[device] = "its loss or its update is NaN, infinite or beyond any use"
-        self.state, self.memory = self._combined(usable, refused)
+        self.state, self.memory, residual = self._combined(usable, refused)
         self.round += 1
         self._past = {round: state for round, state in self._past.items() if round > self.round - KEPT}
         self._past[self.round] = self.state
         total = sum(one.examples for one in usable)
         loss = sum(one.loss * one.examples for one in usable) / total
-        return Closed(loss, dropped, refused)
+        return Closed(loss, dropped, refused, residual)
 
-    def _combined(self, usable: list[Contribution], refused: Mapping[int, str]) -> tuple[Update, Memory]:
-        """Return state and memory after the round; those of the server change only once all is well."""
+    def _combined(
+        self, usable: list[Contribution], refused: Mapping[int, str]
+    ) -> tuple[Update, Memory, float | None]:
+        """Return state, memory and residual of the round; those of the server change only once all is well."""
         memory = {name: tensor.clone() for name, tensor in self.memory.items()}
         update = self.method.aggregate.combine(usable, self.state, memory) if usable else None
         state = self.state if update is None else _plus(self.state, update, pooled=self.method.pool_size > 0)
         if usable and state.is_bounded and all(map(within, memory.values())):
-            return self.method.down.settle(state) if update is not None else state, memory
+            settled = self.method.down.settle(state) if update is not None else state
+            return settled, memory, self._residual(usable, update)
         what = "the sum of the updates is beyond any use" if usable else "no reply can be used"
         reasons = "; ".join(f"device {device}: {reason}" for device, reason in list(refused.items())[:3])
         raise DivergenceError(
             f"round {self.round + 1}: {what}{f' ({reasons})' if reasons else ''}",
             hint="if losses are NaN or infinite, lower the learning rate (--set method.learning_rate=...)",
         )
+
+    def _residual(self, usable: list[Contribution], update: Update | None) -> float | None:
+        """Return how far a round's change is from the mean of the devices', where products of factors are averaged."""
+        scale = self.method.target.factor_scale
+        if not scale or update is None:
+            return None
+        told, by_examples = ordered(usable), bool(getattr(self.method.aggregate, "by_examples", True))
+        return gap(told, shares(told, by_examples=by_examples), self.state, update, scale)
 
     def _open(self, device: int, payload: bytes, ticket: bytes) -> Contribution:
         binds = self._messages.binds
@@ -171,5 +185,9 @@ def _plus(state: Update, update: Update, *, pooled: bool) -> Update:
     if isinstance(state, Projected) and isinstance(update, Projected):
         return (state + update).merged() if pooled else state + update
     if isinstance(state, Dense) and isinstance(update, Dense):
-        return Dense({name: tensor + update.tensors[name] for name, tensor in state.tensors.items()})
+        changed = {
+            name: tensor + update.tensors[name] if name in update.tensors else tensor
+            for name, tensor in state.tensors.items()
+        }
+        return Dense({**update.tensors, **changed})
     raise DivergenceError("a dense and a projected update cannot be added")

@@ -89,7 +89,8 @@ def with_options(method: TuningMethod, options: Mapping[str, object]) -> TuningM
         parts |= {"objective": found} if found else {}
     for name, slot in SLOTS.items():
         if name in wanted:
-            parts[slot.field] = _exchanged(method, parts, slot, wanted.pop(name), wanted)
+            chosen = _exchanged(method, parts, slot, wanted.pop(name), wanted)
+            parts[slot.field], wanted = chosen, {**chosen.entails, **wanted}
     for name, value in wanted.items():
         field = _having(method, parts, name)
         parts[field] = parts[field].with_option(name, value)

@@ -56,6 +56,8 @@ class MethodSection(Section):
     """Rank of LoRA."""
     alpha: float | None = None
     """Scaling numerator of LoRA."""
+    freeze_a: bool | None = None
+    """Tune only the second factor of LoRA; the first stays as the seed made it, and nobody sends it."""
     layer_scale: str | dict[str, float] | None = None
     """parameter_norm, or a table {part of a parameter name = c}: perturb by z / c, move by c z (all weights only)."""
     prefix_tokens: Small | None = None
@@ -73,7 +75,7 @@ class MethodSection(Section):
     micro_batch: Annotated[int, Field(ge=0, le=65_536)] | None = None
     """Records a forward pass; a step of more of them is accumulated. 0: all of a step's records at once."""
     aggregate: str | None = None
-    """mean: how the server combines what devices send."""
+    """mean, or for LoRA ffa (A frozen), flora (products stacked into the base) or fedex (what the mean lacks, too)."""
     up_values: str | None = None
     """float32 or float16: how a device's coefficients are written."""
     down_values: str | None = None

@@ -67,6 +67,13 @@ METHODS: dict[str, TuningMethod] = {
         )
         for rule in ("ffa", "flora", "fedex")
     },
+    **{
+        target: with_options(
+            tuning_method("fedpetuning"),
+            {"target": target, "learning_rate": 5e-3, "micro_batch": 0, **STEPS},
+        )
+        for target in ("full", "adapter", "prefix", "bitfit")
+    },
 }
 
 

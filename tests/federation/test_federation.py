@@ -29,13 +29,13 @@ from edgetune.federation.worker import Worker
 from edgetune.methods.catalogue import tuning_method
 from edgetune.models.backbone import load_backbone
 from edgetune.models.digest import tensor_digest
-from edgetune.run.deploy import refuse_prefix
+from edgetune.run.deploy import refuse_unmerged
 from edgetune.wire import UP, Frame
 
 both = pytest.mark.parametrize("name", ["fedkseed", "lora"])
 every = pytest.mark.parametrize(
     "name",
-    ["fedkseed", "signs", "mezo", "mezo_lora", "mezo_prefix", "lora", "ffa", "flora", "fedex"],
+    "fedkseed signs mezo mezo_lora mezo_prefix lora ffa flora fedex full adapter prefix bitfit".split(),
 )
 
 
@@ -145,6 +145,11 @@ def reply_of(server: Server, device: int, worker: Worker) -> bytes:
         ("federate", "ffa"),
         ("federate", "flora"),
         ("federate", "fedex"),
+        ("federate", "full"),
+        ("federate", "adapter"),
+        ("tune", "adapter"),
+        ("federate", "prefix"),
+        ("federate", "bitfit"),
         ("tune", "mezo"),
         ("tune", "lora"),
     ],
@@ -160,7 +165,9 @@ def test_a_killed_run_goes_on_to_the_same_bits(driver: str, name: str, toy: Make
     assert read_ledger(second.ledger).digest == whole.digest
     left = sorted(path.name for path in second.ledger.parent.iterdir())
     beside = (
-        ["tuned.optimiser-4.safetensors"] if driver == "tune" and name in {"lora", "adam", "heavy"} else []
+        ["tuned.optimiser-4.safetensors"]
+        if driver == "tune" and name in {"lora", "adapter", "adam", "heavy"}
+        else []
     )
     assert left == sorted(["tuned.ledger", *beside])
 
@@ -221,6 +228,10 @@ def test_one_device_alone_is_the_federation_of_one(name: str, toy: MakeToy) -> N
         ("flora", "llama"),
         ("flora", "gpt2"),
         ("fedex", "gpt2"),
+        ("full", "llama"),
+        ("full", "gpt2"),
+        ("bitfit", "llama"),
+        ("bitfit", "gpt2"),
     ],
 )
 def test_a_loaded_ledger_is_the_drivers_model_and_survives_transformers(
@@ -242,8 +253,9 @@ def test_a_loaded_ledger_is_the_drivers_model_and_survives_transformers(
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_a_trained_prefix_loads_as_pefts_model(family: str, toy: MakeToy) -> None:
-    run = toy("mezo_prefix", family=family)
+@pytest.mark.parametrize("name", ["mezo_prefix", "prefix", "adapter"])
+def test_what_cannot_be_merged_loads_and_becomes_no_file(name: str, family: str, toy: MakeToy) -> None:
+    run = toy(name, family=family)
     run.tune(2)
     model = plain_model(run.worker.tuned)
     loaded = edgetune.load(run.folder, run.ledger)
@@ -254,7 +266,7 @@ def test_a_trained_prefix_loads_as_pefts_model(family: str, toy: MakeToy) -> Non
         assert torch.equal(model(input_ids=ids, attention_mask=mask).logits, expected)
         assert not torch.equal(load_backbone(run.folder).model(input_ids=ids).logits, expected)
     with pytest.raises(ModelError, match="cannot be merged"):
-        refuse_prefix(loaded)
+        refuse_unmerged(loaded)
 
 
 @pytest.mark.parametrize("name", ["mezo_lora", "mezo_prefix"])

@@ -20,7 +20,7 @@ from edgetune.measure.scores import exact_match, token_f1
 from edgetune.methods.catalogue import compression_method, compression_names, tuning_method, tuning_names
 from edgetune.methods.method import TuningMethod
 from edgetune.methods.options import OPTIONS, defaults, with_options
-from edgetune.tune import ByNorm, ByTable, FullProjected, Lora, Prefix
+from edgetune.tune import Adapter, ByNorm, ByTable, FullProjected, Lora, Prefix
 from edgetune.updates import Adam, AdamW, Constant, Cosine, Linear, Momentum, Sgd
 from edgetune.wire import Coefficients, Float32, Log, Table, Tensors
 
@@ -80,7 +80,7 @@ def test_an_unknown_method_is_refused_with_the_nearest_name() -> None:
         (MEZO, {"directions": None}, "needs directions"),
         (MEZO, {"local": AdamW(1e-3)}, "adamw needs dense gradients"),
         (MEZO, {"up": Tensors()}, "named tensors needs dense gradients"),
-        (LORA, {"target": FullProjected()}, "all weights needs directions"),
+        (LORA, {"target": FullProjected(keep_direction=True)}, "all weights needs directions"),
         (LORA, {"up": Coefficients()}, "needs slopes"),
         (LORA, {"directions": Fresh(Rademacher())}, "fresh directions needs slopes"),
         (replace(MEZO_LORA, target=Lora()), {"estimate": Backprop()}, "needs slopes"),
@@ -115,6 +115,9 @@ def test_parts_that_do_not_fit_are_refused(
         (MEZO, "directions", "gaussian", {"directions": Fresh(Gaussian())}),
         (LORA, "rank", 2, {"target": Lora(2, 16.0)}),
         (LORA, "alpha", 2, {"target": Lora(8, 2.0)}),
+        (LORA, "target", "full", {"target": FullProjected()}),
+        (MEZO_LORA, "target", "adapter", {"target": Adapter()}),
+        (replace(LORA, target=Adapter()), "reduction", 4, {"target": Adapter(4)}),
         (LORA, "freeze_a", True, {"target": Lora(8, 16.0, freeze_a=True)}),
         (LORA, "aggregate", "ffa", {"target": Lora(8, 16.0, freeze_a=True), "aggregate": Ffa()}),
         (LORA, "aggregate", "fedex", {"aggregate": FedEx()}),
@@ -204,6 +207,9 @@ def test_an_option_left_out_changes_nothing() -> None:
         (LORA, {"directions_per_step": 2}, "no directions"),
         (KSEED, {"micro_batch": -1}, "micro-batch"),
         (LORA, {"rank": 0}, "rank"),
+        (LORA, {"target": "bitfitt"}, "did you mean 'bitfit'"),
+        (LORA, {"target": "adapter", "reduction": 0}, "no wider than its model"),
+        (LORA, {"target": "bitfit", "aggregate": "fedex"}, "fedex needs pairs"),
         (LORA, {"aggregate": "flora", "freeze_a": True}, "flora needs pairs of low-rank factors"),
         (LORA, {"aggregate": "ffa", "freeze_a": False}, "ffa needs a first factor that stays"),
         (KSEED, {"aggregate": "ffa"}, "fedkseed has no freeze_a"),

@@ -86,7 +86,7 @@ def gap(
         left, right = stacked([(w, (b.double(), a.double())) for w, (b, a) in parts])
         upper, lower = torch.linalg.qr(left, mode="r").R, torch.linalg.qr(right.T, mode="r").R
         squares += float((upper @ lower.T).square().sum())
-    return abs(scale) * squares**0.5
+    return float(abs(scale) * squares**0.5)
 
 
 def _factors_of(added: dict[str, torch.Tensor]) -> Factors:

@@ -116,12 +116,12 @@ def _grouped(
 ) -> dict[str, tuple[torch.Tensor | None, list[torch.Tensor], list[torch.Tensor]]]:
     """Return D, all B_t and all A_t by layer, in the order of t."""
     found = dict[str, tuple[torch.Tensor | None, list[torch.Tensor], list[torch.Tensor]]]()
-    said = [(RESIDUAL.fullmatch(name), one) for name, one in tensors.items()]
-    parts = [(*match.groups(), one) for match, one in said if match]
-    for stem, side, _, one in sorted(parts, key=lambda part: int(part[2] or 0)):
+    said = [match for match in map(RESIDUAL.fullmatch, tensors) if match]
+    for match in sorted(said, key=lambda one: int(one[3] or 0)):
+        stem, side, tensor = match[1], match[2], tensors[match[0]]
         _, lefts, rights = found.setdefault(stem, (None, [], []))
         if side is None:
-            found[stem] = (one, lefts, rights)
+            found[stem] = (tensor, lefts, rights)
         else:
-            (lefts if side == "B" else rights).append(one)
+            (lefts if side == "B" else rights).append(tensor)
     return found

@@ -35,7 +35,8 @@ def load(
 ) -> PreTrainedModel:
     """Return the tuned model that a ledger describes; `save_pretrained` of it works in transformers.
 
-    LoRA is merged into the weights. A trained prefix is no change of weights: the result is then peft's model.
+    LoRA is merged into the weights. A trained prefix is no change of weights: the result is then peft's model. Nor is
+    a bottleneck adapter: the model then has it as modules of its own, which transformers does not save.
 
     Args:
         base: model folder, GGUF file, Hub id, a name of `edgetune fetch`, or `embedded`.
@@ -130,6 +131,16 @@ def _scales(ledger: Ledger, backbone: Backbone) -> dict[str, float]:
     return {name: float(scale) for name, scale in found.items()}
 
 
+SETTINGS: dict[str, list[str]] = {
+    "LORA": ["r", "lora_alpha"],
+    "PREFIX_TUNING": ["num_virtual_tokens", "initial_scale"],
+    "BOTTLENECK": ["reduction", "seed"],
+    "BITFIT": [],
+    "FULL": [],
+}
+"""What an adapter's configuration must say, the setting of its size first."""
+
+
 def _fitting(adapter: dict[str, Any], backbone: Backbone, where: Path | None) -> dict[str, Any]:
     """Refuse an adapter that lacks a setting, or is larger than any adapter of this model can be.
 
@@ -137,12 +148,11 @@ def _fitting(adapter: dict[str, Any], backbone: Backbone, where: Path | None) ->
         ModelError: naming the setting.
     """
     width = max(max(weight.shape, default=1) for weight in backbone.model.parameters())
-    prefix = adapter.get("peft_type") == "PREFIX_TUNING"
-    size, other = ("num_virtual_tokens", "initial_scale") if prefix else ("r", "lora_alpha")
-    for setting in (size, other):
-        if adapter.get(setting) is None:
+    size, *others = SETTINGS.get(str(adapter.get("peft_type")), SETTINGS["LORA"]) or [None]
+    for setting in (size, *others):
+        if setting and adapter.get(setting) is None:
             raise ModelError(f"the ledger's adapter lacks the setting {setting!r}", where=where)
-    if adapter[size] > width:
+    if size and adapter[size] > width:
         raise ModelError(
             f"the ledger's adapter has {size} = {adapter[size]}, the model's width is {width}", where=where
         )

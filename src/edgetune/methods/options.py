@@ -35,6 +35,7 @@ class Slot:
 
 
 SLOTS: dict[str, Slot] = {
+    "target": Slot("target", TARGETS, "thing to tune"),
     "optimiser": Slot("local", OPTIMISERS, "optimiser"),
     "estimate": Slot("estimate", ESTIMATES, "estimate"),
     "aggregate": Slot("aggregate", AGGREGATORS, "way to aggregate"),
@@ -51,7 +52,6 @@ SIZES = ("local_steps", "batch_size", "micro_batch")
 """Options that are numbers of the method itself."""
 PARTS: tuple[type[Part], ...] = (
     *(kind for slot in SLOTS.values() for kind in slot.parts.values()),
-    *TARGETS,
     *CODECS,
     Fresh,
     Pool,

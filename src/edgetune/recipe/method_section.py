@@ -28,6 +28,8 @@ class MethodSection(Section):
 
     name: str = "fedkseed"
     """A name listed by `edgetune methods`, or on the command line a .py file that defines METHOD."""
+    target: str | None = None
+    """What is tuned: full (all weights), lora, adapter (a bottleneck), prefix or bitfit (biases, else norms)."""
     objective: str | None = None
     """loss, or for forward-only methods token_f1 or accuracy of greedy answers (both raised; eps must be larger)."""
     answer_tokens: Count | None = None
@@ -62,6 +64,8 @@ class MethodSection(Section):
     """parameter_norm, or a table {part of a parameter name = c}: perturb by z / c, move by c z (all weights only)."""
     prefix_tokens: Small | None = None
     """Length of a trained prefix."""
+    reduction: Small | None = None
+    """Width of the model over the width of a bottleneck adapter."""
     local_steps: Count | None = None
     """Steps a device takes in a round."""
     schedule: str | None = None

@@ -10,13 +10,27 @@ from transformers import PreTrainedModel
 
 from edgetune.core.errors import ModelError
 from edgetune.core.tuned import Space
+from edgetune.tune.bottleneck import Adapter
 from edgetune.tune.dense import DenseTuned
+from edgetune.tune.own import BitFit
 from edgetune.tune.projected import ProjectedTuned
 from edgetune.tune.target import Placing
-from edgetune.tune.targets import Lora, Prefix
+from edgetune.tune.targets import FullProjected, Lora, Prefix
 
-PLACED: dict[str, type[Placing]] = {"LORA": Lora, "PREFIX_TUNING": Prefix}
+PLACED: dict[str, type[Placing]] = {
+    "LORA": Lora,
+    "PREFIX_TUNING": Prefix,
+    "BOTTLENECK": Adapter,
+    "BITFIT": BitFit,
+    "FULL": FullProjected,
+}
 """Targets by what a ledger calls them."""
+
+
+def merges(adapter: Mapping[str, Any] | None) -> bool:
+    """Say whether what a ledger holds can become a change of the model's own weights, so that a file can hold it."""
+    kind = (adapter or {}).get("peft_type")
+    return kind not in {name for name, one in PLACED.items() if not one().merges}
 
 
 def reopen(

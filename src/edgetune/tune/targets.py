@@ -1,4 +1,4 @@
-"""What is tuned: all weights through projected updates, or an adapter through projected or dense ones."""
+"""What is tuned: all weights, or what peft places; through projected updates or dense ones."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from transformers import PreTrainedModel
 from edgetune.core.errors import ConfigError
 from edgetune.core.part import DIRECTIONS, FACTORS, FIXED_FACTOR, TENSORS, by_name
 from edgetune.core.tuned import Space
+from edgetune.tune.dense import DenseTuned
+from edgetune.tune.own import OwnPlaced, need_float32
 from edgetune.tune.peft_placed import PeftPlaced
 from edgetune.tune.placed import Placed
 from edgetune.tune.placement import place_lora, place_prefix
 from edgetune.tune.projected import ProjectedTuned
 from edgetune.tune.scaled import ByNorm, ByTable, Scaling
-from edgetune.tune.target import Placing, Target
+from edgetune.tune.target import Placing
 
 
 @dataclass(frozen=True, slots=True)
-class FullProjected(Target):
-    """All weights; the update is a sum of directions.
+class FullProjected(Placing):
+    """All weights, along directions or by gradients.
 
     Args:
         keep_direction: draw each direction once a step and keep it (classical ZO-SGD) instead of drawing it anew
@@ -32,6 +34,7 @@ class FullProjected(Target):
 
     keep_direction: bool = False
     scaling: Scaling | None = None
+    name: ClassVar[str] = "full"
     options: ClassVar[Mapping[str, str]] = {"layer_scale": "scaling"}
 
     @property
@@ -41,8 +44,8 @@ class FullProjected(Target):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Directions to move along."""
-        return frozenset({DIRECTIONS})
+        """Directions, where something is said of them."""
+        return frozenset({DIRECTIONS} if self.keep_direction or self.scaling else ())
 
     def settings(self) -> dict[str, Any]:
         """Return the layer scale as a recipe writes it, if there is one."""
@@ -57,16 +60,31 @@ class FullProjected(Target):
             return replace(self, scaling=ByTable(table))
         return replace(self, scaling=by_name(str(value), {"parameter_norm": ByNorm()}, "layer scale"))
 
+    def place(
+        self, model: PreTrainedModel, seed: int, base: Mapping[str, torch.Tensor] | None = None
+    ) -> Placed:
+        """Choose all weights; seed and base play no part."""
+        return OwnPlaced(model, lambda _: True, {"peft_type": "FULL"})
+
+    @classmethod
+    def described(cls, said: Mapping[str, Any]) -> FullProjected:
+        """Return the target of a ledger."""
+        return cls()
+
     def open(
         self,
         model: PreTrainedModel,
         space: Space | None,
         seed: int,
         base: Mapping[str, torch.Tensor] | None = None,
-    ) -> ProjectedTuned:
-        """Return the tuned handle; `space` is required, `base` saves a copy of the weights."""
+    ) -> DenseTuned | ProjectedTuned:
+        """Return the tuned handle; with directions, `base` saves a copy of the weights.
+
+        Raises:
+            ModelError: if gradients would move half-precision weights.
+        """
         if space is None:
-            raise ConfigError("a projected update needs directions")
+            return DenseTuned(need_float32(self.place(model, seed, base)))
         if self.scaling is None:
             return ProjectedTuned(model, space, base=base)
         weights = [(name, weight) for name, weight in model.named_parameters() if weight.is_floating_point()]

@@ -74,6 +74,18 @@ METHODS: dict[str, TuningMethod] = {
         )
         for target in ("full", "adapter", "prefix", "bitfit")
     },
+    **{
+        f"server_{kind}": with_options(
+            tuning_method("lora"),
+            {"server": kind, "learning_rate": 5e-3, "proximal": 0.1, **STEPS},
+        )
+        for kind in ("momentum", "adam")
+    },
+    "pool_adam": with_options(
+        tuning_method("fedkseed"),
+        {"pool": 64, "learning_rate": 1e-3, "eps": 1e-3, **STEPS}
+        | {"server": "adam", "server_rate": 1e-4, "server_eps": 1e-6, "proximal": 0.1},
+    ),
 }
 
 

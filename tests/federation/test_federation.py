@@ -35,7 +35,10 @@ from edgetune.wire import UP, Frame
 both = pytest.mark.parametrize("name", ["fedkseed", "lora"])
 every = pytest.mark.parametrize(
     "name",
-    "fedkseed signs mezo mezo_lora mezo_prefix lora ffa flora fedex full adapter prefix bitfit".split(),
+    [
+        *("fedkseed", "signs", "mezo", "mezo_lora", "mezo_prefix", "lora"),
+        *("ffa", "flora", "fedex", "full", "adapter", "prefix", "bitfit"),
+    ],
 )
 
 
@@ -150,6 +153,9 @@ def reply_of(server: Server, device: int, worker: Worker) -> bytes:
         ("tune", "adapter"),
         ("federate", "prefix"),
         ("federate", "bitfit"),
+        ("federate", "server_momentum"),
+        ("federate", "server_adam"),
+        ("federate", "pool_adam"),
         ("tune", "mezo"),
         ("tune", "lora"),
     ],
@@ -164,11 +170,11 @@ def test_a_killed_run_goes_on_to_the_same_bits(driver: str, name: str, toy: Make
     assert resumed.weights_digest == whole.weights_digest != ""
     assert read_ledger(second.ledger).digest == whole.digest
     left = sorted(path.name for path in second.ledger.parent.iterdir())
-    beside = (
-        ["tuned.optimiser-4.safetensors"]
-        if driver == "tune" and name in {"lora", "adapter", "adam", "heavy"}
-        else []
-    )
+    remembering = {
+        "tune": {"lora", "adapter", "adam", "heavy"},
+        "federate": {"server_momentum", "server_adam", "pool_adam"},
+    }
+    beside = ["tuned.optimiser-4.safetensors"] if name in remembering[driver] else []
     assert left == sorted(["tuned.ledger", *beside])
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edgetune.aggregate import FedEx, Ffa, Mean
+from edgetune.aggregate import FedEx, Ffa, Mean, ServerAdam, ServerMomentum
 from edgetune.core.errors import ConfigError
 from edgetune.core.part import GRADIENTS, Part
 from edgetune.directions import Gaussian, Hadamard, Rademacher
@@ -135,6 +135,12 @@ def test_parts_that_do_not_fit_are_refused(
         (KSEED, "by_examples", False, {"aggregate": Mean(by_examples=False)}),
         (KSEED, "up_values", "float32", {"up": Coefficients(Float32())}),
         (KSEED, "down_values", "float32", {"down": Table(Float32())}),
+        (LORA, "server", "momentum", {"server": ServerMomentum()}),
+        (LORA, "proximal", 0.1, {"local": AdamW(3e-4, proximal=0.1)}),
+        (KSEED, "proximal", 0.1, {"local": Sgd(3e-7, proximal=0.1)}),
+        (replace(LORA, server=ServerMomentum()), "server_rate", 2, {"server": ServerMomentum(2.0)}),
+        (replace(KSEED, server=ServerAdam()), "server_momentum", 0, {"server": ServerAdam(momentum=0.0)}),
+        (replace(KSEED, server=ServerAdam()), "server_eps", 2, {"server": ServerAdam(eps=2.0)}),
         (LORA, "weight_decay", 0.1, {"local": AdamW(3e-4, weight_decay=0.1)}),
         (replace(MEZO, aggregate=Uniform()), "aggregate", "mean", {"aggregate": Mean()}),
     ],
@@ -207,6 +213,15 @@ def test_an_option_left_out_changes_nothing() -> None:
         (LORA, {"directions_per_step": 2}, "no directions"),
         (KSEED, {"micro_batch": -1}, "micro-batch"),
         (LORA, {"rank": 0}, "rank"),
+        (LORA, {"server": "adma"}, "did you mean 'adam'"),
+        (LORA, {"server_rate": 1.0}, "setting of momentum and adam"),
+        (LORA, {"server": "adam", "server_rate": 0}, "rate must be positive"),
+        (LORA, {"server": "momentum", "server_momentum": 1}, "below 1"),
+        (LORA, {"server": "adam", "server_eps": 0}, "eps must be positive"),
+        (LORA, {"server": "adam", "aggregate": "fedex"}, "adam does not go with what a server adds"),
+        (MEZO, {"server": "momentum"}, "momentum does not go with fresh"),
+        (MEZO, {"proximal": 0.1}, "proximal term does not go with fresh"),
+        (KSEED, {"proximal": -1}, "proximal must be"),
         (LORA, {"target": "bitfitt"}, "did you mean 'bitfit'"),
         (LORA, {"target": "adapter", "reduction": 0}, "no wider than its model"),
         (LORA, {"target": "bitfit", "aggregate": "fedex"}, "fedex needs pairs"),

@@ -6,18 +6,27 @@ from edgetune.aggregate.fedex import FedEx
 from edgetune.aggregate.ffa import Ffa
 from edgetune.aggregate.flora import Flora
 from edgetune.aggregate.mean import Mean
+from edgetune.aggregate.server import ServerAdam, ServerMomentum, ServerStep, Take
 
 AGGREGATORS: dict[str, type[Aggregator]] = {kind.name: kind for kind in (Mean, Ffa, Flora, FedEx)}
 """Aggregators by the name that recipes use."""
 
+SERVER_STEPS: dict[str, type[ServerStep]] = {kind.name: kind for kind in (Take, ServerMomentum, ServerAdam)}
+"""What a server does with the combined change, by the name that recipes use."""
+
 __all__ = [
     "AGGREGATORS",
+    "SERVER_STEPS",
     "Aggregator",
     "FedEx",
     "Ffa",
     "Flora",
     "Mean",
     "Memory",
+    "ServerAdam",
+    "ServerMomentum",
+    "ServerStep",
+    "Take",
     "gap",
     "ordered",
     "shares",

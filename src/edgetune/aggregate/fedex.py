@@ -9,7 +9,7 @@ from typing import ClassVar
 from edgetune.aggregate.aggregator import Memory, ordered, shares
 from edgetune.aggregate.factors import dense, factors, stacked
 from edgetune.aggregate.mean import Mean
-from edgetune.core.part import FACTORS, GRADIENTS
+from edgetune.core.part import FACTORS, GRADIENTS, RESIDUALS
 from edgetune.core.residual import named
 from edgetune.core.update import Contribution, Dense, Update
 
@@ -27,6 +27,11 @@ class FedEx(Mean):
     """
 
     name: ClassVar[str] = "fedex"
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """A part of the change that is in the base."""
+        return frozenset({RESIDUALS})
 
     @property
     def needs(self) -> frozenset[str]:

@@ -11,7 +11,7 @@ import torch
 from edgetune.aggregate.aggregator import Memory, ordered, shares
 from edgetune.aggregate.factors import dense, factors, stacked
 from edgetune.aggregate.mean import Mean
-from edgetune.core.part import FACTORS, GRADIENTS
+from edgetune.core.part import FACTORS, GRADIENTS, RESIDUALS
 from edgetune.core.residual import named, trained
 from edgetune.core.update import Contribution, Dense, Update
 
@@ -29,6 +29,11 @@ class Flora(Mean):
     """
 
     name: ClassVar[str] = "flora"
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """A part of the change that is in the base."""
+        return frozenset({RESIDUALS})
 
     @property
     def needs(self) -> frozenset[str]:

@@ -148,11 +148,12 @@ def _fitting(adapter: dict[str, Any], backbone: Backbone, where: Path | None) ->
         ModelError: naming the setting.
     """
     width = max(max(weight.shape, default=1) for weight in backbone.model.parameters())
-    size, *others = SETTINGS.get(str(adapter.get("peft_type")), SETTINGS["LORA"]) or [None]
-    for setting in (size, *others):
-        if setting and adapter.get(setting) is None:
+    settings = SETTINGS.get(str(adapter.get("peft_type")), SETTINGS["LORA"])
+    for setting in settings:
+        if adapter.get(setting) is None:
             raise ModelError(f"the ledger's adapter lacks the setting {setting!r}", where=where)
-    if size and adapter[size] > width:
+    size = settings[0] if settings else ""
+    if adapter.get(size, 0) > width:
         raise ModelError(
             f"the ledger's adapter has {size} = {adapter[size]}, the model's width is {width}", where=where
         )

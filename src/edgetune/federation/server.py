@@ -69,7 +69,7 @@ class Server:
         self._messages = Messages(method, binding(method.digest, base_digest, seed), seed)
         self._examples, self._past = dict(examples or {}), {round: self.state}
         self._recalls: dict[int, bytes] = {}
-        self.memory = memory if memory is not None else method.aggregate.start(self.state)
+        self.memory = memory if memory is not None else method.remembered(self.state)
 
     def sample(self, round: int | None = None) -> list[int]:
         """Return the devices of a round, the coming one if none is named: a pure function of seed and round."""
@@ -141,7 +141,9 @@ class Server:
         """Return state, memory and residual of the round; those of the server change only once all is well."""
         memory = {name: tensor.clone() for name, tensor in self.memory.items()}
         update = self.method.aggregate.combine(usable, self.state, memory) if usable else None
-        state = self.state if update is None else _plus(self.state, update, pooled=self.method.pool_size > 0)
+        state, size = self.state, self.method.pool_size
+        if update is not None:
+            state = _plus(state, self.method.server.step(update, memory, size), pooled=size > 0)
         if usable and state.is_bounded and all(map(within, memory.values())):
             settled = self.method.down.settle(state) if update is not None else state
             return settled, memory, self._residual(usable, update)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from edgetune.aggregate import AGGREGATORS
+from edgetune.aggregate import AGGREGATORS, SERVER_STEPS
 from edgetune.core.errors import ConfigError, nearest
 from edgetune.core.part import Part, by_name
 from edgetune.directions.draw import Fresh, Pool
@@ -39,6 +39,7 @@ SLOTS: dict[str, Slot] = {
     "optimiser": Slot("local", OPTIMISERS, "optimiser"),
     "estimate": Slot("estimate", ESTIMATES, "estimate"),
     "aggregate": Slot("aggregate", AGGREGATORS, "way to aggregate"),
+    "server": Slot("server", SERVER_STEPS, "step of the server"),
     "schedule": Slot("schedule", SCHEDULES, "schedule"),
 }
 """Options that put another part into a method, in the order in which they are applied."""

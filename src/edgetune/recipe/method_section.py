@@ -40,6 +40,8 @@ class MethodSection(Section):
     """sgd, momentum or adam of coefficients (forward-only), adamw or sgd (back-propagation)."""
     weight_decay: float | None = None
     """Decoupled weight decay of adamw."""
+    proximal: float | None = None
+    """mu of FedProx, which holds a device near the model that its round began with (sgd, adamw); 0 is FedAvg."""
     momentum: float | None = None
     """Momentum, or Adam's first decay, in [0, 1)."""
     history: Count | None = None
@@ -80,6 +82,14 @@ class MethodSection(Section):
     """Records a forward pass; a step of more of them is accumulated. 0: all of a step's records at once."""
     aggregate: str | None = None
     """mean, or for LoRA ffa (A frozen), flora (products stacked into the base) or fedex (what the mean lacks, too)."""
+    server: str | None = None
+    """none, momentum (FedAvgM) or adam (FedAdam): the step that the server takes with the combined change."""
+    server_rate: float | None = None
+    """Learning rate of the server's momentum (1) or adam (0.01)."""
+    server_momentum: float | None = None
+    """Momentum of the server, or its Adam's first decay, in [0, 1)."""
+    server_eps: float | None = None
+    """Added to the root in the server's adam (0.001); changes far below it are scaled alike."""
     up_values: str | None = None
     """float32 or float16: how a device's coefficients are written."""
     down_values: str | None = None

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
+from torch.nn.utils import skip_init
 from transformers import PreTrainedModel
 
 from edgetune.core.errors import ConfigError, ModelError
@@ -32,12 +33,12 @@ class Bottleneck(nn.Module):
     def __init__(self, width: int, inner: int) -> None:
         super().__init__()
         # Nothing is drawn: torch's generator is everybody's.
-        self.down: nn.Linear = torch.nn.utils.skip_init(nn.Linear, width, inner)
-        self.up: nn.Linear = torch.nn.utils.skip_init(nn.Linear, inner, width)
+        self.down: nn.Linear = skip_init(nn.Linear, width, inner)  # type: ignore[no-untyped-call]
+        self.up: nn.Linear = skip_init(nn.Linear, inner, width)  # type: ignore[no-untyped-call]
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return the adapted activations, in the type of `hidden`."""
-        change = self.up(torch.relu(self.down(hidden.float())))
+        change: torch.Tensor = self.up(torch.relu(self.down(hidden.float())))
         return hidden + change.to(hidden.dtype)
 
 

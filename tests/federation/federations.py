@@ -78,6 +78,32 @@ METHODS: dict[str, TuningMethod] = {
         | {"clip": 1e-2, "epsilon": 0, "noise_multiplier": 0.1, **STEPS},
     ),
     "lora": with_options(tuning_method("lora"), {"learning_rate": 5e-3, **STEPS}),
+    **{
+        rule: with_options(
+            tuning_method("fedit"),
+            {"aggregate": rule, "rank": 2, "learning_rate": 5e-3, "micro_batch": 0, **STEPS},
+        )
+        for rule in ("ffa", "flora", "fedex")
+    },
+    **{
+        target: with_options(
+            tuning_method("fedpetuning"),
+            {"target": target, "learning_rate": 5e-3, "micro_batch": 0, **STEPS},
+        )
+        for target in ("full", "adapter", "prefix", "bitfit")
+    },
+    **{
+        f"server_{kind}": with_options(
+            tuning_method("lora"),
+            {"server": kind, "learning_rate": 5e-3, "proximal": 0.1, **STEPS},
+        )
+        for kind in ("momentum", "adam")
+    },
+    "pool_adam": with_options(
+        tuning_method("fedkseed"),
+        {"pool": 64, "learning_rate": 1e-3, "eps": 1e-3, **STEPS}
+        | {"server": "adam", "server_rate": 1e-4, "server_eps": 1e-6, "proximal": 0.1},
+    ),
 }
 
 

@@ -29,13 +29,17 @@ from edgetune.federation.worker import Worker
 from edgetune.methods.catalogue import tuning_method
 from edgetune.models.backbone import load_backbone
 from edgetune.models.digest import tensor_digest
-from edgetune.run.deploy import refuse_prefix
+from edgetune.run.deploy import refuse_unmerged
 from edgetune.wire import UP, Frame
 
 PRIVATE = ["dpzero", "dp_aggzo", "hidden_devices"]
 both = pytest.mark.parametrize("name", ["fedkseed", "lora"])
 every = pytest.mark.parametrize(
-    "name", ["fedkseed", "signs", "mezo", "mezo_lora", "mezo_prefix", "fwdllm", "lora", *PRIVATE]
+    "name",
+    [
+        *("fedkseed", "signs", "mezo", "mezo_lora", "mezo_prefix", "fwdllm", "lora", *PRIVATE),
+        *("ffa", "flora", "fedex", "full", "adapter", "prefix", "bitfit"),
+    ],
 )
 
 
@@ -144,6 +148,17 @@ def reply_of(server: Server, device: int, worker: Worker) -> bytes:
         ("federate", "signs"),
         ("federate", "lora"),
         ("federate", "fwdllm"),
+        ("federate", "ffa"),
+        ("federate", "flora"),
+        ("federate", "fedex"),
+        ("federate", "full"),
+        ("federate", "adapter"),
+        ("tune", "adapter"),
+        ("federate", "prefix"),
+        ("federate", "bitfit"),
+        ("federate", "server_momentum"),
+        ("federate", "server_adam"),
+        ("federate", "pool_adam"),
         ("tune", "mezo"),
         ("tune", "lora"),
     ],
@@ -158,8 +173,11 @@ def test_a_killed_run_goes_on_to_the_same_bits(driver: str, name: str, toy: Make
     assert resumed.weights_digest == whole.weights_digest != ""
     assert read_ledger(second.ledger).digest == whole.digest
     left = sorted(path.name for path in second.ledger.parent.iterdir())
-    kept = name == "fwdllm" or (driver == "tune" and name in {"lora", "adam", "heavy"})
-    beside = ["tuned.optimiser-4.safetensors"] if kept else []
+    remembering = {
+        "tune": {"lora", "adapter", "adam", "heavy"},
+        "federate": {"server_momentum", "server_adam", "pool_adam", "fwdllm"},
+    }
+    beside = ["tuned.optimiser-4.safetensors"] if name in remembering[driver] else []
     assert left == sorted(["tuned.ledger", *beside])
 
 
@@ -215,6 +233,14 @@ def test_one_device_alone_is_the_federation_of_one(name: str, toy: MakeToy) -> N
         ("mezo_lora", "gpt2"),
         ("scaled", "llama"),
         ("scaled", "gpt2"),
+        ("ffa", "llama"),
+        ("flora", "llama"),
+        ("flora", "gpt2"),
+        ("fedex", "gpt2"),
+        ("full", "llama"),
+        ("full", "gpt2"),
+        ("bitfit", "llama"),
+        ("bitfit", "gpt2"),
     ],
 )
 def test_a_loaded_ledger_is_the_drivers_model_and_survives_transformers(
@@ -236,8 +262,9 @@ def test_a_loaded_ledger_is_the_drivers_model_and_survives_transformers(
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_a_trained_prefix_loads_as_pefts_model(family: str, toy: MakeToy) -> None:
-    run = toy("mezo_prefix", family=family)
+@pytest.mark.parametrize("name", ["mezo_prefix", "prefix", "adapter"])
+def test_what_cannot_be_merged_loads_and_becomes_no_file(name: str, family: str, toy: MakeToy) -> None:
+    run = toy(name, family=family)
     run.tune(2)
     model = plain_model(run.worker.tuned)
     loaded = edgetune.load(run.folder, run.ledger)
@@ -248,7 +275,7 @@ def test_a_trained_prefix_loads_as_pefts_model(family: str, toy: MakeToy) -> Non
         assert torch.equal(model(input_ids=ids, attention_mask=mask).logits, expected)
         assert not torch.equal(load_backbone(run.folder).model(input_ids=ids).logits, expected)
     with pytest.raises(ModelError, match="cannot be merged"):
-        refuse_prefix(loaded)
+        refuse_unmerged(loaded)
 
 
 @pytest.mark.parametrize("name", ["mezo_lora", "mezo_prefix"])

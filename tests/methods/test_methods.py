@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edgetune.aggregate import Mean, Paced
+from edgetune.aggregate import FedEx, Ffa, Mean, Paced, ServerAdam, ServerMomentum
 from edgetune.core.errors import ConfigError
 from edgetune.core.part import GRADIENTS, Part
 from edgetune.data.sampling import Poisson
@@ -21,7 +21,7 @@ from edgetune.measure.scores import exact_match, token_f1
 from edgetune.methods.catalogue import compression_method, compression_names, tuning_method, tuning_names
 from edgetune.methods.method import TuningMethod
 from edgetune.methods.options import OPTIONS, defaults, with_options
-from edgetune.tune import ByNorm, ByTable, FullProjected, Lora, Prefix
+from edgetune.tune import Adapter, ByNorm, ByTable, FullProjected, Lora, Prefix
 from edgetune.updates import Adam, AdamW, Constant, Cosine, Linear, Momentum, Sgd
 from edgetune.wire import Coefficients, Float32, Log, Table, Tensors
 
@@ -89,10 +89,9 @@ def test_an_unknown_method_is_refused_with_the_nearest_name() -> None:
         (KSEED, {"local_steps": 0}, "local step"),
         (KSEED, {"batch_size": 0}, "record"),
         (MEZO, {"directions": None}, "needs directions"),
-        (LORA, {"target": Prefix()}, "prefix needs directions"),
         (MEZO, {"local": AdamW(1e-3)}, "adamw needs dense gradients"),
         (MEZO, {"up": Tensors()}, "named tensors needs dense gradients"),
-        (LORA, {"target": FullProjected()}, "all weights needs directions"),
+        (LORA, {"target": FullProjected(keep_direction=True)}, "all weights needs directions"),
         (LORA, {"up": Coefficients()}, "needs slopes"),
         (LORA, {"directions": Fresh(Rademacher())}, "fresh directions needs slopes"),
         (replace(MEZO_LORA, target=Lora()), {"estimate": Backprop()}, "needs slopes"),
@@ -127,6 +126,12 @@ def test_parts_that_do_not_fit_are_refused(
         (MEZO, "directions", "gaussian", {"directions": Fresh(Gaussian())}),
         (LORA, "rank", 2, {"target": Lora(2, 16.0)}),
         (LORA, "alpha", 2, {"target": Lora(8, 2.0)}),
+        (LORA, "target", "full", {"target": FullProjected()}),
+        (MEZO_LORA, "target", "adapter", {"target": Adapter()}),
+        (replace(LORA, target=Adapter()), "reduction", 4, {"target": Adapter(4)}),
+        (LORA, "freeze_a", True, {"target": Lora(8, 16.0, freeze_a=True)}),
+        (LORA, "aggregate", "ffa", {"target": Lora(8, 16.0, freeze_a=True), "aggregate": Ffa()}),
+        (LORA, "aggregate", "fedex", {"aggregate": FedEx()}),
         (DECAY, "schedule", "linear", {"schedule": Linear(200)}),
         (DECAY, "schedule_steps", 900, {"schedule": Cosine(900)}),
         (KSEED, "warmup", 7, {"schedule": Constant(7)}),
@@ -148,6 +153,12 @@ def test_parts_that_do_not_fit_are_refused(
         (FWDLLM, "most_slopes", 9, {"aggregate": Paced(1e-2, 0.1, 9)}),
         (KSEED, "up_values", "float32", {"up": Coefficients(Float32())}),
         (KSEED, "down_values", "float32", {"down": Table(Float32())}),
+        (LORA, "server", "momentum", {"server": ServerMomentum()}),
+        (LORA, "proximal", 0.1, {"local": AdamW(3e-4, proximal=0.1)}),
+        (KSEED, "proximal", 0.1, {"local": Sgd(3e-7, proximal=0.1)}),
+        (replace(LORA, server=ServerMomentum()), "server_rate", 2, {"server": ServerMomentum(2.0)}),
+        (replace(KSEED, server=ServerAdam()), "server_momentum", 0, {"server": ServerAdam(momentum=0.0)}),
+        (replace(KSEED, server=ServerAdam()), "server_eps", 2, {"server": ServerAdam(eps=2.0)}),
         (LORA, "weight_decay", 0.1, {"local": AdamW(3e-4, weight_decay=0.1)}),
         (replace(MEZO, aggregate=Uniform()), "aggregate", "mean", {"aggregate": Mean()}),
     ],
@@ -220,6 +231,22 @@ def test_an_option_left_out_changes_nothing() -> None:
         (LORA, {"directions_per_step": 2}, "no directions"),
         (KSEED, {"micro_batch": -1}, "micro-batch"),
         (LORA, {"rank": 0}, "rank"),
+        (LORA, {"server": "adma"}, "did you mean 'adam'"),
+        (LORA, {"server_rate": 1.0}, "setting of momentum and adam"),
+        (LORA, {"server": "adam", "server_rate": 0}, "rate must be positive"),
+        (LORA, {"server": "momentum", "server_momentum": 1}, "below 1"),
+        (LORA, {"server": "adam", "server_eps": 0}, "eps must be positive"),
+        (LORA, {"server": "adam", "aggregate": "fedex"}, "adam does not go with what a server adds"),
+        (MEZO, {"server": "momentum"}, "momentum does not go with fresh"),
+        (MEZO, {"proximal": 0.1}, "proximal term does not go with fresh"),
+        (KSEED, {"proximal": -1}, "proximal must be"),
+        (LORA, {"target": "bitfitt"}, "did you mean 'bitfit'"),
+        (LORA, {"target": "adapter", "reduction": 0}, "no wider than its model"),
+        (LORA, {"target": "bitfit", "aggregate": "fedex"}, "fedex needs pairs"),
+        (LORA, {"aggregate": "flora", "freeze_a": True}, "flora needs pairs of low-rank factors"),
+        (LORA, {"aggregate": "ffa", "freeze_a": False}, "ffa needs a first factor that stays"),
+        (KSEED, {"aggregate": "ffa"}, "fedkseed has no freeze_a"),
+        (MEZO_LORA, {"aggregate": "fedex"}, "fedex needs dense gradients"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(

@@ -11,17 +11,17 @@ import torch
 
 from edgetune.core.errors import ConfigError, ModelError
 from edgetune.core.update import Dense, Projected
-from edgetune.tune import AdapterTuned, Lora
+from edgetune.tune import DenseTuned, Lora
 
 IDS = torch.arange(1, 21).view(2, 10)
 families = pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "qwen2", "gemma"])
 
 
-def opened(model: Any, seed: int = 0) -> AdapterTuned:
+def opened(model: Any, seed: int = 0) -> DenseTuned:
     return Lora(rank=4, alpha=8.0).open(model, None, seed)
 
 
-def noise(tuned: AdapterTuned) -> Dense:
+def noise(tuned: DenseTuned) -> Dense:
     generator = torch.Generator().manual_seed(5)
     return Dense(
         {name: torch.randn(one.shape, generator=generator) * 0.1 for name, one in tuned.named_weights()}

@@ -18,7 +18,7 @@ from edgetune.core.update import Projected
 from edgetune.directions import Rademacher
 from edgetune.directions.space import BoundSpace
 from edgetune.models.quiet import quiet
-from edgetune.tune import AdapterTuned, ProjectedTuned
+from edgetune.tune import Lora, ProjectedTuned
 
 SPACE = BoundSpace(Rademacher(), pool_key(3))
 SMALL = {
@@ -113,7 +113,7 @@ def test_weights_that_another_module_reads_itself_are_refused_by_name(batch: Bat
 
 
 def test_low_rank_adapters_go_where_a_forward_pass_calls(batch: Batch) -> None:
-    tuned = AdapterTuned(mamba(), rank=2, alpha=4, seed=0)
+    tuned = Lora(2, 4.0).open(mamba(), None, 0)
     names = [name for name, _ in tuned.named_weights()]
     assert {name.split(".lora_")[0].rsplit(".", 1)[1] for name in names} == {"in_proj", "x_proj"}
     weights = dict(tuned.named_weights())
@@ -126,7 +126,7 @@ def test_experts_that_no_token_was_sent_to_keep_their_adapters(tiny_model: Any) 
     model = tiny_model()
     aside = torch.nn.Linear(32, 32)
     model.model.layers[0].aside = aside
-    tuned = AdapterTuned(model, rank=2, alpha=4, seed=0)
+    tuned = Lora(2, 4.0).open(model, None, 0)
     assert any(".aside." in name for name, _ in tuned.named_weights())
 
 

@@ -178,8 +178,6 @@ def test_impossible_prefixes_and_adapters_are_refused(tiny_model: Any) -> None:
     for options in ({"tokens": 0}, {"scale": -1.0}):
         with pytest.raises(ConfigError, match="prefix needs"):
             Prefix(**options)
-    with pytest.raises(ConfigError, match="directions"):
-        Prefix().open(tiny_model(), None, 0)
     space = BoundSpace(Rademacher(), KEY)
     config = opened(TARGETS[0], tiny_model()).adapter()
     assert config is not None

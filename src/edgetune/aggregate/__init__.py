@@ -1,11 +1,39 @@
 """Aggregators: from the devices' contributions to one update."""
 
 from edgetune.aggregate.aggregator import Aggregator, Memory, ordered, shares
+from edgetune.aggregate.factors import gap
+from edgetune.aggregate.fedex import FedEx
+from edgetune.aggregate.ffa import Ffa
+from edgetune.aggregate.flora import Flora
 from edgetune.aggregate.mean import Mean
 from edgetune.aggregate.paced import Paced
 from edgetune.aggregate.private_mean import PrivateMean
+from edgetune.aggregate.server import ServerAdam, ServerMomentum, ServerStep, Take
 
-AGGREGATORS: dict[str, type[Aggregator]] = {kind.name: kind for kind in (Mean, Paced, PrivateMean)}
+AGGREGATORS: dict[str, type[Aggregator]] = {
+    kind.name: kind for kind in (Mean, Ffa, Flora, FedEx, Paced, PrivateMean)
+}
 """Aggregators by the name that recipes use."""
 
-__all__ = ["AGGREGATORS", "Aggregator", "Mean", "Memory", "Paced", "PrivateMean", "ordered", "shares"]
+SERVER_STEPS: dict[str, type[ServerStep]] = {kind.name: kind for kind in (Take, ServerMomentum, ServerAdam)}
+"""What a server does with the combined change, by the name that recipes use."""
+
+__all__ = [
+    "AGGREGATORS",
+    "SERVER_STEPS",
+    "Aggregator",
+    "FedEx",
+    "Ffa",
+    "Flora",
+    "Mean",
+    "Memory",
+    "Paced",
+    "PrivateMean",
+    "ServerAdam",
+    "ServerMomentum",
+    "ServerStep",
+    "Take",
+    "gap",
+    "ordered",
+    "shares",
+]

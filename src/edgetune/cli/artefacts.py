@@ -61,14 +61,14 @@ def export(model: Base, asked: Asked, ledger: LedgerFile = None, out: File = Pat
     with _target(out), Display(Console()) as display:
         from edgetune.export.checked import deploy
         from edgetune.recipe.preflight import preflight
-        from edgetune.run.deploy import refuse_prefix, verify_file, write_in_half
+        from edgetune.run.deploy import refuse_unmerged, verify_file, write_in_half
 
         opened = _open(model, ledger, asked)
         prepared = opened.prepared
         plan, planned = preflight(prepared, out, None)
         display.listen(planned)
         tuned = opened.model()
-        refuse_prefix(tuned)
+        refuse_unmerged(tuned)
 
         def write(file: Path) -> None:
             write_in_half(tuned, file, prepared, plan, ledger=opened.ledger)

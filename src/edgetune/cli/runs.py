@@ -92,6 +92,7 @@ def _tune(asked: Asked, out: Path, quiet: bool, *, single: bool, **settings: obj
         from edgetune.core.ledger import read_ledger
         from edgetune.run import pipeline
         from edgetune.run.work import LEDGER
+        from edgetune.tune import merges
 
         recipe, heard = asked.resolve(**settings), list[type[Event]]()
 
@@ -114,8 +115,7 @@ def _tune(asked: Asked, out: Path, quiet: bool, *, single: bool, **settings: obj
     said = f"{size:,} bytes, digest {ledger.digest[:12]}, round {ledger.round}"
     console.print(f"{escape(str(path))}: {said}", highlight=False, soft_wrap=True)
     if not quiet:
-        prefix = (ledger.adapter or {}).get("peft_type") == "PREFIX_TUNING"
-        command = _next(recipe.model.source, path, file=not prefix and ExportRefused not in heard)
+        command = _next(recipe.model.source, path, file=merges(ledger.adapter) and ExportRefused not in heard)
         console.print(f"next: {escape(command)}", highlight=False, soft_wrap=True)
     _leave(display)
 

@@ -117,6 +117,8 @@ class RoundFinished(Event):
     """Whether fewer replies could be used than the recipe wants, so that the state stayed."""
     processes: int = 1
     """Processes that devices answered in; `peak_memory_bytes` is the sum of their peaks, shared pages in each."""
+    aggregation_residual: float | None = None
+    """Frobenius norm of what the round's change of the weights lacks of the mean of the devices'; LoRA only."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,7 +141,7 @@ def check_adapter(adapter: Any) -> dict[str, Any] | None:
     if adapter is None:
         return None
     require(isinstance(adapter, dict), "'adapter' is no table")
-    for setting, least in (("r", 1), ("num_virtual_tokens", 1), ("seed", 0)):
+    for setting, least in (("r", 1), ("num_virtual_tokens", 1), ("reduction", 1), ("seed", 0)):
         value = adapter.get(setting)
         require(
             value is None or (is_unsigned(value, 1 << 32) and value >= least),

@@ -19,6 +19,9 @@ DIRECTIONS = "directions"
 POOL = "a pool of directions"
 FRESH = "fresh directions every step"
 TENSORS = "tensors that gradients reach"
+FACTORS = "pairs of low-rank factors that both move"
+FIXED_FACTOR = "a first factor that stays, freeze_a = true"
+RESIDUALS = "what a server adds to the base beneath the factors"
 SHARED = "directions that all devices of a round share"
 EVERY_SLOPE = "the slope of every step"
 LINEAR = "steps that are slopes times a rate"
@@ -41,6 +44,8 @@ class Part:
     """What a recipe calls it, where it can be chosen by name."""
     options: ClassVar[Mapping[str, str]] = {}
     """Options of a recipe's [method] section that are fields of this part: option = field."""
+    entails: ClassVar[Mapping[str, object]] = {}
+    """Options of other parts that choosing this one by name sets where the recipe says nothing of them."""
 
     @property
     def title(self) -> str:

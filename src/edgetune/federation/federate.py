@@ -100,7 +100,7 @@ def federate(
         minimum=plan.minimum,
         round=ledger.round,
         examples={id: device.examples for id, device in devices.items()},
-        memory=checkpoint.memory(ledger, worker.method.aggregate.start(ledger.update)),
+        memory=checkpoint.memory(ledger, worker.method.remembered(ledger.update)),
     )
     hands = hands or Alone(devices)
     turns = Turns(list(devices), server.participation, seed=plan.seed)
@@ -146,6 +146,7 @@ def federate(
                 simulated_seconds=fates.seconds if plan.fleet else None,
                 void=closed.void,
                 processes=hands.processes,
+                aggregation_residual=closed.residual,
             )
             checkpoint.close(ledger, done, listener)
             forget_states(checkpoint.path, but=server.round)

@@ -22,7 +22,7 @@ from edgetune.federation.worker import BASE_GRID, LAYER_SCALE
 from edgetune.models.backbone import Backbone, load_backbone
 from edgetune.models.digest import tensor_digest
 from edgetune.models.stored import stored_weights
-from edgetune.tune import AdapterTuned, ProjectedTuned, StreamedTuned, plain_model, reopen
+from edgetune.tune import ProjectedTuned, StreamedTuned, plain_model, reopen
 
 
 def load(
@@ -35,7 +35,8 @@ def load(
 ) -> PreTrainedModel:
     """Return the tuned model that a ledger describes; `save_pretrained` of it works in transformers.
 
-    LoRA is merged into the weights. A trained prefix is no change of weights: the result is then peft's model.
+    LoRA is merged into the weights. A trained prefix is no change of weights: the result is then peft's model. Nor is
+    a bottleneck adapter: the model then has it as modules of its own, which transformers does not save.
 
     Args:
         base: model folder, GGUF file, Hub id, a name of `edgetune fetch`, or `embedded`.
@@ -74,8 +75,8 @@ def materialise(
     if ledger.directions is None:
         if not isinstance(ledger.update, Dense) or ledger.adapter is None:
             raise ModelError("the ledger holds neither directions nor an adapter", where=where)
-        adapter = _fitting(ledger.adapter, backbone, where)
-        tuned = AdapterTuned(backbone.model, rank=adapter["r"], alpha=adapter["lora_alpha"], seed=0)
+        base = stored_weights(backbone.folder, backbone.model)
+        tuned = reopen(backbone.model, None, _fitting(ledger.adapter, backbone, where), base)
     else:
         space = _space(ledger.directions, key)
         if ledger.adapter is not None:
@@ -130,6 +131,16 @@ def _scales(ledger: Ledger, backbone: Backbone) -> dict[str, float]:
     return {name: float(scale) for name, scale in found.items()}
 
 
+SETTINGS: dict[str, list[str]] = {
+    "LORA": ["r", "lora_alpha"],
+    "PREFIX_TUNING": ["num_virtual_tokens", "initial_scale"],
+    "BOTTLENECK": ["reduction", "seed"],
+    "BITFIT": [],
+    "FULL": [],
+}
+"""What an adapter's configuration must say, the setting of its size first."""
+
+
 def _fitting(adapter: dict[str, Any], backbone: Backbone, where: Path | None) -> dict[str, Any]:
     """Refuse an adapter that lacks a setting, or is larger than any adapter of this model can be.
 
@@ -137,12 +148,12 @@ def _fitting(adapter: dict[str, Any], backbone: Backbone, where: Path | None) ->
         ModelError: naming the setting.
     """
     width = max(max(weight.shape, default=1) for weight in backbone.model.parameters())
-    prefix = adapter.get("peft_type") == "PREFIX_TUNING"
-    size, other = ("num_virtual_tokens", "initial_scale") if prefix else ("r", "lora_alpha")
-    for setting in (size, other):
+    settings = SETTINGS.get(str(adapter.get("peft_type")), SETTINGS["LORA"])
+    for setting in settings:
         if adapter.get(setting) is None:
             raise ModelError(f"the ledger's adapter lacks the setting {setting!r}", where=where)
-    if adapter[size] > width:
+    size = settings[0] if settings else ""
+    if adapter.get(size, 0) > width:
         raise ModelError(
             f"the ledger's adapter has {size} = {adapter[size]}, the model's width is {width}", where=where
         )

@@ -101,7 +101,7 @@ class Messages:
 
     def _known(self, round: int, since: int, held: Update | None) -> Known:
         keys = partial(self.method.keys, self.seed)
-        return Known((), self.method.pool_size, round, since, held, keys_of=keys)
+        return Known((), self.method.pool_size, round, since, held, keys_of=keys, is_state=True)
 
     def _ordered(self, state: Update) -> Update:
         """Return a state in the order in which it is named: a pool by direction."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from edgetune.aggregate import Memory
+from edgetune.aggregate import Memory, gap, ordered, shares
 from edgetune.core.errors import DigestError, DivergenceError
 from edgetune.core.update import Contribution, Dense, Projected, Update, within
 from edgetune.federation.messages import KEPT, Messages
@@ -26,12 +26,15 @@ class Closed:
         refused: why each reply that was left out was: damaged, of another round or run, of nobody who was asked, NaN,
             infinite or absurd; by device.
         void: fewer replies could be used than the round needs, and the state stayed.
+        residual: how far the change of the weights is from the mean of the devices' (Frobenius norm); None where the
+            tuned tensors are no low-rank factors.
     """
 
     loss: float
     dropped: int
     refused: dict[int, str]
     void: bool = False
+    residual: float | None = None
 
 
 class Server:
@@ -71,7 +74,7 @@ class Server:
         self._messages = Messages(method, binding(method.digest, base_digest, seed), seed)
         self._examples, self._past = dict(examples or {}), {round: self.state}
         self._recalls: dict[int, bytes] = {}
-        self.memory = memory if memory is not None else method.aggregate.start(self.state)
+        self.memory = memory if memory is not None else method.remembered(self.state)
 
     def sample(self, round: int | None = None) -> list[int]:
         """Return the devices of a round, the coming one if none is named: a pure function of seed and round."""
@@ -131,30 +134,43 @@ class Server:
             else:
                 refused[device] = "its loss or its update is NaN, infinite or beyond any use"
                 numeric = True
-        void = len(usable) < self._minimum and (bool(usable) or not numeric)
+        void, residual = len(usable) < self._minimum and (bool(usable) or not numeric), None
         if not void:
-            self.state, self.memory = self._combined(usable, refused)
+            self.state, self.memory, residual = self._combined(usable, refused)
         self.round += 1
         self._past = {round: state for round, state in self._past.items() if round > self.round - KEPT}
         self._past[self.round] = self.state
         total = sum(one.examples for one in usable)
         loss = sum(one.loss * one.examples for one in usable) / total if usable else math.nan
-        return Closed(math.nan if self.method.private else loss, dropped, refused, void)
+        return Closed(math.nan if self.method.private else loss, dropped, refused, void, residual)
 
-    def _combined(self, usable: list[Contribution], refused: Mapping[int, str]) -> tuple[Update, Memory]:
-        """Return state and memory after the round; those of the server change only once all is well."""
+    def _combined(
+        self, usable: list[Contribution], refused: Mapping[int, str]
+    ) -> tuple[Update, Memory, float | None]:
+        """Return state, memory and residual of the round; those of the server change only once all is well."""
         memory = {name: tensor.clone() for name, tensor in self.memory.items()}
         update = self.method.aggregate.combine(usable, self.state, memory) if usable else None
-        state = self.state if update is None else _plus(self.state, update, pooled=self.method.pool_size > 0)
+        state, size = self.state, self.method.pool_size
+        if update is not None:
+            state = _plus(state, self.method.server.step(update, memory, size), pooled=size > 0)
         numbers = [one for one in memory.values() if one.is_floating_point()]
         if usable and state.is_bounded and all(map(within, numbers)):
-            return self.method.down.settle(state) if update is not None else state, memory
+            settled = self.method.down.settle(state) if update is not None else state
+            return settled, memory, self._residual(usable, update)
         what = "the sum of the updates is beyond any use" if usable else "no reply can be used"
         reasons = "; ".join(f"device {device}: {reason}" for device, reason in list(refused.items())[:3])
         raise DivergenceError(
             f"round {self.round + 1}: {what}{f' ({reasons})' if reasons else ''}",
             hint="if losses are NaN or infinite, lower the learning rate (--set method.learning_rate=...)",
         )
+
+    def _residual(self, usable: list[Contribution], update: Update | None) -> float | None:
+        """Return how far a round's change is from the mean of the devices', where products of factors are averaged."""
+        scale = self.method.target.factor_scale
+        if not scale or update is None:
+            return None
+        told, by_examples = ordered(usable), bool(getattr(self.method.aggregate, "by_examples", True))
+        return gap(told, shares(told, by_examples=by_examples), self.state, update, scale)
 
     def _open(self, device: int, payload: bytes, ticket: bytes) -> Contribution:
         binds = self._messages.binds
@@ -182,5 +198,9 @@ def _plus(state: Update, update: Update, *, pooled: bool) -> Update:
     if isinstance(state, Projected) and isinstance(update, Projected):
         return (state + update).merged() if pooled else state + update
     if isinstance(state, Dense) and isinstance(update, Dense):
-        return Dense({name: tensor + update.tensors[name] for name, tensor in state.tensors.items()})
+        changed = {
+            name: tensor + update.tensors[name] if name in update.tensors else tensor
+            for name, tensor in state.tensors.items()
+        }
+        return Dense({**update.tensors, **changed})
     raise DivergenceError("a dense and a projected update cannot be added")

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from hashlib import sha256
 
-from edgetune.aggregate import Aggregator
+from edgetune.aggregate import Aggregator, Memory, ServerStep, Take
 from edgetune.core.errors import ConfigError
 from edgetune.core.part import EVERY_SLOPE, SLOPES, Part, misfit
 from edgetune.core.protected import Protected
-from edgetune.core.update import Estimate, Projected
+from edgetune.core.update import Estimate, Projected, Update
 from edgetune.data.sampling import Sampling, Shuffled
 from edgetune.directions.draw import Directions
 from edgetune.estimators import Accumulate, Estimator
@@ -44,6 +44,7 @@ class TuningMethod:
         up: wire format of a device's change.
         down: wire format of the server's state.
         aggregate: how the server combines changes.
+        server: the step that it takes with what it combined.
         local_steps: steps a device takes in a round, at least 1.
         batch_size: records a step, at least 1.
         micro_batch: records a forward pass; 0 for all of a step's at once.
@@ -74,6 +75,7 @@ class TuningMethod:
     schedule: Schedule = field(default_factory=Constant)
     sampling: Sampling = field(default_factory=Shuffled)
     objective: Answers | None = None
+    server: ServerStep = field(default_factory=Take)
     origin: str = ""
 
     def __post_init__(self) -> None:
@@ -153,6 +155,10 @@ class TuningMethod:
     def estimator(self) -> Callable[..., Estimate]:
         """What estimates from a whole batch, by micro-batches if they are wanted: (handle, objective, batch, *keys)."""
         return Accumulate(self.estimate, self.micro_batch) if self.micro_batch else self.estimate
+
+    def remembered(self, state: Update) -> Memory:
+        """Return what a server remembers beside its state before the first round."""
+        return {**self.aggregate.start(state), **self.server.start(state, self.pool_size)}
 
     def keys(self, seed: int, round: int, device: int) -> list[int]:
         """Return the directions of a device's local steps, step by step; zeros for dense gradients."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from edgetune.aggregate import AGGREGATORS
+from edgetune.aggregate import AGGREGATORS, SERVER_STEPS
 from edgetune.core.errors import ConfigError, nearest
 from edgetune.core.part import Part, by_name
 from edgetune.data.sampling import SAMPLINGS
@@ -36,10 +36,12 @@ class Slot:
 
 
 SLOTS: dict[str, Slot] = {
+    "target": Slot("target", TARGETS, "thing to tune"),
     "optimiser": Slot("local", OPTIMISERS, "optimiser"),
     "estimate": Slot("estimate", ESTIMATES, "estimate"),
     "aggregate": Slot("aggregate", AGGREGATORS, "way to aggregate"),
     "sampling": Slot("sampling", SAMPLINGS, "way to draw batches"),
+    "server": Slot("server", SERVER_STEPS, "step of the server"),
     "schedule": Slot("schedule", SCHEDULES, "schedule"),
 }
 """Options that put another part into a method, in the order in which they are applied."""
@@ -53,7 +55,6 @@ SIZES = ("local_steps", "batch_size", "micro_batch")
 """Options that are numbers of the method itself."""
 PARTS: tuple[type[Part], ...] = (
     *(kind for slot in SLOTS.values() for kind in slot.parts.values()),
-    *TARGETS,
     *CODECS,
     Fresh,
     Pool,
@@ -91,7 +92,8 @@ def with_options(method: TuningMethod, options: Mapping[str, object]) -> TuningM
         parts |= {"objective": found} if found else {}
     for name, slot in SLOTS.items():
         if name in wanted:
-            parts[slot.field] = _exchanged(method, parts, slot, wanted.pop(name), wanted)
+            chosen = _exchanged(method, parts, slot, wanted.pop(name), wanted)
+            parts[slot.field], wanted = chosen, {**chosen.entails, **wanted}
     for name, value in wanted.items():
         field = _having(method, parts, name)
         parts[field] = parts[field].with_option(name, value)

@@ -28,6 +28,8 @@ class MethodSection(Section):
 
     name: str = "fedkseed"
     """A name listed by `edgetune methods`, or on the command line a .py file that defines METHOD."""
+    target: str | None = None
+    """What is tuned: full (all weights), lora, adapter (a bottleneck), prefix or bitfit (biases, else norms)."""
     objective: str | None = None
     """loss, or for forward-only methods token_f1 or accuracy of greedy answers (both raised; eps must be larger)."""
     answer_tokens: Count | None = None
@@ -38,6 +40,8 @@ class MethodSection(Section):
     """sgd, momentum or adam of coefficients (forward-only), adamw or sgd (back-propagation)."""
     weight_decay: float | None = None
     """Decoupled weight decay of adamw."""
+    proximal: float | None = None
+    """mu of FedProx, which holds a device near the model that its round began with (sgd, adamw); 0 is FedAvg."""
     momentum: float | None = None
     """Momentum, or Adam's first decay, in [0, 1)."""
     history: Count | None = None
@@ -56,10 +60,14 @@ class MethodSection(Section):
     """Rank of LoRA."""
     alpha: float | None = None
     """Scaling numerator of LoRA."""
+    freeze_a: bool | None = None
+    """Tune only the second factor of LoRA; the first stays as the seed made it, and nobody sends it."""
     layer_scale: str | dict[str, float] | None = None
     """parameter_norm, or a table {part of a parameter name = c}: perturb by z / c, move by c z (all weights only)."""
     prefix_tokens: Small | None = None
     """Length of a trained prefix."""
+    reduction: Small | None = None
+    """Width of the model over the width of a bottleneck adapter."""
     local_steps: Count | None = None
     """Steps a device takes in a round."""
     schedule: str | None = None
@@ -83,11 +91,20 @@ class MethodSection(Section):
     micro_batch: Annotated[int, Field(ge=0, le=65_536)] | None = None
     """Records a forward pass; a step of more of them is accumulated. 0: all of a step's records at once."""
     aggregate: str | None = None
-    """mean, private_mean, which hides devices, or paced: how the server combines what devices send."""
+    """How the server combines what devices send: mean, private_mean, which hides devices, or paced (see fwdllm); for
+    LoRA also ffa (A frozen), flora (products stacked into the base) or fedex (what the mean lacks, too)."""
     variance_threshold: float | None = None
     """Variance of the gathered mean at which a paced server takes its step."""
     most_slopes: Count | None = None
     """Slopes after which a paced server takes its step in any case."""
+    server: str | None = None
+    """none, momentum (FedAvgM) or adam (FedAdam): the step that the server takes with the combined change."""
+    server_rate: float | None = None
+    """Learning rate of the server's momentum (1) or adam (0.01)."""
+    server_momentum: float | None = None
+    """Momentum of the server, or its Adam's first decay, in [0, 1)."""
+    server_eps: float | None = None
+    """Added to the root in the server's adam (0.001); changes far below it are scaled alike."""
     up_values: str | None = None
     """float32 or float16: how a device's coefficients are written."""
     down_values: str | None = None

@@ -21,7 +21,6 @@ from edgetune.methods.catalogue import compression_method
 from edgetune.recipe.prepare import Prepared
 from edgetune.recipe.recipe import Recipe
 from edgetune.recipe.rehearsal import chosen_records, rehearse, speech_of, texts_of
-from edgetune.tune import Prefix
 
 CANDIDATE_CHARACTERS = 400_000
 """The same for each pre-tokenizer that is tried where none could be identified."""
@@ -186,7 +185,7 @@ def look_ahead(
     """
     if file:
         return preflight(prepared, path, method)
-    if not isinstance(prepared.method.target, Prefix):  # that there is no file of a prefix is no news
+    if prepared.method.target.merges:  # that there is no file of a prefix is no news
         try:
             plan_for(prepared, method)
         except EdgetuneError as error:

@@ -25,6 +25,7 @@ from edgetune.export.verify import verify
 from edgetune.recipe.prepare import Prepared
 from edgetune.recipe.quality import Quality, quality_of
 from edgetune.recipe.rehearsal import texts_of
+from edgetune.tune import has_bottlenecks
 
 
 def compress_to_file(
@@ -52,9 +53,9 @@ def compress_to_file(
         The quantised matrices by parameter name.
 
     Raises:
-        ModelError: if the model has a trained prefix, or is not the one that was planned for.
+        ModelError: if the model has a trained prefix or a bottleneck adapter, or is not the one that was planned for.
     """
-    refuse_prefix(model)
+    refuse_unmerged(model)
     size = prepared.recipe.evaluation.batch_size
     calibration = list(batches(prepared.calibration_examples, size, prepared.pad_id))
     packed = compress_model(model, calibration, method, listener)
@@ -82,15 +83,16 @@ def write_in_half(
     write_planned(path, plan, model, quantised={}, metadata=metadata)
 
 
-def refuse_prefix(model: nn.Module) -> None:
+def refuse_unmerged(model: nn.Module) -> None:
     """Refuse to write a model whose fine-tune is no change of weights.
 
     Raises:
         ModelError: if it is not a plain transformers model.
     """
-    if not isinstance(model, PreTrainedModel):
+    if not isinstance(model, PreTrainedModel) or has_bottlenecks(model):
+        what = "bottleneck adapter" if has_bottlenecks(model) else "trained prefix"
         raise ModelError(
-            "a trained prefix cannot be merged into the weights, so there is no model file of it",
+            f"a {what} cannot be merged into the weights, so there is no model file of it",
             hint="keep the ledger, or tune weights or LoRA",
         )
 

@@ -24,16 +24,14 @@ from edgetune.federation.precision import check_precision, check_reads
 from edgetune.federation.privacy import protect
 from edgetune.federation.tuning import completed_rounds
 from edgetune.federation.workers import open_crew
-from edgetune.methods.catalogue import tuning_method
 from edgetune.recipe.preflight import compression_of, look_ahead
-from edgetune.recipe.prepare import Prepared, prepare
+from edgetune.recipe.prepare import Prepared, prepare, recipe_method
 from edgetune.recipe.recipe import Recipe
 from edgetune.run.stage import File, Model, Stage, check_order
 from edgetune.run.stages import stage_named
 from edgetune.run.work import EVENTS, LEDGER, MODEL, Work
 from edgetune.suggest.preparing import refuse_equal_scores
 from edgetune.suggest.settling import settle
-from edgetune.tune import Prefix
 
 STAGES = ("base", "tune", "round", "compress", "measure")
 """Stages of `edgetune run`, if the recipe names none."""
@@ -71,7 +69,7 @@ def run(
     """
     chosen = [stage_named(name) for name in stages or recipe.stages or STAGES]
     check_order(chosen)
-    _refuse_prefix(recipe, chosen)
+    _refuse_unmerged(recipe, chosen)
     with _logged(recipe, out, chosen, command, listener, progress, single=single) as work:
         artefact: Any = Model(work.prepared.backbone.model)
         for stage in chosen:
@@ -80,12 +78,15 @@ def run(
         return result
 
 
-def _refuse_prefix(recipe: Recipe, stages: Sequence[Stage[Any, Any]]) -> None:
+def _refuse_unmerged(recipe: Recipe, stages: Sequence[Stage[Any, Any]]) -> None:
     tunes = any(stage.name == "tune" for stage in stages)
-    prefix = isinstance(tuning_method(recipe.method.name).target, Prefix)
-    if tunes and prefix and any(stage.writes for stage in stages):
+    if not tunes or not any(stage.writes for stage in stages):
+        return
+    target = recipe_method(recipe).target
+    if not target.merges:
         raise ConfigError(
-            "a trained prefix cannot be merged into a model file", hint=f"edgetune tune {recipe.method.name}"
+            f"a trained {target.name} cannot be merged into a model file",
+            hint=f"edgetune tune {recipe.method.name}",
         )
 
 

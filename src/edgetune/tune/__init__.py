@@ -1,21 +1,29 @@
 """Tuned handles: a base plus an update, ready to run."""
 
-from edgetune.tune.adapter import AdapterTuned
+from edgetune.tune.bottleneck import Adapter, has_bottlenecks
+from edgetune.tune.dense import DenseTuned
+from edgetune.tune.own import BitFit
 from edgetune.tune.plain import plain_model, release
 from edgetune.tune.projected import ProjectedTuned
 from edgetune.tune.projected_adapter import ProjectedAdapter
+from edgetune.tune.reopen import merges, reopen
 from edgetune.tune.scaled import ByNorm, ByTable
 from edgetune.tune.streamed import StreamedTuned
 from edgetune.tune.target import Target
-from edgetune.tune.targets import FullProjected, Lora, Prefix, reopen
+from edgetune.tune.targets import FullProjected, Lora, Prefix
 
-TARGETS: tuple[type[Target], ...] = (FullProjected, Lora, Prefix)
+TARGETS: dict[str, type[Target]] = {
+    kind.name: kind for kind in (FullProjected, Lora, Adapter, Prefix, BitFit)
+}
+"""What can be tuned, by the name that recipes use."""
 
 __all__ = [
     "TARGETS",
-    "AdapterTuned",
+    "Adapter",
+    "BitFit",
     "ByNorm",
     "ByTable",
+    "DenseTuned",
     "FullProjected",
     "Lora",
     "Prefix",
@@ -23,6 +31,8 @@ __all__ = [
     "ProjectedTuned",
     "StreamedTuned",
     "Target",
+    "has_bottlenecks",
+    "merges",
     "plain_model",
     "release",
     "reopen",

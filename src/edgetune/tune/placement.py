@@ -28,7 +28,7 @@ RANDOM = frozenset({"normal_", "uniform_", "kaiming_uniform_", "xavier_uniform_"
 """How modules fill their parameters when they are made."""
 
 
-def place_lora(model: PreTrainedModel, *, rank: int, alpha: float, seed: int) -> Any:
+def place_lora(model: PreTrainedModel, *, rank: int, alpha: float, seed: int, freeze_a: bool = False) -> Any:
     """Put low-rank adapters on all linear layers but the head, and those that an adapter could not change.
 
         y = W x + (alpha / rank) B A x,   B = 0 at the start
@@ -40,9 +40,10 @@ def place_lora(model: PreTrainedModel, *, rank: int, alpha: float, seed: int) ->
         rank: r, at least 1.
         alpha: scaling numerator, > 0.
         seed: seed of A's initial values: even between -1 / sqrt(inputs) and 1 / sqrt(inputs), as peft's own.
+        freeze_a: A stays as it is, and only B is tuned.
 
     Returns:
-        The peft model in evaluation mode; its adapter tensors require gradients, nothing else does.
+        The peft model in evaluation mode; its tuned tensors require gradients, nothing else does.
 
     Raises:
         MissingExtraError: if peft is not installed.
@@ -64,6 +65,7 @@ def place_lora(model: PreTrainedModel, *, rank: int, alpha: float, seed: int) ->
         for name, weight in trainable(placed).items():
             if ".lora_A." in name:
                 weight.copy_(uniform(seed, name, weight.shape, 1 / math.sqrt(weight.shape[1])))
+                weight.requires_grad_(not freeze_a)
             else:
                 weight.zero_()
     return placed

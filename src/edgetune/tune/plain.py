@@ -5,14 +5,14 @@ from __future__ import annotations
 from transformers import PreTrainedModel
 
 from edgetune.core.tuned import Tuned
-from edgetune.tune.adapter import AdapterTuned
+from edgetune.tune.dense import DenseTuned
 from edgetune.tune.projected import ProjectedTuned
 from edgetune.tune.projected_adapter import ProjectedAdapter
 
 
 def plain_model(tuned: Tuned) -> PreTrainedModel:
     """Return the transformers model with the tuned weights in place, peft's for a prefix; the handle ends here."""
-    if isinstance(tuned, AdapterTuned):
+    if isinstance(tuned, DenseTuned):
         return tuned.merged()
     if isinstance(tuned, ProjectedAdapter):
         return tuned.plain()
@@ -27,5 +27,5 @@ def release(tuned: Tuned) -> None:
     tuned.reset(None)
     if isinstance(tuned, ProjectedTuned):
         tuned.close()
-    if isinstance(tuned, AdapterTuned | ProjectedAdapter):
+    if isinstance(tuned, DenseTuned | ProjectedAdapter):
         tuned.remove()

@@ -1,21 +1,39 @@
-"""What every choice of weights to tune can do."""
+"""What every choice of weights to tune can do, and those that put tensors on a model."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PreTrainedModel
 
-from edgetune.core.part import Part
-from edgetune.core.tuned import Space, Tuned
+from edgetune.core.part import TENSORS, Part
+from edgetune.core.tuned import Space
+from edgetune.tune.dense import DenseTuned
+from edgetune.tune.placed import Placed
+from edgetune.tune.projected import ProjectedTuned
+from edgetune.tune.projected_adapter import ProjectedAdapter
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Target(Part):
     """What is tuned; implementations are frozen values."""
 
     __slots__ = ()
+
+    @property
+    def merges(self) -> bool:
+        """Whether what is learnt can become a change of the model's own weights, which a model file holds."""
+        return True
+
+    @property
+    def factor_scale(self) -> float:
+        """What multiplies `B A` where the tuned tensors are low-rank factors; 0 elsewhere."""
+        return 0.0
 
     @abstractmethod
     def open(
@@ -24,7 +42,7 @@ class Target(Part):
         space: Space | None,
         seed: int,
         base: Mapping[str, torch.Tensor] | None = None,
-    ) -> Tuned:
+    ) -> DenseTuned | ProjectedTuned:
         """Return the tuned handle of a model.
 
         Args:
@@ -33,3 +51,40 @@ class Target(Part):
             seed: of initial values.
             base: the stored weights; where they are needed and not given, a copy is kept.
         """
+
+
+class Placing(Target):
+    """A target that puts tensors on a model; they may be tuned along directions or by gradients."""
+
+    __slots__ = ()
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """Few tensors, which gradients reach."""
+        return frozenset({TENSORS})
+
+    @abstractmethod
+    def place(
+        self, model: PreTrainedModel, seed: int, base: Mapping[str, torch.Tensor] | None = None
+    ) -> Placed:
+        """Put the tensors on the model; `seed` and `base` as in `open`."""
+
+    @classmethod
+    @abstractmethod
+    def described(cls, said: Mapping[str, Any]) -> Self:
+        """Return the target that a ledger's configuration describes (`Placed.configuration`).
+
+        Raises:
+            KeyError: if it lacks a setting.
+        """
+
+    def open(
+        self,
+        model: PreTrainedModel,
+        space: Space | None,
+        seed: int,
+        base: Mapping[str, torch.Tensor] | None = None,
+    ) -> DenseTuned | ProjectedTuned:
+        """Return the tuned handle, projected if there are directions."""
+        placed = self.place(model, seed, base)
+        return DenseTuned(placed) if space is None else ProjectedAdapter(placed, space)

@@ -1,4 +1,4 @@
-"""What is tuned: all weights through projected updates, or an adapter through projected or dense ones."""
+"""What is tuned: all weights, or what peft places; through projected updates or dense ones."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ from typing import Any, ClassVar
 import torch
 from transformers import PreTrainedModel
 
-from edgetune.core.errors import ConfigError, ModelError
-from edgetune.core.part import DIRECTIONS, TENSORS, by_name
+from edgetune.core.errors import ConfigError
+from edgetune.core.part import DIRECTIONS, FACTORS, FIXED_FACTOR, TENSORS, by_name
 from edgetune.core.tuned import Space
-from edgetune.tune.adapter import AdapterTuned
+from edgetune.tune.dense import DenseTuned
+from edgetune.tune.own import OwnPlaced, need_float32
+from edgetune.tune.peft_placed import PeftPlaced
+from edgetune.tune.placed import Placed
 from edgetune.tune.placement import place_lora, place_prefix
 from edgetune.tune.projected import ProjectedTuned
-from edgetune.tune.projected_adapter import ProjectedAdapter
 from edgetune.tune.scaled import ByNorm, ByTable, Scaling
-from edgetune.tune.target import Target
+from edgetune.tune.target import Placing
 
 
 @dataclass(frozen=True, slots=True)
-class FullProjected(Target):
-    """All weights; the update is a sum of directions.
+class FullProjected(Placing):
+    """All weights, along directions or by gradients.
 
     Args:
         keep_direction: draw each direction once a step and keep it (classical ZO-SGD) instead of drawing it anew
@@ -32,6 +34,7 @@ class FullProjected(Target):
 
     keep_direction: bool = False
     scaling: Scaling | None = None
+    name: ClassVar[str] = "full"
     options: ClassVar[Mapping[str, str]] = {"layer_scale": "scaling"}
 
     @property
@@ -41,8 +44,8 @@ class FullProjected(Target):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Directions to move along."""
-        return frozenset({DIRECTIONS})
+        """Directions, where something is said of them."""
+        return frozenset({DIRECTIONS} if self.keep_direction or self.scaling else ())
 
     def settings(self) -> dict[str, Any]:
         """Return the layer scale as a recipe writes it, if there is one."""
@@ -57,16 +60,31 @@ class FullProjected(Target):
             return replace(self, scaling=ByTable(table))
         return replace(self, scaling=by_name(str(value), {"parameter_norm": ByNorm()}, "layer scale"))
 
+    def place(
+        self, model: PreTrainedModel, seed: int, base: Mapping[str, torch.Tensor] | None = None
+    ) -> Placed:
+        """Choose all weights; seed and base play no part."""
+        return OwnPlaced(model, lambda _: True, {"peft_type": "FULL"})
+
+    @classmethod
+    def described(cls, said: Mapping[str, Any]) -> FullProjected:
+        """Return the target of a ledger."""
+        return cls()
+
     def open(
         self,
         model: PreTrainedModel,
         space: Space | None,
         seed: int,
         base: Mapping[str, torch.Tensor] | None = None,
-    ) -> ProjectedTuned:
-        """Return the tuned handle; `space` is required, `base` saves a copy of the weights."""
+    ) -> DenseTuned | ProjectedTuned:
+        """Return the tuned handle; with directions, `base` saves a copy of the weights.
+
+        Raises:
+            ModelError: if gradients would move half-precision weights.
+        """
         if space is None:
-            raise ConfigError("a projected update needs directions")
+            return DenseTuned(need_float32(self.place(model, seed, base)))
         if self.scaling is None:
             return ProjectedTuned(model, space, base=base)
         weights = [(name, weight) for name, weight in model.named_parameters() if weight.is_floating_point()]
@@ -77,18 +95,24 @@ class FullProjected(Target):
 
 
 @dataclass(frozen=True, slots=True)
-class Lora(Target):
+class Lora(Placing):
     """Low-rank adapters on all linear layers but the head.
+
+        y = W x + (alpha / rank) B A x,   B = 0 at the start
 
     Args:
         rank: r, at least 1.
         alpha: scaling numerator, > 0.
+        freeze_a: A keeps the seed's values and only B is tuned (FFA-LoRA): half the numbers, and a sum of products
+            is the product of the sum.
+    Source: Hu et al. 2021, arXiv:2106.09685; Sun et al. 2024, arXiv:2403.12313 (A frozen).
     """
 
     rank: int = 8
     alpha: float = 16.0
+    freeze_a: bool = False
     name: ClassVar[str] = "lora"
-    options: ClassVar[Mapping[str, str]] = {"rank": "rank", "alpha": "alpha"}
+    options: ClassVar[Mapping[str, str]] = {"rank": "rank", "alpha": "alpha", "freeze_a": "freeze_a"}
 
     def __post_init__(self) -> None:
         if self.rank < 1 or self.alpha <= 0:
@@ -98,26 +122,31 @@ class Lora(Target):
 
     @property
     def gives(self) -> frozenset[str]:
-        """Few tensors, which may be tuned along directions or by gradients."""
-        return frozenset({TENSORS})
+        """Few tensors, and whether they are pairs of factors that both move."""
+        return frozenset({TENSORS, FIXED_FACTOR if self.freeze_a else FACTORS})
 
-    def open(
-        self,
-        model: PreTrainedModel,
-        space: Space | None,
-        seed: int,
-        base: Mapping[str, torch.Tensor] | None = None,
-    ) -> AdapterTuned | ProjectedAdapter:
-        """Return the tuned handle, projected if there are directions; `base` is not used, it stays where it is."""
-        if space is None:
-            return AdapterTuned(model, rank=self.rank, alpha=self.alpha, seed=seed)
-        placed = place_lora(model, rank=self.rank, alpha=self.alpha, seed=seed)
-        return ProjectedAdapter(placed, space, {"seed": seed})
+    @property
+    def factor_scale(self) -> float:
+        """Alpha over rank."""
+        return self.alpha / self.rank
+
+    def place(
+        self, model: PreTrainedModel, seed: int, base: Mapping[str, torch.Tensor] | None = None
+    ) -> Placed:
+        """Put the factors on the model; a ledger needs the seed where A does not travel."""
+        placed = place_lora(model, rank=self.rank, alpha=self.alpha, seed=seed, freeze_a=self.freeze_a)
+        said = {"seed": seed} | ({"freeze_a": True} if self.freeze_a else {})
+        return PeftPlaced(placed, said, base)
+
+    @classmethod
+    def described(cls, said: Mapping[str, Any]) -> Lora:
+        """Return the target of a ledger."""
+        return cls(said["r"], said["lora_alpha"], bool(said.get("freeze_a", False)))
 
 
 @dataclass(frozen=True, slots=True)
-class Prefix(Target):
-    """Trainable keys and values before the first token of every attention layer; the update is a sum of directions.
+class Prefix(Placing):
+    """Trainable keys and values before the first token of every attention layer.
 
     Args:
         tokens: length of the prefix, at least 1.
@@ -137,37 +166,18 @@ class Prefix(Target):
             )
 
     @property
-    def needs(self) -> frozenset[str]:
-        """Directions to move along."""
-        return frozenset({DIRECTIONS})
+    def merges(self) -> bool:
+        """No: keys and values are no weights."""
+        return False
 
-    def open(
-        self,
-        model: PreTrainedModel,
-        space: Space | None,
-        seed: int,
-        base: Mapping[str, torch.Tensor] | None = None,
-    ) -> ProjectedAdapter:
-        """Return the tuned handle; `space` is required, `base` is not used."""
-        if space is None:
-            raise ConfigError("a projected update needs directions")
+    def place(
+        self, model: PreTrainedModel, seed: int, base: Mapping[str, torch.Tensor] | None = None
+    ) -> Placed:
+        """Put the prefix on the model; `base` is not used."""
         placed = place_prefix(model, tokens=self.tokens, scale=self.scale, seed=seed)
-        return ProjectedAdapter(placed, space, {"seed": seed, "initial_scale": self.scale})
+        return PeftPlaced(placed, {"seed": seed, "initial_scale": self.scale})
 
-
-def reopen(model: PreTrainedModel, space: Space, adapter: Mapping[str, Any]) -> ProjectedTuned:
-    """Return the handle that a ledger's adapter configuration describes (see `ProjectedAdapter.adapter`).
-
-    Raises:
-        ModelError: if the configuration is of no known adapter, or lacks a setting.
-    """
-    try:
-        seed = int(adapter["seed"])
-        if adapter["peft_type"] == "LORA":
-            placed = place_lora(model, rank=adapter["r"], alpha=adapter["lora_alpha"], seed=seed)
-            return ProjectedAdapter(placed, space, {"seed": seed})
-        if adapter["peft_type"] == "PREFIX_TUNING":
-            return Prefix(adapter["num_virtual_tokens"], adapter["initial_scale"]).open(model, space, seed)
-    except KeyError as error:
-        raise ModelError(f"the ledger's adapter lacks the setting {error}") from error
-    raise ModelError(f"no adapter of the kind {adapter['peft_type']!r} can be rebuilt")
+    @classmethod
+    def described(cls, said: Mapping[str, Any]) -> Prefix:
+        """Return the target of a ledger."""
+        return cls(said["num_virtual_tokens"], said["initial_scale"])

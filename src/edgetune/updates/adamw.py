@@ -14,6 +14,7 @@ from edgetune.core.part import GRADIENTS
 from edgetune.core.tuned import Tuned
 from edgetune.core.update import Dense, Update
 from edgetune.updates.optimiser import Optimiser
+from edgetune.updates.proximal import check_mu, pulled
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class AdamW(Optimiser):
     Args:
         lr: learning rate, >= 0.
         weight_decay: >= 0.
+        proximal: mu, >= 0: `mu (w - w_round)` is part of the gradient (`updates.proximal`).
 
     Raises:
         ConfigError: if a rate is negative or not finite.
@@ -34,14 +36,20 @@ class AdamW(Optimiser):
 
     lr: float
     weight_decay: float = 0.0
+    proximal: float = 0.0
     name: ClassVar[str] = "adamw"
-    options: ClassVar[Mapping[str, str]] = {"learning_rate": "lr", "weight_decay": "weight_decay"}
+    options: ClassVar[Mapping[str, str]] = {
+        "learning_rate": "lr",
+        "weight_decay": "weight_decay",
+        "proximal": "proximal",
+    }
 
     def __post_init__(self) -> None:
         if not (0 <= self.lr < float("inf") and 0 <= self.weight_decay < float("inf")):
             raise ConfigError(
                 f"learning rate and weight decay must be at least 0, not {self.lr}, {self.weight_decay}"
             )
+        check_mu(self.proximal)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -63,6 +71,7 @@ class AdamW(Optimiser):
         Raises:
             ConfigError: if the estimate is projected.
         """
+        estimate = pulled(tuned, estimate, self.proximal)
         if not isinstance(estimate, Dense):
             raise ConfigError("AdamW needs dense gradients", hint="use sgd, momentum or adam with slopes")
         weights = {name: weight.detach().clone() for name, weight in tuned.named_weights()}

@@ -31,6 +31,7 @@ class Known:
         asked: devices of a round (from 1), ascending; who reads a message learns from it which of them counted.
         keys_of: directions of the steps of a round and device, in their order.
         like: what dense tensors must be by name, shape and type; None if nothing is known of them.
+        is_state: the message carries a state, which may bring residuals of the base beneath those tensors.
     """
 
     keys: Sequence[int] = ()
@@ -41,3 +42,4 @@ class Known:
     asked: Callable[[int], Sequence[int]] = field(default=nobody)
     keys_of: Callable[[int, int], Sequence[int]] = field(default=nothing)
     like: Update | None = None
+    is_state: bool = False

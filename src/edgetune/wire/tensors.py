@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from safetensors import SafetensorError
@@ -10,8 +11,9 @@ from safetensors.torch import load, save
 
 from edgetune.core.errors import DataError, DigestError
 from edgetune.core.part import GRADIENTS
+from edgetune.core.residual import folded, misfit, residuals, trained
 from edgetune.core.update import FLOATS, Dense, Update
-from edgetune.wire.codec import Codec
+from edgetune.wire.codec import Codec, U
 from edgetune.wire.known import Known
 
 
@@ -47,7 +49,8 @@ class Tensors(Codec):
 
         Args:
             body: safetensors bytes.
-            known: names, shapes and types must be those of its `like`: a message cannot change what is tuned.
+            known: names, shapes and types must be those of its `like`: a message cannot change what is tuned. A state
+                may bring residuals of the base beneath those tensors.
 
         Raises:
             DigestError: if the bytes are not safetensors, hold anything but floats, or do not fit.
@@ -60,9 +63,19 @@ class Tensors(Codec):
             if tensor.dtype not in FLOATS:
                 raise DigestError(f"a tensor of type {tensor.dtype}", where=name[:200])
         like = known.like if known is not None else None
-        if like is not None and _described(like) != _described(Dense(found)):
-            raise DigestError("the tensors are not the tuned ones, by name, shape and type")
+        if isinstance(like, Dense):
+            own, added = trained(like), residuals(Dense(found))
+            allowed = added if known is not None and known.is_state else {}
+            rest = Dense({name: one for name, one in found.items() if name not in allowed})
+            if _described(own) != _described(rest):
+                raise DigestError("the tensors are not the tuned ones, by name, shape and type")
+            if wrong := misfit(allowed, own.tensors):
+                raise DigestError("a residual of no tuned layer", where=wrong[:200])
         return Dense(found)
+
+    def settle(self, update: U) -> U:
+        """Return the update with residuals in the smaller of their two forms."""
+        return cast(U, folded(update)) if isinstance(update, Dense) and residuals(update) else update
 
 
 def _described(update: Update) -> dict[str, tuple[torch.Size, torch.dtype]] | None:

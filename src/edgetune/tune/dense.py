@@ -1,0 +1,95 @@
+"""The tuned handle of gradients: any set of tensors placed on a model, moved by dense updates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from edgetune.core.errors import ModelError
+from edgetune.core.residual import residuals, trained
+from edgetune.core.update import Dense, Projected, Update
+from edgetune.tune.placed import Placed
+
+
+class DenseTuned:
+    """A model of which a few tensors change, or all: factors, a prefix, biases, an adapter, weights.
+
+    Its state holds their values, not their change, and what a server added to the base beneath them.
+
+    Args:
+        placed: the model and its tuned tensors.
+
+    Cost: two snapshots of the tuned tensors, the initial one and that of the last reset.
+    """
+
+    def __init__(self, placed: Placed) -> None:
+        self.placed, self._weights = placed, placed.weights
+        self._initial = self._snapshot()
+        self._start, self._residuals = self._initial, dict[str, torch.Tensor]()
+
+    @property
+    def model(self) -> nn.Module:
+        """The module with the tuned tensors."""
+        return self.placed.model
+
+    @torch.no_grad()
+    def reset(self, state: Update | None) -> None:
+        """Take the tensors of `state`, or the initial ones, and carry its residuals.
+
+        Raises:
+            ModelError: if the state is not of these tensors.
+        """
+        if isinstance(state, Projected):
+            raise ModelError("tensors that gradients move cannot take projected coefficients")
+        values = self._initial if state is None else trained(state).tensors
+        added = {} if state is None else residuals(state)
+        shapes = {name: weight.shape for name, weight in self._weights.items()}
+        if {name: one.shape for name, one in values.items()} != shapes:
+            raise ModelError("the tuned tensors do not belong to this model", hint="load its own base")
+        self.placed.carry(added)
+        for name, weight in self._weights.items():
+            weight.copy_(values[name])
+        self._start, self._residuals = self._snapshot(), added
+
+    def keep(self, folder: Path | None = None) -> None:
+        """Do nothing: coming back copies the tensors."""
+
+    @torch.no_grad()
+    def apply(self, update: Update) -> None:
+        """Add one dense step to the tensors."""
+        if isinstance(update, Projected):
+            raise ModelError("tensors that gradients move cannot take projected coefficients")
+        for name, change in update.tensors.items():
+            self._weights[name].add_(change)
+
+    def delta(self) -> Dense:
+        """Return the change of every tensor since the last reset."""
+        return Dense({name: weight.detach() - self._start[name] for name, weight in self._weights.items()})
+
+    def state(self) -> Dense:
+        """Return a copy of the tensors and the residuals, on the CPU."""
+        return Dense({name: one.cpu() for name, one in (self._snapshot() | self._residuals).items()})
+
+    def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield the tuned tensors, which require gradients."""
+        return iter(self._weights.items())
+
+    def adapter(self) -> dict[str, Any] | None:
+        """Return what was placed, as plain JSON values."""
+        return self.placed.configuration()
+
+    def merged(self) -> PreTrainedModel:
+        """Return the model with everything folded in that can be; the handle ends here."""
+        return self.placed.plain()
+
+    def remove(self) -> None:
+        """Take everything off the base model; the handle ends here."""
+        self.placed.remove()
+
+    def _snapshot(self) -> dict[str, torch.Tensor]:
+        return {name: weight.detach().clone() for name, weight in self._weights.items()}

@@ -59,6 +59,12 @@ METHODS: dict[str, TuningMethod] = {
     ),
     "mezo_lora": with_options(tuning_method("mezo_lora"), {"rank": 2, "learning_rate": 1e-2, **STEPS}),
     "mezo_prefix": with_options(tuning_method("mezo_prefix"), {"learning_rate": 1e-2, **STEPS}),
+    "decomfl": with_options(
+        tuning_method("decomfl"), {"learning_rate": 1e-3, "directions_per_step": 2, **STEPS}
+    ),
+    "decomfl_pool": with_options(
+        tuning_method("decomfl"), {"learning_rate": 1e-3, "draw": "pool", "pool": 32, **STEPS}
+    ),
     "lora": with_options(tuning_method("lora"), {"learning_rate": 5e-3, **STEPS}),
 }
 

@@ -33,7 +33,9 @@ from edgetune.run.deploy import refuse_prefix
 from edgetune.wire import UP, Frame
 
 both = pytest.mark.parametrize("name", ["fedkseed", "lora"])
-every = pytest.mark.parametrize("name", ["fedkseed", "signs", "mezo", "mezo_lora", "mezo_prefix", "lora"])
+every = pytest.mark.parametrize(
+    "name", ["fedkseed", "signs", "mezo", "mezo_lora", "mezo_prefix", "lora", "decomfl", "decomfl_pool"]
+)
 
 
 def server_of(toy: Any, participation: float = 1.0, **more: Any) -> Server:
@@ -138,6 +140,9 @@ def reply_of(server: Server, device: int, worker: Worker) -> bytes:
         ("tune", "heavy"),
         ("federate", "adam"),
         ("federate", "signs"),
+        ("federate", "decomfl"),
+        ("federate", "decomfl_pool"),
+        ("tune", "decomfl"),
         ("federate", "lora"),
         ("tune", "mezo"),
         ("tune", "lora"),
@@ -184,14 +189,14 @@ def test_a_folder_of_another_configuration_is_not_resumed(toy: MakeToy) -> None:
         toy(fingerprint="g").federate(2)
 
 
-@pytest.mark.parametrize("name", ["fedkseed", "signs", "mezo"])
+@pytest.mark.parametrize("name", ["fedkseed", "signs", "mezo", "decomfl"])
 def test_one_device_alone_is_the_federation_of_one(name: str, toy: MakeToy) -> None:
     federated, alone = toy(name, run="f"), toy(name, run="s")
     federated.devices = {0: federated.devices[0]}
     first, second = federated.federate(3, 1.0), alone.tune(3)
     assert first.directions == second.directions
     table = [np.zeros(64, np.float64), np.zeros(64, np.float64)]
-    if name == "mezo":
+    if name in {"mezo", "decomfl"}:
         assert first.digest == second.digest
         return
     for sums, ledger in zip(table, (first, second), strict=True):

@@ -28,6 +28,7 @@ KSEED, MEZO, LORA = (tuning_method(name) for name in ("fedkseed", "mezo", "lora"
 MEZO_LORA, PREFIX = tuning_method("mezo_lora"), tuning_method("mezo_prefix")
 DECAY = with_options(KSEED, {"schedule": "cosine", "schedule_steps": 200})
 SCORED = with_options(MEZO, {"objective": "accuracy"})
+SIGNS = with_options(KSEED, {"directions": "rademacher"})
 HEAVY, ADAM = with_options(MEZO, {"optimiser": "momentum"}), with_options(KSEED, {"optimiser": "adam"})
 
 
@@ -132,6 +133,7 @@ def test_parts_that_do_not_fit_are_refused(
         (KSEED, "down_values", "float32", {"down": Table(Float32())}),
         (LORA, "weight_decay", 0.1, {"local": AdamW(3e-4, weight_decay=0.1)}),
         (replace(MEZO, aggregate=Uniform()), "aggregate", "mean", {"aggregate": Mean()}),
+        (SIGNS, "draw", "fresh", {"directions": Fresh(Rademacher()), "down": Log()}),
     ],
 )
 def test_an_option_replaces_its_part(
@@ -158,6 +160,10 @@ def test_an_option_left_out_changes_nothing() -> None:
         (KSEED, {"zzz": 1.0}, "no method option 'zzz'"),
         (LORA, {"eps": 1.0}, "lora has no eps: that is a setting of two_point and one_sided"),
         (MEZO, {"pool": 8}, "no pool"),
+        (MEZO, {"draw": "pool"}, "a pool in place of fresh directions needs pool"),
+        (LORA, {"draw": "fresh"}, "no draw: that is a setting of fresh and pool"),
+        (KSEED, {"draw": "fresh"}, "hadamard directions form a pool"),
+        (MEZO, {"down_values": "float16"}, "a log of steps needs one factor of a round"),
         (LORA, {"pool": 8}, "no pool"),
         (LORA, {"directions": "gaussian"}, "no directions"),
         (MEZO, {"directions": "hadamard"}, "form a pool"),

@@ -26,6 +26,10 @@ class Aggregator(Part):
         """Return the memory before the first round; names, types and shapes stay."""
         return {}
 
+    def factor(self, count: int) -> float:
+        """Return what a step is times its slope, for so many slopes that counted; 1 where steps are no such product."""
+        return 1.0
+
     @abstractmethod
     def combine(self, contributions: Sequence[Contribution], state: Update, memory: Memory) -> Update | None:
         """Return the change of the state.

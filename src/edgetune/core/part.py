@@ -22,6 +22,8 @@ SHARED = "directions that all devices of a round share"
 EVERY_SLOPE = "the slope of every step"
 LINEAR = "steps that are slopes times a rate"
 HELD = "weights that only the server moves"
+RATED = "a learning rate that changes from step to step"
+FACTOR = "one factor of a round, which its steps follow from"
 
 NOTHING: frozenset[str] = frozenset()
 
@@ -124,6 +126,11 @@ def by_name(name: str, known: Mapping[str, T], what: str) -> T:
         hint = f"did you mean {close!r}?" if close else f"known: {', '.join(known)}"
         raise ConfigError(f"no {what} called {name!r}", hint=hint)
     return known[name]
+
+
+def slopes_as(values: str) -> str:
+    """Name what slopes are whose numbers are written in some way."""
+    return f"slopes written as {values}"
 
 
 def pool_of(size: int) -> str:

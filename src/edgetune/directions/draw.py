@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from edgetune.core.errors import ConfigError
 from edgetune.core.keys import fresh_seed, key_id, pool_key, stream
@@ -26,6 +26,7 @@ class Fresh(Part):
 
     kind: Kind
     shared: bool = False
+    name: ClassVar[str] = "fresh"
     options: ClassVar[Mapping[str, str]] = {"directions": "kind"}
 
     def __post_init__(self) -> None:
@@ -55,6 +56,12 @@ class Fresh(Part):
         """Return directions of another kind, by its name."""
         return Fresh(_kind(str(value), 1), self.shared)
 
+    @classmethod
+    def instead_of(cls, old: Part, given: frozenset[str], wanted: Mapping[str, Any]) -> Fresh:
+        """Return fresh directions in place of a pool, of its kind or the one that is asked for."""
+        kind = wanted.get("directions") or old.settings()["directions"]
+        return cls(_kind(str(kind), 1), SHARED in old.gives)
+
     @property
     def size(self) -> int:
         """0: unbounded."""
@@ -80,6 +87,7 @@ class Pool(Part):
     kind: Kind
     size: int
     shared: bool = False
+    name: ClassVar[str] = "pool"
     options: ClassVar[Mapping[str, str]] = {"directions": "kind", "pool": "size"}
 
     def __post_init__(self) -> None:
@@ -108,6 +116,18 @@ class Pool(Part):
         """Return the options of this part: the name of its kind, and K."""
         return {"directions": self.kind.name, "pool": self.size}
 
+    @classmethod
+    def instead_of(cls, old: Part, given: frozenset[str], wanted: Mapping[str, Any]) -> Pool:
+        """Return a pool in place of fresh directions, of their kind or the one that is asked for.
+
+        Raises:
+            ConfigError: if its size is not asked for.
+        """
+        if not wanted.get("pool"):
+            raise ConfigError("a pool in place of fresh directions needs pool, its size")
+        kind, size = str(wanted.get("directions") or old.settings()["directions"]), int(str(wanted["pool"]))
+        return cls(_kind(kind, size), size, SHARED in old.gives)
+
     def with_option(self, option: str, value: object) -> Pool:
         """Return a pool of another kind, by its name, or of another size."""
         given = {**self.settings(), option: value}
@@ -127,6 +147,8 @@ class Pool(Part):
 
 
 Directions = Fresh | Pool
+DRAWS: dict[str, type[Part]] = {kind.name: kind for kind in (Fresh, Pool)}
+"""Ways to draw directions by the name that recipes use."""
 
 
 def _kind(name: str, size: int) -> Kind:

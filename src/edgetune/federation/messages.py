@@ -100,8 +100,11 @@ class Messages:
         return since
 
     def _known(self, round: int, since: int, held: Update | None) -> Known:
-        keys = partial(self.method.keys, self.seed)
-        return Known((), self.method.pool_size, round, since, held, keys_of=keys)
+        method, keys = self.method, partial(self.method.keys, self.seed)
+        return Known(
+            (), method.pool_size, round, since, held,
+            keys_of=keys, shared=method.shares_directions, factor=method.aggregate.factor,
+        )  # fmt: skip
 
     def _ordered(self, state: Update) -> Update:
         """Return a state in the order in which it is named: a pool by direction."""

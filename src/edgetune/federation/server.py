@@ -136,6 +136,8 @@ class Server:
         """Return state and memory after the round; those of the server change only once all is well."""
         memory = {name: tensor.clone() for name, tensor in self.memory.items()}
         update = self.method.aggregate.combine(usable, self.state, memory) if usable else None
+        if isinstance(update, Projected):
+            update = self.method.in_order(update, self._seed, self.round + 1, [one.device for one in usable])
         state = self.state if update is None else _plus(self.state, update, pooled=self.method.pool_size > 0)
         if usable and state.is_bounded and all(map(within, memory.values())):
             return self.method.down.settle(state) if update is not None else state, memory

@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from hashlib import sha256
 
+import numpy as np
+
 from edgetune.aggregate import Aggregator
 from edgetune.core.errors import ConfigError
-from edgetune.core.part import EVERY_SLOPE, SLOPES, Part, misfit
+from edgetune.core.part import EVERY_SLOPE, SHARED, SLOPES, Part, misfit
 from edgetune.core.update import Estimate, Projected
 from edgetune.directions.draw import Directions
 from edgetune.estimators import Accumulate, Estimator
@@ -115,6 +117,11 @@ class TuningMethod:
         return EVERY_SLOPE in self.up.gives
 
     @property
+    def shares_directions(self) -> bool:
+        """Whether all devices of a round take the same directions."""
+        return self.directions is not None and SHARED in self.directions.gives
+
+    @property
     def learning_rate(self) -> float:
         """The learning rate, of whichever part has one."""
         (rate,) = (
@@ -151,6 +158,17 @@ class TuningMethod:
         return list(
             dict.fromkeys(key for device in sorted(devices) for key in self.keys(seed, round, device))
         )
+
+    def in_order(self, update: Projected, seed: int, round: int, devices: Sequence[int]) -> Projected:
+        """Return a round's change in the order of its directions: whoever replays the run adds in this order.
+
+        A pool's are in any order, a log's are those of `round_keys`.
+        """
+        if self.pool_size:
+            return update
+        place = {key: index for index, key in enumerate(self.round_keys(seed, round, devices))}
+        order = np.argsort([place[key] for key in update.keys.tolist()], kind="stable").astype(np.int64)
+        return Projected(update.keys[order], update.coefficients[order])
 
     def rate(self, round: int, step: int) -> float:
         """Return the factor on the learning rate of a device's step (from 0) in a round (from 1)."""

@@ -33,9 +33,9 @@ from edgetune.run.deploy import refuse_prefix
 from edgetune.wire import UP, Frame
 
 both = pytest.mark.parametrize("name", ["fedkseed", "lora"])
-every = pytest.mark.parametrize(
-    "name", ["fedkseed", "signs", "mezo", "mezo_lora", "mezo_prefix", "lora", "decomfl", "decomfl_pool"]
-)
+DIRECTED = ["fedkseed", "signs", "mezo", "mezo_lora", "mezo_prefix", "decomfl", "decomfl_pool"]
+SERVED = ["one_byte", "one_byte_pairs", "feedsign"]
+every = pytest.mark.parametrize("name", [*DIRECTED, *SERVED, "lora"])
 
 
 def server_of(toy: Any, participation: float = 1.0, **more: Any) -> Server:
@@ -143,6 +143,9 @@ def reply_of(server: Server, device: int, worker: Worker) -> bytes:
         ("federate", "decomfl"),
         ("federate", "decomfl_pool"),
         ("tune", "decomfl"),
+        ("federate", "one_byte"),
+        ("federate", "one_byte_pairs"),
+        ("federate", "feedsign"),
         ("federate", "lora"),
         ("tune", "mezo"),
         ("tune", "lora"),

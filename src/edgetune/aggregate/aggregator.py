@@ -7,8 +7,11 @@ from collections.abc import Sequence
 
 import torch
 
+from edgetune.core.errors import ConfigError
 from edgetune.core.part import Part
 from edgetune.core.update import Contribution, Update
+
+LEAST_RATE, MOST_RATE = 1e-12, 1e6
 
 Memory = dict[str, torch.Tensor]
 """What a server remembers from round to round beside the state, by name; a run that goes on reads it back."""
@@ -30,6 +33,10 @@ class Aggregator(Part):
         """Return what a step is times its slope, for so many slopes that counted; 1 where steps are no such product."""
         return 1.0
 
+    def scale(self, slope: float, count: int) -> float:
+        """Return this step's rate as a multiple of that of plain descent along the mean of so many slopes."""
+        return 1.0
+
     @abstractmethod
     def combine(self, contributions: Sequence[Contribution], state: Update, memory: Memory) -> Update | None:
         """Return the change of the state.
@@ -42,6 +49,16 @@ class Aggregator(Part):
         Returns:
             The change; None if there is nothing to change yet: what came is remembered, or there was nothing.
         """
+
+
+def check_rate(lr: float) -> None:
+    """Refuse a rate with which float32 steps would lose their digits.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    if not LEAST_RATE <= lr <= MOST_RATE:
+        raise ConfigError(f"a server's learning rate must lie between 1e-12 and 1e6, not {lr}")
 
 
 def ordered(contributions: Sequence[Contribution]) -> list[Contribution]:

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from edgetune.aggregate.aggregator import Aggregator, Memory, ordered, shares
 from edgetune.core.errors import ConfigError
+from edgetune.core.part import HELD
 from edgetune.core.update import Contribution, Dense, Projected, Update
 
 
@@ -26,6 +27,11 @@ class Mean(Aggregator):
     by_examples: bool = True
     name: ClassVar[str] = "mean"
     options: ClassVar[Mapping[str, str]] = {"by_examples": "by_examples"}
+
+    @property
+    def refuses(self) -> frozenset[str]:
+        """Devices that take no step: the mean of their slopes is none either."""
+        return frozenset({HELD})
 
     def combine(self, contributions: Sequence[Contribution], state: Update, memory: Memory) -> Update | None:
         """Return the mean update in order of device id, or None if there is nothing to combine.

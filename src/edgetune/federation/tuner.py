@@ -77,6 +77,7 @@ class Tuner:
             raise ConfigError(f"the seed is {seed}, not an unsigned number of 32 bits", where="seed")
         named = method if isinstance(method, TuningMethod) else tuning_method(str(method))
         self.method = dataclasses.replace(with_options(named, options), local_steps=1)
+        self.method.check_alone()
         self.seed, self.steps = seed, 0
         backbone = load_backbone(base, dtype=dtype, device=device)
         self._worker = Worker(backbone, self.method, seed)

@@ -11,7 +11,7 @@ import numpy as np
 
 from edgetune.aggregate import Aggregator
 from edgetune.core.errors import ConfigError
-from edgetune.core.part import EVERY_SLOPE, SHARED, SLOPES, Part, misfit
+from edgetune.core.part import EVERY_SLOPE, HELD, SHARED, SLOPES, Part, misfit
 from edgetune.core.update import Estimate, Projected
 from edgetune.directions.draw import Directions
 from edgetune.estimators import Accumulate, Estimator
@@ -100,6 +100,18 @@ class TuningMethod:
         if sentence := misfit(self.parts) or (said[0] if said else None):
             raise ConfigError(sentence, where=f"method {self.name}")
 
+    def check_alone(self) -> None:
+        """Refuse to be run on one device without a server.
+
+        Raises:
+            ConfigError: if only the server takes steps.
+        """
+        if self.holds:
+            raise ConfigError(
+                f"{self.name} needs a server, which takes the steps: a device alone measures slopes and learns nothing",
+                hint=f"edgetune federate {self.name}",
+            )
+
     @property
     def parts(self) -> dict[str, Part]:
         """The parts by the field that holds them."""
@@ -115,6 +127,11 @@ class TuningMethod:
     def sends_slopes(self) -> bool:
         """Whether a device sends the slope of every step, instead of what its steps add up to."""
         return EVERY_SLOPE in self.up.gives
+
+    @property
+    def holds(self) -> bool:
+        """Whether only the server moves the weights: a device alone learns nothing."""
+        return HELD in self.local.gives
 
     @property
     def shares_directions(self) -> bool:

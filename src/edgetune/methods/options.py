@@ -102,8 +102,9 @@ def _follow(parts: dict[str, Part]) -> None:
     """Put stand-ins where parts no longer find what they need."""
     given = frozenset[str]().union(*(part.gives for part in parts.values()))
     for field, part in parts.items():
-        if part.needs - given and type(part) in STAND_INS:
-            parts[field] = STAND_INS[type(part)]()
+        other = STAND_INS[type(part)]() if part.needs - given and type(part) in STAND_INS else part
+        if not other.needs - given:
+            parts[field] = other
 
 
 def _exchanged(

@@ -24,6 +24,7 @@ from edgetune.federation.precision import check_precision, check_reads
 from edgetune.federation.tuning import completed_rounds
 from edgetune.federation.workers import open_crew
 from edgetune.methods.catalogue import tuning_method
+from edgetune.recipe.open_settings import recipe_method
 from edgetune.recipe.preflight import compression_of, look_ahead
 from edgetune.recipe.prepare import Prepared, prepare
 from edgetune.recipe.recipe import Recipe
@@ -107,6 +108,8 @@ def _logged(
         writers = [stage.writes for stage in stages if stage.writes]
         compression = writers[0](recipe) if writers else compression_of(recipe)
         tunes = any(stage.name == "tune" for stage in stages)
+        if tunes and single:
+            recipe_method(recipe).check_alone()
         prepared = prepare(recipe)
         plan, planned = look_ahead(prepared, out / MODEL, compression, file=bool(writers))
         found: list[Event | None] = [planned]

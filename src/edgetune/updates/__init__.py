@@ -8,7 +8,7 @@ from edgetune.updates.optimiser import Optimiser
 from edgetune.updates.schedule import Constant, Cosine, Linear, Schedule
 from edgetune.updates.sgd import Sgd
 
-OPTIMISERS: dict[str, type[Optimiser]] = {kind.name: kind for kind in (Sgd, Momentum, Adam, AdamW)}
+OPTIMISERS: dict[str, type[Optimiser]] = {kind.name: kind for kind in (Sgd, Momentum, Adam, AdamW, Hold)}
 """Local optimisers by the name that recipes use."""
 SCHEDULES: dict[str, type[Schedule]] = {kind.name: kind for kind in (Constant, Linear, Cosine)}
 """Schedules by the name that recipes use."""

@@ -5,6 +5,8 @@ from edgetune.wire.coefficients import Coefficients
 from edgetune.wire.frame import DOWN, UP, Frame
 from edgetune.wire.known import Known
 from edgetune.wire.log import Log
+from edgetune.wire.log8 import Log8
+from edgetune.wire.sign import Sign
 from edgetune.wire.slopes import Slopes
 from edgetune.wire.table import Table
 from edgetune.wire.tensors import Tensors
@@ -23,6 +25,8 @@ __all__ = [
     "Frame",
     "Known",
     "Log",
+    "Log8",
+    "Sign",
     "Slopes",
     "Table",
     "Tensors",

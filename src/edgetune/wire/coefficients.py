@@ -13,8 +13,9 @@ from edgetune.core.errors import DataError, DigestError
 from edgetune.core.part import SLOPES, by_name
 from edgetune.core.update import Projected, Update
 from edgetune.wire.codec import Codec
+from edgetune.wire.kinds import AMOUNTS
 from edgetune.wire.known import Known
-from edgetune.wire.values import VALUES, Float32, Values
+from edgetune.wire.values import Float32, Values
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Coefficients(Codec):
 
     def with_option(self, option: str, value: object) -> Coefficients:
         """Return the codec with numbers written otherwise, by name."""
-        return replace(self, values=by_name(str(value), VALUES, "way to write values")())
+        return replace(self, values=by_name(str(value), AMOUNTS, "way to write values")())
 
     def encode(self, update: Update, known: Known) -> bytes:
         """Return the bytes.

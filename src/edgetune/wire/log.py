@@ -13,8 +13,9 @@ from edgetune.core.errors import DataError, DigestError
 from edgetune.core.part import FACTOR, FRESH, by_name, slopes_as
 from edgetune.core.update import Projected, Update
 from edgetune.wire.codec import Codec
+from edgetune.wire.kinds import VALUES
 from edgetune.wire.known import Known
-from edgetune.wire.values import VALUES, Float32, Numbers, Values
+from edgetune.wire.values import Float32, Numbers, Values
 
 COUNT, DEVICE = struct.Struct("<I"), struct.Struct("<I")
 EVERYBODY = 0

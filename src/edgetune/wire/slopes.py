@@ -12,8 +12,9 @@ from edgetune.core.errors import DataError, DigestError
 from edgetune.core.part import EVERY_SLOPE, LINEAR, SLOPES, by_name, slopes_as
 from edgetune.core.update import Projected, Update
 from edgetune.wire.codec import Codec
+from edgetune.wire.kinds import VALUES
 from edgetune.wire.known import Known
-from edgetune.wire.values import VALUES, Float32, Values
+from edgetune.wire.values import Float32, Values
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,8 @@ class Values(Part):
         return self.width * count
 
     def write(self, numbers: Numbers) -> bytes:
-        """Return the scale (int8) and the numbers."""
+        """Return the scale (int8) and the numbers, as they arrive: what they round to may be of another scale."""
+        numbers = self.settle(np.where(np.isnan(numbers), np.float32(np.nan), numbers))
         scale = self.scale(numbers)
         return struct.pack("<b", scale) + self.encode(numbers, scale)
 
@@ -126,7 +127,3 @@ class Float16(Values):
         halves = np.frombuffer(body, "<f2", count).astype(np.float64)
         with np.errstate(over="ignore"):
             return np.ldexp(halves, scale).astype(np.float32)
-
-
-VALUES: dict[str, type[Values]] = {kind.name: kind for kind in (Float32, Float16)}
-"""Ways to write numbers, by the name that recipes use."""

@@ -69,6 +69,10 @@ METHODS: dict[str, TuningMethod] = {
     "one_byte_pairs": with_options(
         tuning_method("one_byte"), {"learning_rate": 2e-3, "directions_per_step": 2, **STEPS}
     ),
+    "fedkseed_pro": with_options(
+        tuning_method("fedkseed_pro"),
+        {"pool": 64, "learning_rate": 1e-3, "eps": 1e-3, "corrected": True, **STEPS},
+    ),
     "feedsign": with_options(tuning_method("feedsign"), {"learning_rate": 1e-3, **STEPS}),
     "lora": with_options(tuning_method("lora"), {"learning_rate": 5e-3, **STEPS}),
 }

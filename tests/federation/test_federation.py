@@ -34,7 +34,7 @@ from edgetune.wire import UP, Frame
 
 both = pytest.mark.parametrize("name", ["fedkseed", "lora"])
 DIRECTED = ["fedkseed", "signs", "mezo", "mezo_lora", "mezo_prefix", "decomfl", "decomfl_pool"]
-SERVED = ["one_byte", "one_byte_pairs", "feedsign"]
+SERVED = ["fedkseed_pro", "one_byte", "one_byte_pairs", "feedsign"]
 every = pytest.mark.parametrize("name", [*DIRECTED, *SERVED, "lora"])
 
 
@@ -146,6 +146,7 @@ def reply_of(server: Server, device: int, worker: Worker) -> bytes:
         ("federate", "one_byte"),
         ("federate", "one_byte_pairs"),
         ("federate", "feedsign"),
+        ("federate", "fedkseed_pro"),
         ("federate", "lora"),
         ("tune", "mezo"),
         ("tune", "lora"),
@@ -161,9 +162,8 @@ def test_a_killed_run_goes_on_to_the_same_bits(driver: str, name: str, toy: Make
     assert resumed.weights_digest == whole.weights_digest != ""
     assert read_ledger(second.ledger).digest == whole.digest
     left = sorted(path.name for path in second.ledger.parent.iterdir())
-    beside = (
-        ["tuned.optimiser-4.safetensors"] if driver == "tune" and name in {"lora", "adam", "heavy"} else []
-    )
+    remembers = name in ({"lora", "adam", "heavy"} if driver == "tune" else {"fedkseed_pro"})
+    beside = ["tuned.optimiser-4.safetensors"] if remembers else []
     assert left == sorted(["tuned.ledger", *beside])
 
 

@@ -14,6 +14,7 @@ from edgetune.core.errors import ConfigError
 from edgetune.core.part import GRADIENTS, Part
 from edgetune.directions import Gaussian, Hadamard, Rademacher
 from edgetune.directions.draw import Fresh, Pool
+from edgetune.directions.weighted import WeightedPool
 from edgetune.estimators import Backprop, OneSided, TwoPoint
 from edgetune.measure.objective import Answers
 from edgetune.measure.scores import exact_match, token_f1
@@ -28,6 +29,7 @@ KSEED, MEZO, LORA = (tuning_method(name) for name in ("fedkseed", "mezo", "lora"
 MEZO_LORA, PREFIX = tuning_method("mezo_lora"), tuning_method("mezo_prefix")
 DECAY = with_options(KSEED, {"schedule": "cosine", "schedule_steps": 200})
 SCORED = with_options(MEZO, {"objective": "accuracy"})
+PRO = tuning_method("fedkseed_pro")
 SIGNS = with_options(KSEED, {"directions": "rademacher"})
 HEAVY, ADAM = with_options(MEZO, {"optimiser": "momentum"}), with_options(KSEED, {"optimiser": "adam"})
 
@@ -133,6 +135,7 @@ def test_parts_that_do_not_fit_are_refused(
         (KSEED, "down_values", "float32", {"down": Table(Float32())}),
         (LORA, "weight_decay", 0.1, {"local": AdamW(3e-4, weight_decay=0.1)}),
         (replace(MEZO, aggregate=Uniform()), "aggregate", "mean", {"aggregate": Mean()}),
+        (PRO, "corrected", True, {"directions": WeightedPool(Hadamard(4096), 4096, corrected=True)}),
         (SIGNS, "draw", "fresh", {"directions": Fresh(Rademacher()), "down": Log()}),
     ],
 )

@@ -91,7 +91,7 @@ def test_bits_are_packed_eight_a_byte_and_a_step_without_a_slope_takes_a_second_
     assert Sign().settle(signs).tolist() == [1, -1, 1, 1, -1, 1, 1, -1, 1]
     assert Sign().write(numbers(1, NAN, -1)) == bytes([1, 0b001, 0b101])
     for wrong in (b"\x00\xff\xff", b"\x02\x00\x00", b"\x01\x00\xff\xff\x01", b"\x00\x6d"):
-        with pytest.raises(ValueError, match="written otherwise|too few"):
+        with pytest.raises(ValueError, match=r"written otherwise|too few"):
             Sign().read(wrong, 9)
 
 

@@ -26,8 +26,16 @@ class Aggregator(Part):
     __slots__ = ()
 
     def start(self, state: Update) -> Memory:
-        """Return the memory before the first round; names, types and shapes stay."""
+        """Return the memory before the first round; names, types and shapes stay.
+
+        Args:
+            state: before it; of a pool all K coefficients.
+        """
         return {}
+
+    def weigh(self, state: Update, memory: Memory) -> Update:
+        """Return the state with what directions are drawn by, where that follows from the memory."""
+        return state
 
     def factor(self, count: int) -> float:
         """Return what a step is times its slope, for so many slopes that counted; 1 where steps are no such product."""

@@ -23,6 +23,8 @@ EVERY_SLOPE = "the slope of every step"
 LINEAR = "steps that are slopes times a rate"
 HELD = "weights that only the server moves"
 RATED = "a learning rate that changes from step to step"
+AMPLITUDES = "amplitudes of the slopes along each direction"
+CARRIED = "messages that carry amplitudes"
 FACTOR = "one factor of a round, which its steps follow from"
 
 NOTHING: frozenset[str] = frozenset()

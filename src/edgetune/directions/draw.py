@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from edgetune.core.errors import ConfigError
 from edgetune.core.keys import fresh_seed, key_id, pool_key, stream
 from edgetune.core.ledger import DirectionsSpec
 from edgetune.core.part import DIRECTIONS, FRESH, POOL, SHARED, SLOPES, Part, by_name, pool_of
+from edgetune.core.update import Projected, Update
 from edgetune.directions import KINDS
 from edgetune.directions.hadamard import Hadamard
 from edgetune.directions.kind import Kind
@@ -67,10 +68,16 @@ class Fresh(Part):
         """0: unbounded."""
         return 0
 
-    def draw(self, seed: int, round: int, device: int, steps: int, each: int = 1) -> list[int]:
+    def draw(
+        self, seed: int, round: int, device: int, steps: int, each: int = 1, *, state: Update | None = None
+    ) -> list[int]:
         """Return the direction seeds of a device's local steps, `each` a step: a pure function of the arguments."""
         who = "all" if self.shared else device
         return [fresh_seed(seed, round, who, index) for index in range(steps * each)]
+
+    def corrected_for(self, estimate: Projected, state: Update | None) -> Projected:
+        """Return the estimate: no direction is likelier than another."""
+        return estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +139,11 @@ class Pool(Part):
         """Return a pool of another kind, by its name, or of another size."""
         given = {**self.settings(), option: value}
         size = int(str(given["pool"]))
-        return Pool(_kind(str(given["directions"]), size), size, self.shared)
+        return replace(self, kind=_kind(str(given["directions"]), size), size=size)
 
-    def draw(self, seed: int, round: int, device: int, steps: int, each: int = 1) -> list[int]:
+    def draw(
+        self, seed: int, round: int, device: int, steps: int, each: int = 1, *, state: Update | None = None
+    ) -> list[int]:
         """Return the pool indices of a device's local steps, `each` a step: a pure function of the arguments.
 
         The indices of one step differ: a direction taken twice would cost two forward passes and tell nothing new.
@@ -145,10 +154,12 @@ class Pool(Part):
         drawn = [generator.choice(self.size, each, replace=False) for _ in range(steps)]
         return [int(index) for step in drawn for index in step]
 
+    def corrected_for(self, estimate: Projected, state: Update | None) -> Projected:
+        """Return the estimate: no direction is likelier than another."""
+        return estimate
+
 
 Directions = Fresh | Pool
-DRAWS: dict[str, type[Part]] = {kind.name: kind for kind in (Fresh, Pool)}
-"""Ways to draw directions by the name that recipes use."""
 
 
 def _kind(name: str, size: int) -> Kind:

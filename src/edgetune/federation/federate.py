@@ -85,7 +85,7 @@ def federate(
         state=ledger.update,
         round=ledger.round,
         examples={id: device.examples for id, device in devices.items()},
-        memory=checkpoint.memory(ledger, worker.method.aggregate.start(ledger.update)),
+        memory=checkpoint.memory(ledger, worker.method.aggregate.start(worker.method.whole(ledger.update))),
     )
     hands = hands or Alone(devices)
     turns = Turns(list(devices), plan.participation, seed=plan.seed)

@@ -61,12 +61,13 @@ class Server:
         examples: Mapping[int, int] | None = None,
         memory: Memory | None = None,
     ) -> None:
-        self.method, self.state, self.round = method, method.down.settle(state), round
+        self.memory = memory if memory is not None else method.aggregate.start(method.whole(state))
+        self.method, self.round = method, round
+        self.state = method.down.settle(method.aggregate.weigh(state, self.memory))
         self._devices, self._participation, self._seed = sorted(devices), participation, seed
         self._messages = Messages(method, binding(method.digest, base_digest, seed), seed)
         self._examples, self._past = dict(examples or {}), {round: self.state}
         self._recalls: dict[int, bytes] = {}
-        self.memory = memory if memory is not None else method.aggregate.start(self.state)
 
     def sample(self, round: int | None = None) -> list[int]:
         """Return the devices of a round, the coming one if none is named: a pure function of seed and round."""
@@ -140,7 +141,8 @@ class Server:
             update = self.method.in_order(update, self._seed, self.round + 1, [one.device for one in usable])
         state = self.state if update is None else _plus(self.state, update, pooled=self.method.pool_size > 0)
         if usable and state.is_bounded and all(map(within, memory.values())):
-            return self.method.down.settle(state) if update is not None else state, memory
+            state = self.method.aggregate.weigh(state, memory)
+            return self.method.down.settle(state), memory
         what = "the sum of the updates is beyond any use" if usable else "no reply can be used"
         reasons = "; ".join(f"device {device}: {reason}" for device, reason in list(refused.items())[:3])
         raise DivergenceError(
@@ -164,8 +166,8 @@ class Server:
         if not content.examples or content.examples != known:
             raise DigestError(f"the reply claims {content.examples} examples, not {known or 'at least one'}")
         if self.method.sends_slopes and isinstance(content.update, Projected):
-            change = self.method.change(content.update, frame.round, shared.keys)
-            return replace(content, update=change)
+            change = self.method.change(content.update, frame.round, shared.keys, self.state)
+            return replace(content, update=change.merged(), slopes=content.update)
         return content
 
 

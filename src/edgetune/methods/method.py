@@ -12,7 +12,7 @@ import numpy as np
 from edgetune.aggregate import Aggregator
 from edgetune.core.errors import ConfigError
 from edgetune.core.part import EVERY_SLOPE, HELD, SHARED, SLOPES, Part, misfit
-from edgetune.core.update import Estimate, Projected
+from edgetune.core.update import Estimate, Projected, Update
 from edgetune.directions.draw import Directions
 from edgetune.estimators import Accumulate, Estimator
 from edgetune.measure.objective import Answers
@@ -164,11 +164,34 @@ class TuningMethod:
         """What estimates from a whole batch, by micro-batches if they are wanted: (handle, objective, batch, *keys)."""
         return Accumulate(self.estimate, self.micro_batch) if self.micro_batch else self.estimate
 
-    def keys(self, seed: int, round: int, device: int) -> list[int]:
-        """Return the directions of a device's local steps, step by step; zeros for dense gradients."""
+    def keys(self, seed: int, round: int, device: int, state: Update | None = None) -> list[int]:
+        """Return the directions of a device's local steps, step by step; zeros for dense gradients.
+
+        Args:
+            seed: of the run.
+            round: from 1.
+            device: whose steps they are.
+            state: what the round starts from; directions that are drawn by it are drawn alike without one.
+        """
         if self.directions is None:
             return [0] * self.local_steps
-        return self.directions.draw(seed, round, device, self.local_steps, self.estimate.directions)
+        return self.directions.draw(
+            seed, round, device, self.local_steps, self.estimate.directions, state=state
+        )
+
+    def whole(self, state: Update) -> Update:
+        """Return a state with all coefficients of a pool, as an aggregator's memory starts from it."""
+        if not self.pool_size or not isinstance(state, Projected):
+            return state
+        table = np.zeros(self.pool_size, np.float32)
+        np.add.at(table, state.keys, state.coefficients)
+        return Projected(np.arange(self.pool_size, dtype=np.int64), table)
+
+    def weighed(self, estimate: Update, state: Update | None) -> Update:
+        """Return the estimate that a step is taken along: corrected for how directions were drawn, if they say so."""
+        if self.directions is None or not isinstance(estimate, Projected):
+            return estimate
+        return self.directions.corrected_for(estimate, state)
 
     def round_keys(self, seed: int, round: int, devices: Sequence[int]) -> list[int]:
         """Return the directions of a round's devices, ascending by device, each once."""
@@ -191,13 +214,16 @@ class TuningMethod:
         """Return the factor on the learning rate of a device's step (from 0) in a round (from 1)."""
         return self.schedule.rate((round - 1) * self.local_steps + step)
 
-    def change(self, slopes: Projected, round: int, keys: Sequence[int]) -> Projected:
+    def change(
+        self, slopes: Projected, round: int, keys: Sequence[int], state: Update | None = None
+    ) -> Projected:
         """Return what a device's steps add up to, by the slopes that counted.
 
         Args:
             slopes: in the order of the steps.
             round: of the steps.
             keys: the directions of all of the device's steps.
+            state: what the round started from.
         """
         rates, place = [], 0
         for key in slopes.keys.tolist():
@@ -205,7 +231,8 @@ class TuningMethod:
                 place += 1
             rates.append(self.rate(round, place // self.estimate.directions))
             place += 1
-        return self.local.change(slopes, rates)
+        weighed = self.weighed(slopes, state)
+        return self.local.change(weighed if isinstance(weighed, Projected) else slopes, rates)
 
     @property
     def digest(self) -> str:

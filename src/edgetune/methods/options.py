@@ -9,7 +9,7 @@ from typing import Any, cast
 from edgetune.aggregate import AGGREGATORS
 from edgetune.core.errors import ConfigError, nearest
 from edgetune.core.part import Part, by_name
-from edgetune.directions.draw import DRAWS
+from edgetune.directions.weighted import DRAWS
 from edgetune.estimators import ESTIMATES
 from edgetune.measure.objective import Answers
 from edgetune.measure.scores import exact_match, token_f1

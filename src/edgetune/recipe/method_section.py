@@ -54,6 +54,8 @@ class MethodSection(Section):
     """rademacher, gaussian or hadamard."""
     pool: Annotated[int, Field(ge=0, le=1 << 20)] | None = None
     """Number of directions of a pool."""
+    corrected: bool | None = None
+    """Divide a step by K times the probability of its direction: unbiased, where a pool's are drawn by amplitude."""
     rank: Small | None = None
     """Rank of LoRA."""
     alpha: float | None = None

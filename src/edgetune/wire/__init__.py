@@ -11,8 +11,9 @@ from edgetune.wire.slopes import Slopes
 from edgetune.wire.table import Table
 from edgetune.wire.tensors import Tensors
 from edgetune.wire.values import Float16, Float32
+from edgetune.wire.weighed_table import WeighedTable
 
-CODECS: tuple[type[Codec], ...] = (Coefficients, Slopes, Table, Log, Tensors)
+CODECS: tuple[type[Codec], ...] = (Coefficients, Slopes, Table, WeighedTable, Log, Tensors)
 
 __all__ = [
     "CODECS",
@@ -30,4 +31,5 @@ __all__ = [
     "Slopes",
     "Table",
     "Tensors",
+    "WeighedTable",
 ]

@@ -77,6 +77,21 @@ METHODS: dict[str, TuningMethod] = {
         {"estimate": "two_point", "sampling": "shuffled", "aggregate": "private_mean", "learning_rate": 1e-3}
         | {"clip": 1e-2, "epsilon": 0, "noise_multiplier": 0.1, **STEPS},
     ),
+    "decomfl": with_options(
+        tuning_method("decomfl"), {"learning_rate": 1e-3, "directions_per_step": 2, **STEPS}
+    ),
+    "decomfl_pool": with_options(
+        tuning_method("decomfl"), {"learning_rate": 1e-3, "draw": "pool", "pool": 32, **STEPS}
+    ),
+    "one_byte": with_options(tuning_method("one_byte"), {"learning_rate": 2e-3, **STEPS}),
+    "one_byte_pairs": with_options(
+        tuning_method("one_byte"), {"learning_rate": 2e-3, "directions_per_step": 2, **STEPS}
+    ),
+    "fedkseed_pro": with_options(
+        tuning_method("fedkseed_pro"),
+        {"pool": 64, "learning_rate": 1e-3, "eps": 1e-3, "corrected": True, **STEPS},
+    ),
+    "feedsign": with_options(tuning_method("feedsign"), {"learning_rate": 1e-3, **STEPS}),
     "lora": with_options(tuning_method("lora"), {"learning_rate": 5e-3, **STEPS}),
     **{
         rule: with_options(

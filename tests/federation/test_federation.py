@@ -34,13 +34,10 @@ from edgetune.wire import UP, Frame
 
 PRIVATE = ["dpzero", "dp_aggzo", "hidden_devices"]
 both = pytest.mark.parametrize("name", ["fedkseed", "lora"])
-every = pytest.mark.parametrize(
-    "name",
-    [
-        *("fedkseed", "signs", "mezo", "mezo_lora", "mezo_prefix", "fwdllm", "lora", *PRIVATE),
-        *("ffa", "flora", "fedex", "full", "adapter", "prefix", "bitfit"),
-    ],
-)
+DIRECTED = ["fedkseed", "signs", "mezo", "mezo_lora", "mezo_prefix", "decomfl", "decomfl_pool"]
+SERVED = ["fedkseed_pro", "one_byte", "one_byte_pairs", "feedsign", "fwdllm"]
+DENSE = ["lora", "ffa", "flora", "fedex", "full", "adapter", "prefix", "bitfit"]
+every = pytest.mark.parametrize("name", [*DIRECTED, *SERVED, *PRIVATE, *DENSE])
 
 
 def server_of(toy: Any, participation: float = 1.0, **more: Any) -> Server:
@@ -146,6 +143,13 @@ def reply_of(server: Server, device: int, worker: Worker) -> bytes:
         ("tune", "heavy"),
         ("federate", "adam"),
         ("federate", "signs"),
+        ("federate", "decomfl"),
+        ("federate", "decomfl_pool"),
+        ("tune", "decomfl"),
+        ("federate", "one_byte"),
+        ("federate", "one_byte_pairs"),
+        ("federate", "feedsign"),
+        ("federate", "fedkseed_pro"),
         ("federate", "lora"),
         ("federate", "fwdllm"),
         ("federate", "ffa"),
@@ -175,7 +179,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(driver: str, name: str, toy: Make
     left = sorted(path.name for path in second.ledger.parent.iterdir())
     remembering = {
         "tune": {"lora", "adapter", "adam", "heavy"},
-        "federate": {"server_momentum", "server_adam", "pool_adam", "fwdllm"},
+        "federate": {"server_momentum", "server_adam", "pool_adam", "fwdllm", "fedkseed_pro"},
     }
     beside = ["tuned.optimiser-4.safetensors"] if name in remembering[driver] else []
     assert left == sorted(["tuned.ledger", *beside])
@@ -206,14 +210,14 @@ def test_a_folder_of_another_configuration_is_not_resumed(toy: MakeToy) -> None:
         toy(fingerprint="g").federate(2)
 
 
-@pytest.mark.parametrize("name", ["fedkseed", "signs", "mezo"])
+@pytest.mark.parametrize("name", ["fedkseed", "signs", "mezo", "decomfl"])
 def test_one_device_alone_is_the_federation_of_one(name: str, toy: MakeToy) -> None:
     federated, alone = toy(name, run="f"), toy(name, run="s")
     federated.devices = {0: federated.devices[0]}
     first, second = federated.federate(3, 1.0), alone.tune(3)
     assert first.directions == second.directions
     table = [np.zeros(64, np.float64), np.zeros(64, np.float64)]
-    if name == "mezo":
+    if name in {"mezo", "decomfl"}:
         assert first.digest == second.digest
         return
     for sums, ledger in zip(table, (first, second), strict=True):

@@ -15,6 +15,7 @@ from edgetune.core.part import GRADIENTS, Part
 from edgetune.data.sampling import Poisson
 from edgetune.directions import Gaussian, Hadamard, Rademacher
 from edgetune.directions.draw import Fresh, Pool
+from edgetune.directions.weighted import WeightedPool
 from edgetune.estimators import Backprop, OneSided, TwoPoint
 from edgetune.measure.objective import Answers
 from edgetune.measure.scores import exact_match, token_f1
@@ -31,6 +32,8 @@ MEZO_LORA, PREFIX = tuning_method("mezo_lora"), tuning_method("mezo_prefix")
 FWDLLM = tuning_method("fwdllm")
 DECAY = with_options(KSEED, {"schedule": "cosine", "schedule_steps": 200})
 SCORED = with_options(MEZO, {"objective": "accuracy"})
+PRO = tuning_method("fedkseed_pro")
+SIGNS = with_options(KSEED, {"directions": "rademacher"})
 HEAVY, ADAM = with_options(MEZO, {"optimiser": "momentum"}), with_options(KSEED, {"optimiser": "adam"})
 
 
@@ -161,6 +164,8 @@ def test_parts_that_do_not_fit_are_refused(
         (replace(KSEED, server=ServerAdam()), "server_eps", 2, {"server": ServerAdam(eps=2.0)}),
         (LORA, "weight_decay", 0.1, {"local": AdamW(3e-4, weight_decay=0.1)}),
         (replace(MEZO, aggregate=Uniform()), "aggregate", "mean", {"aggregate": Mean()}),
+        (PRO, "corrected", True, {"directions": WeightedPool(Hadamard(4096), 4096, corrected=True)}),
+        (SIGNS, "draw", "fresh", {"directions": Fresh(Rademacher()), "down": Log()}),
     ],
 )
 def test_an_option_replaces_its_part(
@@ -187,6 +192,10 @@ def test_an_option_left_out_changes_nothing() -> None:
         (KSEED, {"zzz": 1.0}, "no method option 'zzz'"),
         (LORA, {"eps": 1.0}, "lora has no eps: that is a setting of two_point and one_sided"),
         (MEZO, {"pool": 8}, "no pool"),
+        (MEZO, {"draw": "pool"}, "a pool in place of fresh directions needs pool"),
+        (LORA, {"draw": "fresh"}, "no draw: that is a setting of fresh and pool"),
+        (KSEED, {"draw": "fresh"}, "hadamard directions form a pool"),
+        (MEZO, {"down_values": "float16"}, "a log of steps needs one factor of a round"),
         (LORA, {"pool": 8}, "no pool"),
         (LORA, {"directions": "gaussian"}, "no directions"),
         (MEZO, {"directions": "hadamard"}, "form a pool"),

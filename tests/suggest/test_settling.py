@@ -42,7 +42,9 @@ def mine(save_tiny: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def tuned(out: Path, mine: list[str], *more: str, method: str = "mezo") -> int:
-    return execute(["tune", method, *mine, "--rounds", "1", *more, "--out", str(out)])
+    held = tuning_method(method).holds
+    alone = ["federate", method, "--set", "federation.devices=2"] if held else ["tune", method]
+    return execute([*alone, *mine, "--rounds", "1", *more, "--out", str(out)])
 
 
 def rate_of(out: Path) -> dict[str, Any]:

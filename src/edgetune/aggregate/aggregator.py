@@ -8,8 +8,11 @@ from typing import ClassVar
 
 import torch
 
+from edgetune.core.errors import ConfigError
 from edgetune.core.part import Part
 from edgetune.core.update import Contribution, Update
+
+LEAST_RATE, MOST_RATE = 1e-12, 1e6
 
 Memory = dict[str, torch.Tensor]
 """What a server remembers from round to round beside the state, by name; a run that goes on reads it back."""
@@ -26,8 +29,24 @@ class Aggregator(Part):
     """Whether contributions name every direction of their device's steps, with 0 where none counted."""
 
     def start(self, state: Update) -> Memory:
-        """Return the memory before the first round; names, types and shapes stay."""
+        """Return the memory before the first round; names, types and shapes stay.
+
+        Args:
+            state: before it; of a pool all K coefficients.
+        """
         return {}
+
+    def weigh(self, state: Update, memory: Memory) -> Update:
+        """Return the state with what directions are drawn by, where that follows from the memory."""
+        return state
+
+    def factor(self, count: int) -> float:
+        """Return what a step is times its slope, for so many slopes that counted; 1 where steps are no such product."""
+        return 1.0
+
+    def scale(self, slope: float, count: int) -> float:
+        """Return this step's rate as a multiple of that of plain descent along the mean of so many slopes."""
+        return 1.0
 
     @abstractmethod
     def combine(self, contributions: Sequence[Contribution], state: Update, memory: Memory) -> Update | None:
@@ -41,6 +60,16 @@ class Aggregator(Part):
         Returns:
             The change; None if there is nothing to change yet: what came is remembered, or there was nothing.
         """
+
+
+def check_rate(lr: float) -> None:
+    """Refuse a rate with which float32 steps would lose their digits.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    if not LEAST_RATE <= lr <= MOST_RATE:
+        raise ConfigError(f"a server's learning rate must lie between 1e-12 and 1e6, not {lr}")
 
 
 def ordered(contributions: Sequence[Contribution]) -> list[Contribution]:

@@ -47,11 +47,11 @@ def suggest(
 
         prepared = prepare(asked.resolve(method__name=method))
         if quick:
-            cautious = find_prepared(prepared, single=True, progress=display.progress)
+            cautious = find_prepared(prepared, single=not prepared.method.holds, progress=display.progress)
         else:
             found = suggest_prepared(prepared, display.progress)
     if quick:
-        command = _command(method, asked, cautious)
+        command = _command(method, asked, cautious, "federate" if prepared.method.holds else "tune")
         typer.echo(json.dumps({**asdict(cautious), "command": command}, indent=1) if as_json else command)
         return
     command = _command(method, asked, found)
@@ -62,9 +62,9 @@ def suggest(
     typer.echo(command)
 
 
-def _command(method: str, asked: Asked, found: Suggestion | Quick) -> str:
-    """Return the `edgetune tune` command that uses what was found, with everything else as it was asked for."""
-    words = ["edgetune", "tune", method, *([str(asked.recipe)] if asked.recipe else [])]
+def _command(method: str, asked: Asked, found: Suggestion | Quick, verb: str = "tune") -> str:
+    """Return the command that uses what was found, with everything else as it was asked for."""
+    words = ["edgetune", verb, method, *([str(asked.recipe)] if asked.recipe else [])]
     words += [word for flag, value in asked.given for word in (flag, value)]
     kept = [
         text

@@ -29,6 +29,10 @@ HELD = "weights that only the server moves"
 RECORDS = "slopes of single records"
 CHANCE = "batches that take every record by chance"
 NOISE = "noise that hides records from whoever hears of a step"
+RATED = "a learning rate that changes from step to step"
+AMPLITUDES = "amplitudes of the slopes along each direction"
+CARRIED = "messages that carry amplitudes"
+FACTOR = "one factor of a round, which its steps follow from"
 
 NOTHING: frozenset[str] = frozenset()
 
@@ -138,6 +142,11 @@ def by_name(name: str, known: Mapping[str, T], what: str) -> T:
         hint = f"did you mean {close!r}?" if close else f"known: {', '.join(known)}"
         raise ConfigError(f"no {what} called {name!r}", hint=hint)
     return known[name]
+
+
+def slopes_as(values: str) -> str:
+    """Name what slopes are whose numbers are written in some way."""
+    return f"slopes written as {values}"
 
 
 def pool_of(size: int) -> str:

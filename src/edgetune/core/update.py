@@ -146,6 +146,17 @@ class Projected:
         return Projected.chain([self, other])
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Weighed(Projected):
+    """A pool's coefficients, and what its directions are drawn by.
+
+    Args:
+        amplitudes: float32 [K], at least 0: how large slopes along each direction are.
+    """
+
+    amplitudes: Coefficients
+
+
 Update = Dense | Projected
 
 
@@ -179,6 +190,7 @@ class Contribution:
         loss: mean loss of its steps in nats.
         dropped: slopes (or gradients) dropped because a loss was NaN or infinite.
         update: the change of the weights.
+        slopes: what it was computed from, where devices send the slope of every step.
     """
 
     device: int
@@ -186,3 +198,4 @@ class Contribution:
     loss: float
     dropped: int
     update: Update
+    slopes: Projected | None = None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 from edgetune.core.errors import ConfigError
 from edgetune.core.keys import fresh_seed, key_id, pool_key, stream
 from edgetune.core.ledger import DirectionsSpec
 from edgetune.core.part import DIRECTIONS, FRESH, POOL, SHARED, SLOPES, Part, by_name, pool_of
+from edgetune.core.update import Projected, Update
 from edgetune.directions import KINDS
 from edgetune.directions.hadamard import Hadamard
 from edgetune.directions.kind import Kind
@@ -26,6 +27,7 @@ class Fresh(Part):
 
     kind: Kind
     shared: bool = False
+    name: ClassVar[str] = "fresh"
     options: ClassVar[Mapping[str, str]] = {"directions": "kind"}
 
     def __post_init__(self) -> None:
@@ -55,15 +57,27 @@ class Fresh(Part):
         """Return directions of another kind, by its name."""
         return Fresh(_kind(str(value), 1), self.shared)
 
+    @classmethod
+    def instead_of(cls, old: Part, given: frozenset[str], wanted: Mapping[str, Any]) -> Fresh:
+        """Return fresh directions in place of a pool, of its kind or the one that is asked for."""
+        kind = wanted.get("directions") or old.settings()["directions"]
+        return cls(_kind(str(kind), 1), SHARED in old.gives)
+
     @property
     def size(self) -> int:
         """0: unbounded."""
         return 0
 
-    def draw(self, seed: int, round: int, device: int, steps: int, each: int = 1) -> list[int]:
+    def draw(
+        self, seed: int, round: int, device: int, steps: int, each: int = 1, *, state: Update | None = None
+    ) -> list[int]:
         """Return the direction seeds of a device's local steps, `each` a step: a pure function of the arguments."""
         who = "all" if self.shared else device
         return [fresh_seed(seed, round, who, index) for index in range(steps * each)]
+
+    def corrected_for(self, estimate: Projected, state: Update | None) -> Projected:
+        """Return the estimate: no direction is likelier than another."""
+        return estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +94,7 @@ class Pool(Part):
     kind: Kind
     size: int
     shared: bool = False
+    name: ClassVar[str] = "pool"
     options: ClassVar[Mapping[str, str]] = {"directions": "kind", "pool": "size"}
 
     def __post_init__(self) -> None:
@@ -108,13 +123,27 @@ class Pool(Part):
         """Return the options of this part: the name of its kind, and K."""
         return {"directions": self.kind.name, "pool": self.size}
 
+    @classmethod
+    def instead_of(cls, old: Part, given: frozenset[str], wanted: Mapping[str, Any]) -> Pool:
+        """Return a pool in place of fresh directions, of their kind or the one that is asked for.
+
+        Raises:
+            ConfigError: if its size is not asked for.
+        """
+        if not wanted.get("pool"):
+            raise ConfigError("a pool in place of fresh directions needs pool, its size")
+        kind, size = str(wanted.get("directions") or old.settings()["directions"]), int(str(wanted["pool"]))
+        return cls(_kind(kind, size), size, SHARED in old.gives)
+
     def with_option(self, option: str, value: object) -> Pool:
         """Return a pool of another kind, by its name, or of another size."""
         given = {**self.settings(), option: value}
         size = int(str(given["pool"]))
-        return Pool(_kind(str(given["directions"]), size), size, self.shared)
+        return replace(self, kind=_kind(str(given["directions"]), size), size=size)
 
-    def draw(self, seed: int, round: int, device: int, steps: int, each: int = 1) -> list[int]:
+    def draw(
+        self, seed: int, round: int, device: int, steps: int, each: int = 1, *, state: Update | None = None
+    ) -> list[int]:
         """Return the pool indices of a device's local steps, `each` a step: a pure function of the arguments.
 
         The indices of one step differ: a direction taken twice would cost two forward passes and tell nothing new.
@@ -124,6 +153,10 @@ class Pool(Part):
             return [int(index) for index in generator.integers(0, self.size, steps)]
         drawn = [generator.choice(self.size, each, replace=False) for _ in range(steps)]
         return [int(index) for step in drawn for index in step]
+
+    def corrected_for(self, estimate: Projected, state: Update | None) -> Projected:
+        """Return the estimate: no direction is likelier than another."""
+        return estimate
 
 
 Directions = Fresh | Pool

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from edgetune.core.errors import DigestError
-from edgetune.core.update import Projected, Update
+from edgetune.core.update import Projected, Update, Weighed
 from edgetune.federation.reply import ticket
 from edgetune.methods.method import TuningMethod
 from edgetune.wire import DOWN, Frame, Known
@@ -35,7 +35,7 @@ class Messages:
 
     def reply_known(self, round: int, device: int, like: Update) -> Known:
         """Return what both ends know of a device's reply in a round."""
-        keys = self.method.keys(self.seed, round, device)
+        keys = self.method.keys(self.seed, round, device, like)
         return Known(keys, self.method.pool_size, like=like)
 
     def ticket(self, round: int, state: Update) -> bytes:
@@ -100,9 +100,19 @@ class Messages:
         return since
 
     def _known(self, round: int, since: int, held: Update | None) -> Known:
-        keys = partial(self.method.keys, self.seed)
-        return Known((), self.method.pool_size, round, since, held, keys_of=keys, is_state=True)
+        method, keys = self.method, partial(self.method.keys, self.seed)
+        return Known(
+            (), method.pool_size, round, since, held, is_state=True,
+            keys_of=keys, shared=method.shares_directions, factor=method.aggregate.factor,
+        )  # fmt: skip
 
     def _ordered(self, state: Update) -> Update:
         """Return a state in the order in which it is named: a pool by direction."""
-        return state.sorted() if isinstance(state, Projected) and self.method.pool_size else state
+        if not isinstance(state, Projected) or not self.method.pool_size:
+            return state
+        ordered = state.sorted()
+        return (
+            Weighed(ordered.keys, ordered.coefficients, state.amplitudes)
+            if isinstance(state, Weighed)
+            else ordered
+        )

@@ -68,13 +68,14 @@ class Server:
         memory: Memory | None = None,
         minimum: int = 1,
     ) -> None:
-        self.method, self.state, self.round = method, method.down.settle(state), round
+        self.memory = memory if memory is not None else method.remembered(state)
+        self.method, self.round = method, round
+        self.state = method.down.settle(method.aggregate.weigh(state, self.memory))
         self.participation, self._minimum = participation, minimum
         self._devices, self._seed = sorted(devices), seed
         self._messages = Messages(method, binding(method.digest, base_digest, seed), seed)
         self._examples, self._past = dict(examples or {}), {round: self.state}
         self._recalls: dict[int, bytes] = {}
-        self.memory = memory if memory is not None else method.remembered(self.state)
 
     def sample(self, round: int | None = None) -> list[int]:
         """Return the devices of a round, the coming one if none is named: a pure function of seed and round."""
@@ -151,10 +152,13 @@ class Server:
         memory = {name: tensor.clone() for name, tensor in self.memory.items()}
         update = self.method.aggregate.combine(usable, self.state, memory) if usable else None
         state, size = self.state, self.method.pool_size
+        if isinstance(update, Projected):
+            update = self.method.in_order(update, self._seed, self.round + 1, [one.device for one in usable])
         if update is not None:
             state = _plus(state, self.method.server.step(update, memory, size), pooled=size > 0)
         numbers = [one for one in memory.values() if one.is_floating_point()]
         if usable and state.is_bounded and all(map(within, numbers)):
+            state = self.method.aggregate.weigh(state, memory)
             settled = self.method.down.settle(state) if update is not None else state
             return settled, memory, self._residual(usable, update)
         what = "the sum of the updates is beyond any use" if usable else "no reply can be used"
@@ -188,7 +192,8 @@ class Server:
         if not content.examples or content.examples != known:
             raise DigestError(f"the reply claims {content.examples} examples, not {known or 'at least one'}")
         if self.method.sends_slopes and isinstance(content.update, Projected):
-            content = replace(content, update=self.method.change(content.update, frame.round, shared.keys))
+            change = self.method.change(content.update, frame.round, shared.keys, self.state)
+            content = replace(content, update=change.merged(), slopes=content.update)
         if self.method.aggregate.complete and isinstance(content.update, Projected):
             return replace(content, update=content.update.over(shared.keys))
         return content

@@ -11,7 +11,7 @@ import torch
 from edgetune.core.batch import Batch, Objective, response_loss
 from edgetune.core.progress import Progress, silent
 from edgetune.core.tuned import Tuned
-from edgetune.core.update import Projected
+from edgetune.core.update import Projected, Update
 from edgetune.data.sampling import draw_batches
 from edgetune.methods.method import TuningMethod
 
@@ -41,6 +41,7 @@ def take_steps(
     optimiser: dict[str, torch.Tensor],
     *,
     round: int = 1,
+    state: Update | None = None,
     objective: Objective | None = None,
     progress: Progress = silent,
     label: str = "steps",
@@ -57,6 +58,7 @@ def take_steps(
         keys: directions, `method.estimate.directions` a step (any numbers for dense methods).
         optimiser: the local optimiser's state, changed in place.
         round: the round (or checkpoint interval), from 1: where on the schedule the steps are.
+        state: what the round starts from.
         objective: what to minimise; the loss on responses if not given.
         progress: told after every step.
         label: name of the progress bar.
@@ -69,7 +71,8 @@ def take_steps(
         taken = keys[step * each : (step + 1) * each]
         estimate = estimator(tuned, objective, next(batches).to(device), *taken)
         if estimate.is_finite:
-            method.local.step(tuned, estimate.update, optimiser, method.rate(round, step))
+            taken_along = method.weighed(estimate.update, state)
+            method.local.step(tuned, taken_along, optimiser, method.rate(round, step))
             losses.append(estimate.loss)
             slopes += [estimate.update] if isinstance(estimate.update, Projected) else []
             dropped += estimate.dropped

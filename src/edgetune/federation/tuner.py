@@ -83,6 +83,7 @@ class Tuner:
                 where=f"method {self.method.name}",
                 hint=f"edgetune tune {self.method.name}",
             )
+        self.method.check_alone()
         self.seed, self.steps = seed, 0
         backbone = load_backbone(base, dtype=dtype, device=device)
         self._worker = Worker(backbone, self.method, seed)

@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from hashlib import sha256
 
+import numpy as np
+
 from edgetune.aggregate import Aggregator, Memory, ServerStep, Take
 from edgetune.core.errors import ConfigError
-from edgetune.core.part import EVERY_SLOPE, SLOPES, Part, misfit
+from edgetune.core.part import EVERY_SLOPE, HELD, SHARED, SLOPES, Part, misfit
 from edgetune.core.protected import Protected
 from edgetune.core.update import Estimate, Projected, Update
 from edgetune.data.sampling import Sampling, Shuffled
@@ -104,6 +106,18 @@ class TuningMethod:
         if sentence := misfit(self.parts) or (said[0] if said else None):
             raise ConfigError(sentence, where=f"method {self.name}")
 
+    def check_alone(self) -> None:
+        """Refuse to be run on one device without a server.
+
+        Raises:
+            ConfigError: if only the server takes steps.
+        """
+        if self.holds:
+            raise ConfigError(
+                f"{self.name} needs a server, which takes the steps: a device alone measures slopes and learns nothing",
+                hint=f"edgetune federate {self.name}",
+            )
+
     @property
     def parts(self) -> dict[str, Part]:
         """The parts by the field that holds them."""
@@ -129,6 +143,16 @@ class TuningMethod:
     def private(self) -> bool:
         """Whether what devices saw is nobody's to know: their loss is not told then."""
         return self.protection is not None
+
+    @property
+    def holds(self) -> bool:
+        """Whether only the server moves the weights: a device alone learns nothing."""
+        return HELD in self.local.gives
+
+    @property
+    def shares_directions(self) -> bool:
+        """Whether all devices of a round take the same directions."""
+        return self.directions is not None and SHARED in self.directions.gives
 
     @property
     def learning_rate(self) -> float:
@@ -158,13 +182,36 @@ class TuningMethod:
 
     def remembered(self, state: Update) -> Memory:
         """Return what a server remembers beside its state before the first round."""
-        return {**self.aggregate.start(state), **self.server.start(state, self.pool_size)}
+        return {**self.aggregate.start(self.whole(state)), **self.server.start(state, self.pool_size)}
 
-    def keys(self, seed: int, round: int, device: int) -> list[int]:
-        """Return the directions of a device's local steps, step by step; zeros for dense gradients."""
+    def keys(self, seed: int, round: int, device: int, state: Update | None = None) -> list[int]:
+        """Return the directions of a device's local steps, step by step; zeros for dense gradients.
+
+        Args:
+            seed: of the run.
+            round: from 1.
+            device: whose steps they are.
+            state: what the round starts from; directions that are drawn by it are drawn alike without one.
+        """
         if self.directions is None:
             return [0] * self.local_steps
-        return self.directions.draw(seed, round, device, self.local_steps, self.estimate.directions)
+        return self.directions.draw(
+            seed, round, device, self.local_steps, self.estimate.directions, state=state
+        )
+
+    def whole(self, state: Update) -> Update:
+        """Return a state with all coefficients of a pool, as an aggregator's memory starts from it."""
+        if not self.pool_size or not isinstance(state, Projected):
+            return state
+        table = np.zeros(self.pool_size, np.float32)
+        np.add.at(table, state.keys, state.coefficients)
+        return Projected(np.arange(self.pool_size, dtype=np.int64), table)
+
+    def weighed(self, estimate: Update, state: Update | None) -> Update:
+        """Return the estimate that a step is taken along: corrected for how directions were drawn, if they say so."""
+        if self.directions is None or not isinstance(estimate, Projected):
+            return estimate
+        return self.directions.corrected_for(estimate, state)
 
     def round_keys(self, seed: int, round: int, devices: Sequence[int]) -> list[int]:
         """Return the directions of a round's devices, ascending by device, each once."""
@@ -172,17 +219,33 @@ class TuningMethod:
             dict.fromkeys(key for device in sorted(devices) for key in self.keys(seed, round, device))
         )
 
+    def in_order(self, update: Projected, seed: int, round: int, devices: Sequence[int]) -> Projected:
+        """Return a round's change in the order of its directions: whoever replays the run adds in this order.
+
+        A pool's are in any order, a log's are those of `round_keys`; those of earlier rounds come first.
+        """
+        if self.pool_size:
+            return update
+        place = {key: index for index, key in enumerate(self.round_keys(seed, round, devices))}
+        order = np.argsort([place.get(key, -1) for key in update.keys.tolist()], kind="stable").astype(
+            np.int64
+        )
+        return Projected(update.keys[order], update.coefficients[order])
+
     def rate(self, round: int, step: int) -> float:
         """Return the factor on the learning rate of a device's step (from 0) in a round (from 1)."""
         return self.schedule.rate((round - 1) * self.local_steps + step)
 
-    def change(self, slopes: Projected, round: int, keys: Sequence[int]) -> Projected:
+    def change(
+        self, slopes: Projected, round: int, keys: Sequence[int], state: Update | None = None
+    ) -> Projected:
         """Return what a device's steps add up to, by the slopes that counted.
 
         Args:
             slopes: in the order of the steps.
             round: of the steps.
             keys: the directions of all of the device's steps.
+            state: what the round started from.
         """
         rates, place = [], 0
         for key in slopes.keys.tolist():
@@ -190,7 +253,8 @@ class TuningMethod:
                 place += 1
             rates.append(self.rate(round, place // self.estimate.directions))
             place += 1
-        return self.local.change(slopes, rates)
+        weighed = self.weighed(slopes, state)
+        return self.local.change(weighed if isinstance(weighed, Projected) else slopes, rates)
 
     @property
     def digest(self) -> str:

@@ -10,14 +10,14 @@ from edgetune.aggregate import AGGREGATORS, SERVER_STEPS
 from edgetune.core.errors import ConfigError, nearest
 from edgetune.core.part import Part, by_name
 from edgetune.data.sampling import SAMPLINGS
-from edgetune.directions.draw import Fresh, Pool
+from edgetune.directions.weighted import DRAWS
 from edgetune.estimators import ESTIMATES
 from edgetune.measure.objective import Answers
 from edgetune.measure.scores import exact_match, token_f1
 from edgetune.methods.method import TuningMethod
 from edgetune.tune import TARGETS
 from edgetune.updates import OPTIMISERS, SCHEDULES
-from edgetune.wire import CODECS
+from edgetune.wire import CODECS, Log, Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,7 @@ class Slot:
 
 SLOTS: dict[str, Slot] = {
     "target": Slot("target", TARGETS, "thing to tune"),
+    "draw": Slot("directions", DRAWS, "way to draw directions"),
     "optimiser": Slot("local", OPTIMISERS, "optimiser"),
     "estimate": Slot("estimate", ESTIMATES, "estimate"),
     "aggregate": Slot("aggregate", AGGREGATORS, "way to aggregate"),
@@ -45,6 +46,8 @@ SLOTS: dict[str, Slot] = {
     "schedule": Slot("schedule", SCHEDULES, "schedule"),
 }
 """Options that put another part into a method, in the order in which they are applied."""
+STAND_INS: dict[type[Part], type[Part]] = {Log: Table, Table: Log}
+"""What takes a part's place once another slot no longer gives what it needs."""
 OBJECTIVES: dict[str, Answers | None] = {
     "loss": None,
     "token_f1": Answers(token_f1),
@@ -56,8 +59,6 @@ SIZES = ("local_steps", "batch_size", "micro_batch")
 PARTS: tuple[type[Part], ...] = (
     *(kind for slot in SLOTS.values() for kind in slot.parts.values()),
     *CODECS,
-    Fresh,
-    Pool,
     Answers,
 )
 """All parts with options."""
@@ -91,13 +92,23 @@ def with_options(method: TuningMethod, options: Mapping[str, object]) -> TuningM
         parts.pop("objective", None)
         parts |= {"objective": found} if found else {}
     for name, slot in SLOTS.items():
-        if name in wanted:
+        if name in wanted and slot.field in parts:
             chosen = _exchanged(method, parts, slot, wanted.pop(name), wanted)
             parts[slot.field], wanted = chosen, {**chosen.entails, **wanted}
+            _follow(parts)
     for name, value in wanted.items():
         field = _having(method, parts, name)
         parts[field] = parts[field].with_option(name, value)
     return replace(method, **{**changed, **parts})
+
+
+def _follow(parts: dict[str, Part]) -> None:
+    """Put stand-ins where parts no longer find what they need."""
+    given = frozenset[str]().union(*(part.gives for part in parts.values()))
+    for field, part in parts.items():
+        other = STAND_INS[type(part)]() if part.needs - given and type(part) in STAND_INS else part
+        if not other.needs - given:
+            parts[field] = other
 
 
 def _exchanged(
@@ -124,6 +135,8 @@ def _having(method: TuningMethod, parts: Mapping[str, Part], option: str) -> str
         if option in part.options:
             return field
     others = dict.fromkeys(kind.name or kind.__name__.lower() for kind in PARTS if option in kind.options)
+    if option in SLOTS:
+        others = dict.fromkeys(SLOTS[option].parts)
     raise ConfigError(
         f"{method.name} has no {option}: that is a setting of {' and '.join(others)}",
         hint=f"edgetune methods {method.name}",
@@ -141,6 +154,8 @@ def defaults(method: TuningMethod) -> dict[str, object]:
     known = {None if answers is None else answers.score: name for name, answers in OBJECTIVES.items()}
     found: dict[str, object] = {"objective": known.get(score, getattr(score, "__name__", "own"))}
     for name, slot in SLOTS.items():
+        if slot.field not in parts:
+            continue
         kind = type(parts[slot.field])
         found[name] = kind.name if kind in slot.parts.values() else kind.__name__
     for part in parts.values():

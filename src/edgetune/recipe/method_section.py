@@ -52,10 +52,14 @@ class MethodSection(Section):
     """Perturbation radius of forward-only methods; `auto` is found as the learning rate is."""
     directions_per_step: Small | None = None
     """Directions whose slopes a forward-only step averages; two_point costs 2 n forward passes, one_sided n + 1."""
+    draw: str | None = None
+    """fresh directions every step, or those of a pool, of which then only coefficients are sent; needs `pool`."""
     directions: str | None = None
     """rademacher, gaussian or hadamard."""
     pool: Annotated[int, Field(ge=0, le=1 << 20)] | None = None
     """Number of directions of a pool."""
+    corrected: bool | None = None
+    """Divide a step by K times the probability of its direction: unbiased, where a pool's are drawn by amplitude."""
     rank: Small | None = None
     """Rank of LoRA."""
     alpha: float | None = None
@@ -108,6 +112,7 @@ class MethodSection(Section):
     up_values: str | None = None
     """float32 or float16: how a device's coefficients are written."""
     down_values: str | None = None
-    """float32 or float16: how a pool's coefficients are written; the server's own are rounded so too."""
+    """float32 or float16: how a pool's coefficients are written; the server's own are rounded so too. Of fresh
+    directions float32, or as slopes come up."""
     by_examples: bool | None = None
     """Weight devices by their number of examples."""

@@ -109,6 +109,8 @@ def _logged(
         writers = [stage.writes for stage in stages if stage.writes]
         compression = writers[0](recipe) if writers else compression_of(recipe)
         tunes = any(stage.name == "tune" for stage in stages)
+        if tunes and single:
+            recipe_method(recipe).check_alone()
         prepared = prepare(recipe)
         plan, planned = look_ahead(prepared, out / MODEL, compression, file=bool(writers))
         found: list[Event | None] = [planned]

@@ -46,6 +46,9 @@ def work_ahead(prepared: Prepared, *, single: bool) -> Ahead:
     batch_size, steps = min(method.batch_size, held), plan.rounds * method.local_steps
     asked = 1 if single else asked_devices(len(prepared.devices), plan.participation)
     records = int(SHARE * steps * asked * batch_size * method.estimate.passes)
+    if method.holds:
+        many = method.local_steps * method.estimate.directions * (1 if method.shares_directions else asked)
+        return Ahead(batch_size, many, plan.rounds, max(LEAST, records))
     return Ahead(batch_size, method.estimate.directions, steps, max(LEAST, records))
 
 
@@ -126,7 +129,9 @@ def find_prepared(prepared: Prepared, *, single: bool, progress: Progress = sile
                 Lines(tuned, bound.records if bound else response_losses, batch, keys),
                 ahead,
                 method.eps,
-                scale=method.local.scale,
+                scale=lambda slope: (
+                    method.local.scale(slope) * method.aggregate.scale(slope, ahead.directions)
+                ),
                 least=cache(lambda eps: least_radius(space, sample, max(eps, SMALLEST))),
                 stepped=bound is not None,
             )

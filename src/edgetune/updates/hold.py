@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from edgetune.core.part import HELD, LINEAR, SLOPES
+from edgetune.core.part import HELD, LINEAR, RATED, SLOPES
 from edgetune.core.tuned import Tuned
 from edgetune.core.update import Projected, Update
 from edgetune.updates.optimiser import Optimiser
@@ -36,6 +36,11 @@ class Hold(Optimiser):
     def needs(self) -> frozenset[str]:
         """Slopes: gradients of a whole round are one, by a larger batch."""
         return frozenset({SLOPES})
+
+    @property
+    def refuses(self) -> frozenset[str]:
+        """A schedule, of which the server's step would know nothing."""
+        return frozenset({RATED})
 
     def start(self, tuned: Tuned) -> dict[str, torch.Tensor]:
         """Return the state: none."""

@@ -9,13 +9,18 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from edgetune.core.errors import ConfigError
-from edgetune.core.part import Part
+from edgetune.core.part import RATED, Part
 
 
 class Schedule(Part):
     """The share of the learning rate that a step takes; implementations are frozen values."""
 
     __slots__ = ()
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """A rate that changes."""
+        return frozenset({RATED})
 
     @abstractmethod
     def rate(self, step: int) -> float:
@@ -42,6 +47,11 @@ class Constant(Schedule):
 
     def __post_init__(self) -> None:
         _check(self.warmup, None)
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """A rate that changes, during a warm-up."""
+        return frozenset({RATED} if self.warmup else set())
 
     def rate(self, step: int) -> float:
         """Return the factor of a step, in [0, 1]; steps count from 0 over all rounds."""

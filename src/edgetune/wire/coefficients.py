@@ -13,8 +13,9 @@ from edgetune.core.errors import DataError, DigestError
 from edgetune.core.part import SLOPES, by_name
 from edgetune.core.update import Projected, Update
 from edgetune.wire.codec import Codec
+from edgetune.wire.kinds import AMOUNTS
 from edgetune.wire.known import Known
-from edgetune.wire.values import VALUES, Float32, Values
+from edgetune.wire.values import Float32, Values
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Coefficients(Codec):
 
     def with_option(self, option: str, value: object) -> Coefficients:
         """Return the codec with numbers written otherwise, by name."""
-        return replace(self, values=by_name(str(value), VALUES, "way to write values")())
+        return replace(self, values=by_name(str(value), AMOUNTS, "way to write values")())
 
     def encode(self, update: Update, known: Known) -> bytes:
         """Return the bytes.
@@ -59,8 +60,7 @@ class Coefficients(Codec):
             numbers[[places[key] for key in merged.keys.tolist()]] = merged.coefficients
         except KeyError as error:
             raise DataError(f"direction {error} is none of this device's steps") from error
-        scale = self.values.scale(numbers)
-        return struct.pack("<b", scale) + self.values.encode(numbers, scale)
+        return self.values.write(numbers)
 
     def decode(self, body: bytes, known: Known) -> Projected:
         """Return the update, without the directions that do not move.
@@ -69,9 +69,9 @@ class Coefficients(Codec):
             DigestError: if there are not as many numbers as directions, or `encode` would have written them otherwise.
         """
         keys = np.array(list(dict.fromkeys(known.keys)), np.int64)
-        if len(body) != 1 + self.values.length(len(keys)):
+        scale = struct.unpack_from("<b", body)[0] if body else 0
+        if len(body) != 1 + self.values.length(len(keys), scale):
             raise DigestError(f"not the coefficients of {len(keys)} directions")
-        (scale,) = struct.unpack_from("<b", body)
         numbers = self.values.decode(body[1:], scale, len(keys))
         found = Projected(keys, numbers)
         if not found.is_finite:  # whoever combines it says so, and whose it is

@@ -18,6 +18,11 @@ def nothing(round: int, device: int) -> Sequence[int]:
     return ()
 
 
+def one(count: int) -> float:
+    """Return the factor of steps that are said as they are."""
+    return 1.0
+
+
 @dataclass(frozen=True, slots=True)
 class Known:
     """The context of one message.
@@ -30,6 +35,8 @@ class Known:
         held: that state; None for the base.
         asked: devices of a round (from 1), ascending; who reads a message learns from it which of them counted.
         keys_of: directions of the steps of a round and device, in their order.
+        shared: the directions of a round are those of all its devices, and a round is one entry.
+        factor: what a step is times its slope, by the number of slopes of its round that counted.
         like: what dense tensors must be by name, shape and type; None if nothing is known of them.
         is_state: the message carries a state, which may bring residuals of the base beneath those tensors.
     """
@@ -41,5 +48,7 @@ class Known:
     held: Update | None = None
     asked: Callable[[int], Sequence[int]] = field(default=nobody)
     keys_of: Callable[[int, int], Sequence[int]] = field(default=nothing)
+    shared: bool = False
+    factor: Callable[[int], float] = field(default=one)
     like: Update | None = None
     is_state: bool = False

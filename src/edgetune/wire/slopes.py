@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -10,11 +9,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgetune.core.errors import DataError, DigestError
-from edgetune.core.part import EVERY_SLOPE, LINEAR, SLOPES, by_name
+from edgetune.core.part import EVERY_SLOPE, LINEAR, SLOPES, by_name, slopes_as
 from edgetune.core.update import Projected, Update
 from edgetune.wire.codec import Codec
+from edgetune.wire.kinds import VALUES
 from edgetune.wire.known import Known
-from edgetune.wire.values import VALUES, Float32, Values
+from edgetune.wire.values import Float32, Values
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Slopes(Codec):
     @property
     def gives(self) -> frozenset[str]:
         """What steps are made of, one by one."""
-        return frozenset({EVERY_SLOPE})
+        return frozenset({EVERY_SLOPE, slopes_as(self.values.name)})
 
     @property
     def needs(self) -> frozenset[str]:
@@ -70,8 +70,7 @@ class Slopes(Codec):
                 raise DataError(f"direction {key} is none of this device's steps, or not in their order")
             numbers[place] = slope
             place += 1
-        scale = self.values.scale(numbers)
-        return struct.pack("<b", scale) + self.values.encode(numbers, scale)
+        return self.values.write(numbers)
 
     def decode(self, body: bytes, known: Known) -> Projected:
         """Return the slopes that counted, in the order of the steps.
@@ -79,12 +78,11 @@ class Slopes(Codec):
         Raises:
             DigestError: if there are not as many numbers as directions, or `encode` would have written them otherwise.
         """
-        count = len(known.keys)
-        if len(body) != 1 + self.values.length(count):
-            raise DigestError(f"not the slopes of {count} steps")
-        (scale,) = struct.unpack_from("<b", body)
-        numbers = self.values.decode(body[1:], scale, count)
+        try:
+            numbers, end = self.values.read(body, len(known.keys))
+        except ValueError as error:
+            raise DigestError(f"not the slopes of {len(known.keys)} directions: {error}") from error
+        if end != len(body):
+            raise DigestError(f"more than the slopes of {len(known.keys)} directions")
         counts = ~np.isnan(numbers)
-        if self.values.scale(numbers) != scale or self.values.encode(numbers, scale) != body[1:]:
-            raise DigestError("these slopes are written as no device writes them")
         return Projected(np.array(known.keys, np.int64)[counts], numbers[counts])

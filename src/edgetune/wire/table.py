@@ -14,8 +14,9 @@ from edgetune.core.errors import DataError, DigestError
 from edgetune.core.part import POOL, by_name
 from edgetune.core.update import Projected, Update
 from edgetune.wire.codec import Codec
+from edgetune.wire.kinds import FLOATS
 from edgetune.wire.known import Known
-from edgetune.wire.values import VALUES, Float32, Numbers, Values
+from edgetune.wire.values import Float32, Numbers, Values
 from edgetune.wire.varint import read_steps, write_steps
 
 ALL, BITMAP, STEPS = 0, 1, 2
@@ -60,7 +61,7 @@ class Table(Codec):
 
     def with_option(self, option: str, value: object) -> Table:
         """Return the codec with numbers written otherwise, by name."""
-        return replace(self, values=by_name(str(value), VALUES, "way to write values")())
+        return replace(self, values=by_name(str(value), FLOATS, "way to write values")())
 
     def settle(self, update: Update) -> Any:
         """Return the coefficients as they arrive."""

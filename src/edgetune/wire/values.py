@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
@@ -35,9 +36,33 @@ class Values(Part):
     def decode(self, body: bytes, scale: int, count: int) -> Numbers:
         """Return so many numbers, those that `encode` writes so; NaN for what is no value."""
 
-    def length(self, count: int) -> int:
-        """Return the bytes of so many numbers."""
+    def length(self, count: int, scale: int) -> int:
+        """Return the bytes of so many numbers under a scale."""
         return self.width * count
+
+    def write(self, numbers: Numbers) -> bytes:
+        """Return the scale (int8) and the numbers, as they arrive: what they round to may be of another scale."""
+        numbers = self.settle(np.where(np.isnan(numbers), np.float32(np.nan), numbers))
+        scale = self.scale(numbers)
+        return struct.pack("<b", scale) + self.encode(numbers, scale)
+
+    def read(self, body: bytes, count: int, start: int = 0) -> tuple[Numbers, int]:
+        """Return so many numbers that begin somewhere in a body, and where they end.
+
+        Raises:
+            ValueError: if `write` would have written them otherwise, or the body ends before.
+        """
+        if len(body) <= start:
+            raise ValueError("no numbers")
+        (scale,) = struct.unpack_from("<b", body, start)
+        end = start + 1 + self.length(count, scale)
+        if end > len(body):
+            raise ValueError("too few numbers")
+        numbers = self.decode(body[start + 1 : end], scale, count)
+        numbers[np.isnan(numbers)] = np.nan
+        if self.write(numbers) != body[start:end]:
+            raise ValueError("written otherwise")
+        return numbers, end
 
     def settle(self, numbers: Numbers) -> Numbers:
         """Return the numbers that arrive; they settle at themselves, under the same scale."""
@@ -102,7 +127,3 @@ class Float16(Values):
         halves = np.frombuffer(body, "<f2", count).astype(np.float64)
         with np.errstate(over="ignore"):
             return np.ldexp(halves, scale).astype(np.float32)
-
-
-VALUES: dict[str, type[Values]] = {kind.name: kind for kind in (Float32, Float16)}
-"""Ways to write numbers, by the name that recipes use."""

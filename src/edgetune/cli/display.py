@@ -179,6 +179,8 @@ class Display:
             drop = f", [yellow]{event.dropped} steps dropped[/]" if event.dropped else ""
             out = f", [yellow]{len(event.refused)} replies refused[/]" if event.refused else ""
             means = f"{loss}train {event.train_loss:.4f}"
+            if event.aggregation_residual is not None:
+                means += f", residual {event.aggregation_residual:.2g}"
             return f"round {event.round:>3}: {means}{up}{down}, {event.seconds:.1f} s{drop}{out}"
         if isinstance(event, StageFinished):
             shown = "" if math.isnan(event.loss) else f"loss {event.loss:.4f}, "

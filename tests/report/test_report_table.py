@@ -9,6 +9,7 @@ from rich.console import Console
 
 from edgetune.core.events import Event, Failed, StageFinished
 from edgetune.report import units
+from edgetune.report.grids import rounds
 from edgetune.report.summary import read_summary, summarise
 from edgetune.report.table import print_result
 
@@ -127,3 +128,11 @@ def test_numbers_that_are_none_or_not_finite() -> None:
     assert [units.perplexity(value) for value in values] == ["–", "NaN", "∞"]
     assert [units.rouge(value) for value in values] == ["–", "–", "∞"]
     assert (units.perplexity(999.9), units.perplexity(54_321.4)) == ("999.90", "54,321")
+
+
+def test_the_residual_of_the_mean_is_a_column_where_it_was_measured(write: Write) -> None:
+    measured = read_summary(write([started(), round_(1), replace(round_(2), aggregation_residual=1.827)]))
+    grid = rounds(measured)
+    assert grid.head[-1] == "Residual of the mean"
+    assert [row[-1] for row in grid.rows] == [units.MISSING, "1.8"]
+    assert rounds(read_summary(write([started(), round_(1)]))).head[-1] == "Time"

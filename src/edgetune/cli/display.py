@@ -183,6 +183,8 @@ class Display:
             out = f", [yellow]{len(event.refused)} replies refused[/]" if event.refused else ""
             train = "train loss not told" if math.isnan(event.train_loss) else f"train {event.train_loss:.4f}"
             means = f"{loss}{train}"
+            if event.aggregation_residual is not None:
+                means += f", residual {event.aggregation_residual:.2g}"
             return f"round {event.round:>3}: {means}{up}{down}, {event.seconds:.1f} s{drop}{out}"
         if isinstance(event, StageFinished):
             shown = "" if math.isnan(event.loss) else f"loss {event.loss:.4f}, "

@@ -51,8 +51,12 @@ def traffic(summary: Summary) -> Grid:
 
 
 def rounds(summary: Summary) -> Grid:
-    """Return one row a round."""
-    head = ("Round", "Training loss", "Held-out loss", "Rouge-L", "Up", "Down", "Peak memory", "Time")
+    """Return one row a round; what the mean of low-rank factors lacks stands there if a round measured it."""
+    measured = any(done.aggregation_residual is not None for done in summary.rounds)
+    head = (
+        *("Round", "Training loss", "Held-out loss", "Rouge-L", "Up", "Down", "Peak memory", "Time"),
+        *(("Residual of the mean",) if measured else ()),
+    )
     rows = (
         (
             str(done.round),
@@ -63,6 +67,7 @@ def rounds(summary: Summary) -> Grid:
             units.size(sum(done.payload_down_bytes)),
             units.size(done.peak_memory_bytes),
             units.duration(done.seconds),
+            *((units.residual(done.aggregation_residual),) if measured else ()),
         )
         for done in summary.rounds
     )

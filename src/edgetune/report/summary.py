@@ -177,7 +177,8 @@ def write_summary(folder: Path) -> Path:
     - `status`: `finished`, `failed` or `unfinished`; `failure`: null, or `what` and `exit_code`.
     - `seconds` (wall, without the pauses between attempts), `resumed` (times taken up again).
     - `rounds`: list of `round`, `train_loss`, `loss`, `rouge_l`, `payload_up_bytes`, `payload_down_bytes`
-      (sum over the devices), `dropped`, `seconds`, `peak_memory_bytes`, `digest`, `realised` (as `precision.update`).
+      (sum over the devices), `dropped`, `seconds`, `peak_memory_bytes`, `digest`, `realised` (as `precision.update`),
+      `aggregation_residual` (null, or the norm of what the mean of low-rank factors lacks).
     - `base_style_loss`: stage to loss on the base's own kind of text; empty where it was not measured.
     - `layers`: `count`, `fallbacks`, `median_error`, `median_rounding_error`.
     - `verified`: null, or the fields of the check of the exported file.
@@ -272,6 +273,7 @@ def _round_row(event: RoundFinished) -> dict[str, Any]:
         "peak_memory_bytes": event.peak_memory_bytes,
         "digest": event.digest,
         "realised": event.realised,
+        "aggregation_residual": event.aggregation_residual,
     }
 
 

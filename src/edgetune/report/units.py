@@ -66,6 +66,11 @@ def rouge(value: float | None) -> str:
     return MISSING if value is None or math.isnan(value) else _number(value, "{:.1f}")
 
 
+def residual(value: float | None) -> str:
+    """Write a norm of weights, or a dash."""
+    return _number(value, "{:.2g}")
+
+
 def share(part: float, whole: float) -> str:
     """Return how much `part` is of `whole`: `1/340`, `1/2.6`, `1.8 times`, `the same`."""
     if part <= 0 or whole <= 0:

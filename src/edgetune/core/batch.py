@@ -38,8 +38,8 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on another device."""
-        moved = (one.to(device) for one in (self.input_ids, self.attention_mask, self.labels))
-        return Batch(*moved, expected=self.expected)
+        ids, mask, labels = (one.to(device) for one in (self.input_ids, self.attention_mask, self.labels))
+        return Batch(ids, mask, labels, self.expected)
 
     @property
     def response_tokens(self) -> int:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from served import SEED, messages_of, reply_of, server_of, state_of
 
-from edgetune.core.errors import ConfigError, DivergenceError
+from edgetune.core.errors import ConfigError
 from edgetune.federation.messages import HEAD as STATE_HEAD
 from edgetune.federation.reply import HEAD, REPORT
 from edgetune.methods.catalogue import tuning_method

@@ -149,8 +149,7 @@ class ClippedVector(Private):
         largest = np.maximum(np.abs(slopes).max(axis=0), TINY)  # squares of large slopes would overflow
         lengths = largest * np.sqrt(((slopes / largest) ** 2).sum(axis=0))
         with np.errstate(over="ignore"):
-            factors: Slopes = np.minimum(1.0, self.clip / np.maximum(lengths, TINY))
-            return slopes * factors
+            return np.asarray(slopes * np.minimum(1.0, self.clip / np.maximum(lengths, TINY)))
 
 
 def _of_records(

@@ -196,15 +196,10 @@ class ProjectedTuned:
     def record_losses(
         self, losses: RecordLosses, batch: Batch, seed: int, scales: Sequence[float]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Evaluate every record at several points of one line.
-
-        Args:
-            losses: sums and counts by record.
-            batch, seed, scales: as `losses`.
+        """Evaluate every record at several points of one line, at the cost of `losses`.
 
         Returns:
             float32 [points, records] sums and int64 [records] counts.
-        Cost: as `losses`.
         """
         self._weights.recover()
         few = batch.input_ids.numel() <= self.few

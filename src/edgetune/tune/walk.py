@@ -49,9 +49,8 @@ def one_walk(
     Cost: one walk; the activations of twice the batch.
     """
     records = len(batch.input_ids)
-    ids, mask, labels = (
-        torch.cat([one, one]) for one in (batch.input_ids, batch.attention_mask, batch.labels)
-    )
+    said = (batch.input_ids, batch.attention_mask, batch.labels)
+    ids, mask, labels = (torch.cat([one, one]) for one in said)
     twice = Batch(ids, mask, labels)
     tuned.perturbation = Perturbation(seed, tuple(scales), records)
     try:

@@ -9,12 +9,12 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from edgetune.core.events import Listener, WorkerLost
 from edgetune.core.progress import Progress, silent
+from edgetune.federation.hands import Task
 from edgetune.federation.pipes import Message, receive, send, to_error
 
 if TYPE_CHECKING:
@@ -24,62 +24,6 @@ MAIN = "import sys; sys.path[:] = sys.argv[1:]; from edgetune.federation.crewman
 """What a worker runs: it imports from where this process does, and from nowhere else."""
 PATIENCE = 5.0
 """Seconds that a worker has to end by itself."""
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """One device's part of a round.
-
-    Args:
-        device: its id.
-        payload: the server's message.
-        turn: how often the device was asked before.
-        recall: the message that carries the whole state which this one builds on, for a process that has not seen it;
-            None if it builds on the base. It stands for the device's own memory and is no traffic.
-    """
-
-    device: int
-    payload: bytes
-    turn: int
-    recall: bytes | None = None
-
-
-class Hands(Protocol):
-    """Whoever lets devices answer."""
-
-    @property
-    def processes(self) -> int:
-        """Processes that devices answer in, this one included."""
-        ...
-
-    @property
-    def beside_bytes(self) -> int:
-        """Peak memory of the processes beside this one."""
-        ...
-
-    def answer(self, tasks: list[Task], progress: Progress = silent) -> dict[int, bytes]:
-        """Return the reply of every task's device; `progress` is told how far each is, by one thread at a time."""
-        ...
-
-
-class Alone:
-    """Devices answer one after the other, in this process.
-
-    Args:
-        devices: by id.
-    """
-
-    processes, beside_bytes = 1, 0
-
-    def __init__(self, devices: Mapping[int, Device]) -> None:
-        self._devices = devices
-
-    def answer(self, tasks: list[Task], progress: Progress = silent) -> dict[int, bytes]:
-        """Return the reply of every task's device."""
-        return {
-            task.device: self._devices[task.device].answer(task.payload, task.turn, progress)
-            for task in tasks
-        }
 
 
 class Crew:

@@ -12,9 +12,9 @@ from edgetune.core.events import Listener, RoundFinished
 from edgetune.core.ledger import Ledger
 from edgetune.core.progress import Progress, silent
 from edgetune.federation.beside import forget_states
-from edgetune.federation.crew import Alone, Hands, Task
 from edgetune.federation.device import Device
 from edgetune.federation.fleet import Fates, Fleet
+from edgetune.federation.hands import Alone, Hands, Task
 from edgetune.federation.pace import Pace
 from edgetune.federation.server import Server
 from edgetune.federation.state import Checkpoint, Evaluate

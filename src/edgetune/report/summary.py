@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -162,7 +161,7 @@ def to_json(summary: Summary) -> dict[str, Any]:
         "planned": asdict(summary.planned) if summary.planned else None,
         "privacy": asdict(summary.privacy) if summary.privacy else None,
     }
-    finite: dict[str, Any] = _finite(content)
+    finite: dict[str, Any] = finite(content)
     return finite
 
 
@@ -291,11 +290,3 @@ def _layers(layers: tuple[LayerCompressed, ...]) -> dict[str, Any]:
         "median_error": median(layer.error for layer in layers) if layers else None,
         "median_rounding_error": median(layer.rounding_error for layer in layers) if layers else None,
     }
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 MISSING = "–"
 """Shown where nothing was measured."""
@@ -91,3 +92,12 @@ def _number(value: float | None, form: str) -> str:
     if math.isnan(value):
         return "NaN"
     return form.format(value) if math.isfinite(value) else "∞"
+
+
+def finite(value: Any) -> Any:
+    """Return plain JSON values with None in place of NaN and infinity, which JSON has not."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
 from torch.nn import functional
+
+from edgetune.core.tuned import Adds
 
 PART = 1 << 22
 """Elements formed at a time: 16 MB in float32. Parts that fit a core's cache were measured slower: the matrix product
@@ -82,3 +84,13 @@ def reads_in_parts(module: nn.Module) -> bool:
     plain = type(module) is nn.Linear or (type(module) is nn.Embedding and module.max_norm is None)
     weight = module._parameters.get("weight")
     return plain and weight is not None and weight.is_contiguous() and weight.numel() > 0
+
+
+def direction_of(weights: Mapping[str, torch.Tensor], space: Adds, seed: int) -> dict[str, torch.Tensor]:
+    """Return a direction of some weights by name, whole: as many numbers as they have."""
+    found = {}
+    for name, weight in weights.items():
+        zero = torch.zeros_like(weight)
+        space.axpy(zero, zero, 1.0, name, seed)
+        found[name] = zero
+    return found

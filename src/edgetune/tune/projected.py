@@ -15,7 +15,7 @@ from edgetune.core.errors import ModelError
 from edgetune.core.tuned import Adds, Space
 from edgetune.core.update import Dense, Projected, Update
 from edgetune.tune.attach import attach
-from edgetune.tune.parts import PART, Form
+from edgetune.tune.parts import PART, Form, direction_of
 from edgetune.tune.readers import LinearReader, NotStackableError, Perturbation
 from edgetune.tune.scaled import ScaledSpace
 from edgetune.tune.walk import one_walk, probe_batch, refuse_direct_reads, stacks
@@ -224,15 +224,11 @@ class ProjectedTuned:
         Cost: a few forward passes of 21 tokens.
         """
         if self._stacks is None:
-            self._stacks = self._inspect()
+            batch = probe_batch(self._model)
+            if batch is not None:
+                refuse_direct_reads(self, self._model, list(self._weights.parameters), batch)
+            self._stacks = batch is not None and stacks(self, self._model, batch)
         return self._stacks
-
-    def _inspect(self) -> bool:
-        batch = probe_batch(self._model)
-        if batch is None:
-            return False
-        refuse_direct_reads(self, self._model, list(self._weights.parameters), batch)
-        return stacks(self, self._model, batch)
 
     def hiding(self, names: Iterable[str]) -> AbstractContextManager[None]:
         """While entered, the parameters themselves hold NaN; readers see what they held."""
@@ -290,12 +286,7 @@ class ProjectedTuned:
 
     def direction(self, seed: int) -> dict[str, torch.Tensor]:
         """Return a direction of all tuned weights by name, as a perturbation of 1 would add it."""
-        found = {}
-        for name, weight in self._weights.parameters.items():
-            zero = torch.zeros_like(weight)
-            self._read_space.axpy(zero, zero, 1.0, name, seed)
-            found[name] = zero
-        return found
+        return direction_of(self._weights.parameters, self._read_space, seed)
 
     def adapter(self) -> dict[str, Any] | None:
         """Return None: these are the model's own weights."""

@@ -1,0 +1,68 @@
+"""Whoever lets the devices of a round answer, and how one process alone does it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from edgetune.core.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from edgetune.federation.device import Device
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One device's part of a round.
+
+    Args:
+        device: its id.
+        payload: the server's message.
+        turn: how often the device was asked before.
+        recall: the message that carries the whole state which this one builds on, for a process that has not seen it;
+            None if it builds on the base. It stands for the device's own memory and is no traffic.
+    """
+
+    device: int
+    payload: bytes
+    turn: int
+    recall: bytes | None = None
+
+
+class Hands(Protocol):
+    """Whoever lets devices answer."""
+
+    @property
+    def processes(self) -> int:
+        """Processes that devices answer in, this one included."""
+        ...
+
+    @property
+    def beside_bytes(self) -> int:
+        """Peak memory of the processes beside this one."""
+        ...
+
+    def answer(self, tasks: list[Task], progress: Progress = silent) -> dict[int, bytes]:
+        """Return the reply of every task's device; `progress` is told how far each is, by one thread at a time."""
+        ...
+
+
+class Alone:
+    """Devices answer one after the other, in this process.
+
+    Args:
+        devices: by id.
+    """
+
+    processes, beside_bytes = 1, 0
+
+    def __init__(self, devices: Mapping[int, Device]) -> None:
+        self._devices = devices
+
+    def answer(self, tasks: list[Task], progress: Progress = silent) -> dict[int, bytes]:
+        """Return the reply of every task's device."""
+        return {
+            task.device: self._devices[task.device].answer(task.payload, task.turn, progress)
+            for task in tasks
+        }

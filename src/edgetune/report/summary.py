@@ -30,6 +30,7 @@ from edgetune.core.events import (
 from edgetune.core.export_events import ExportPlanned, Verified
 from edgetune.core.files import write_text_atomic
 from edgetune.report.log import Line, newest_run, typed
+from edgetune.report.units import finite
 
 Status = Literal["finished", "failed", "unfinished"]
 E = TypeVar("E", bound=Event)
@@ -161,8 +162,8 @@ def to_json(summary: Summary) -> dict[str, Any]:
         "planned": asdict(summary.planned) if summary.planned else None,
         "privacy": asdict(summary.privacy) if summary.privacy else None,
     }
-    finite: dict[str, Any] = finite(content)
-    return finite
+    plain: dict[str, Any] = finite(content)
+    return plain
 
 
 def write_summary(folder: Path) -> Path:

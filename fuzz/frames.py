@@ -31,6 +31,8 @@ METHODS: list[tuple[TuningMethod, Update]] = [
     (with_options(tuning_method("fedkseed"), {"pool": 4096}), Projected.none()),
     (with_options(tuning_method("mezo"), {"local_steps": 20}), Projected.none()),
     (tuning_method("lora"), STATE),
+    (with_options(tuning_method("one_byte"), {"local_steps": 12}), Projected.none()),
+    (with_options(tuning_method("feedsign"), {"local_steps": 12}), Projected.none()),
 ]
 HEAD = struct.Struct("<BB")
 """Of a case: which method, and which device the transport says it comes from."""
@@ -48,6 +50,8 @@ class Frames:
         device = rng.choice((0, 1, 2, 3, 3, 77))
         known = _messages(method).reply_known(1, device, state)
         update = _update(state, known.keys, rng)
+        if method.sends_slopes and isinstance(update, Projected):  # slopes come in the order of their steps
+            update = update.over([key for key in known.keys if key in set(update.keys.tolist())])
         report: dict[str, Any] = {
             "device": device,
             "examples": 5,
@@ -87,7 +91,10 @@ class Frames:
             require(closed == DivergenceError.__name__, f"a round ended in {closed}")
             require(server.round == 0 and server.state is before, "a refused round changed the state")
             return "refused"
-        require(server.round == 1 and not closed.refused, "accepted and refused")
+        require(server.round == 1 and closed.void == bool(closed.refused), "accepted and refused")
+        if closed.void:
+            require(server.state is before, "a void round changed the state")
+            return "refused"
         require(server.state.is_bounded, "the state is no number")
         _require_like(server.state, state)
         frame = Frame.decode(payload, kind=UP, method=payload[6:14], base=payload[14:22])

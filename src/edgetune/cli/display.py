@@ -181,6 +181,9 @@ class Display:
             loss = f"held-out loss {event.loss:.4f}, " if event.loss is not None else ""
             drop = f", [yellow]{event.dropped} steps dropped[/]" if event.dropped else ""
             out = f", [yellow]{len(event.refused)} replies refused[/]" if event.refused else ""
+            away = sum(event.unanswered.values())
+            out += f", {away} did not answer in time" if away else ""
+            out += ", [yellow]too few replies: nothing changed[/]" if event.void else ""
             train = "train loss not told" if math.isnan(event.train_loss) else f"train {event.train_loss:.4f}"
             means = f"{loss}{train}"
             if event.aggregation_residual is not None:

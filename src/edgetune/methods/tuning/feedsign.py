@@ -14,7 +14,7 @@ METHOD = replace(
     name="feedsign",
     summary="Devices vote a bit on each shared direction; the majority decides, and all devices count alike.",
     travels="one bit a direction up, and one down of the rounds that were missed",
-    source="Cai et al. 2025, arXiv:2501.17610 (gaussian there: directions = 'gaussian')",
+    source="Cai et al. 2025, arXiv:2501.17610 (gaussian there; rate and radius here are MeZO's)",
     directions=Fresh(Rademacher(), shared=True),
     local=Hold(),
     up=Slopes(Sign()),

@@ -21,7 +21,7 @@ from edgetune.core.update import Projected
 from edgetune.data.sampling import Poisson
 from edgetune.federation.load import materialise
 from edgetune.federation.messages import Messages
-from edgetune.federation.privacy import releases_of
+from edgetune.federation.privacy import protect, releases_of
 from edgetune.federation.reply import Reply, binding
 from edgetune.federation.server import Server
 from edgetune.federation.turns import Turns
@@ -196,3 +196,15 @@ def test_a_rate_is_not_looked_for_on_records_that_shall_be_hidden(tmp_path: Path
 def test_batches_of_ones_own_cannot_be_accounted_for() -> None:
     with pytest.raises(ConfigError, match="drawn by chance"):
         edgetune.Tuner("embedded", "dpzero", learning_rate=1e-3, eps=1e-3)
+
+
+def test_devices_that_are_asked_to_spare_are_accounted_for() -> None:
+    pytest.importorskip("dp_accounting", reason="the extra `privacy` is not installed")
+    few = ["federation.rounds=6", "method.local_steps=9"]
+    noise = [
+        protect(prepare(short("dpzero", *few, f"federation.over_selection={over}")), single=False)[
+            1
+        ].noise_multiplier
+        for over in (0, 2)
+    ]
+    assert noise[1] > noise[0]

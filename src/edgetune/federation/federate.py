@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from edgetune.core.errors import DivergenceError
 from edgetune.core.events import Listener, RoundFinished
@@ -16,7 +17,7 @@ from edgetune.federation.device import Device
 from edgetune.federation.fleet import Fates, Fleet
 from edgetune.federation.hands import Alone, Hands, Task
 from edgetune.federation.pace import Pace
-from edgetune.federation.server import Server
+from edgetune.federation.server import Closed, Server
 from edgetune.federation.state import Checkpoint, Evaluate
 from edgetune.federation.turns import Turns
 from edgetune.federation.worker import Worker
@@ -111,15 +112,7 @@ def federate(
         while server.round < plan.rounds and not checkpoint.over:
             start = time.perf_counter()
             with PeakMemory() as memory:
-                down, coming = server.open_round(held), server.round + 1
-                fates = plan.fates(coming, list(down), len(devices), worker.method.local_steps)
-                tasks = [
-                    Task(id, down[id], turns.before(id, coming), server.recall(down[id]))
-                    for id in fates.answering
-                ]
-                up = hands.answer(tasks, pace.step)
-                held |= dict.fromkeys(up, server.round)
-                closed = server.close_round(up)
+                made = _exchange(server, plan, hands, turns, held, len(devices), pace)
                 worker.tuned.reset(server.state)
                 realised = worker.watch.ratio(server.state)
                 last = server.round == plan.rounds
@@ -129,31 +122,60 @@ def federate(
                 ledger = checkpoint.remember(ledger, server.memory)
             done = RoundFinished(
                 round=server.round,
-                devices=list(down),
-                train_loss=closed.loss,
                 loss=loss,
-                payload_up_bytes=[len(payload) for payload in up.values()],
-                payload_down_bytes=[len(payload) for payload in down.values()],
-                dropped=closed.dropped,
                 digest=ledger.digest,
                 seconds=time.perf_counter() - start,
                 peak_memory_bytes=memory.peak_bytes + hands.beside_bytes,
                 rouge_l=rouge,
-                refused=list(closed.refused),
-                reasons=list(closed.refused.values()),
                 realised=realised,
-                unanswered=dict(Counter(fates.unanswered.values())),
-                simulated_seconds=fates.seconds if plan.fleet else None,
-                void=closed.void,
                 processes=hands.processes,
-                aggregation_residual=closed.residual,
+                simulated_seconds=made.fates.seconds if plan.fleet else None,
+                **made.told(),
             )
             checkpoint.close(ledger, done, listener)
             forget_states(checkpoint.path, but=server.round)
-            pace.begin(server.round, len(down))
+            pace.begin(server.round, len(made.down))
     except DivergenceError as error:
         forget_states(checkpoint.path, but=0)
         return checkpoint.back(worker.tuned, listener, error)
     worker.tuned.reset(server.state)
     checkpoint.finish()
     return ledger
+
+
+@dataclass(frozen=True, slots=True)
+class _Exchange:
+    """What a round's messages were, and what came of them."""
+
+    down: dict[int, bytes]
+    up: dict[int, bytes]
+    fates: Fates
+    closed: Closed
+
+    def told(self) -> dict[str, Any]:
+        """Return what a round's event says of it."""
+        closed = self.closed
+        return {
+            "devices": list(self.down),
+            "train_loss": closed.loss,
+            "payload_up_bytes": [len(payload) for payload in self.up.values()],
+            "payload_down_bytes": [len(payload) for payload in self.down.values()],
+            "dropped": closed.dropped,
+            "refused": list(closed.refused),
+            "reasons": list(closed.refused.values()),
+            "unanswered": dict(Counter(self.fates.unanswered.values())),
+            "void": closed.void,
+            "aggregation_residual": closed.residual,
+        }
+
+
+def _exchange(
+    server: Server, plan: Plan, hands: Hands, turns: Turns, held: dict[int, int], devices: int, pace: Pace
+) -> _Exchange:
+    """Let a round's devices answer, and close it; who was heard holds the state that it received from then on."""
+    down, coming = server.open_round(held), server.round + 1
+    fates = plan.fates(coming, list(down), devices, server.method.local_steps)
+    tasks = [Task(id, down[id], turns.before(id, coming), server.recall(down[id])) for id in fates.answering]
+    up = hands.answer(tasks, pace.step)
+    held |= dict.fromkeys(up, server.round)
+    return _Exchange(down, up, fates, server.close_round(up))

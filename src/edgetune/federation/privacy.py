@@ -10,6 +10,7 @@ from edgetune.core.events import Privacy
 from edgetune.federation.turns import Turns
 from edgetune.methods.method import TuningMethod
 from edgetune.privacy import Releases, noise_for, spent
+from edgetune.recipe.asking import asked_for
 from edgetune.recipe.open_settings import recipe_method, settled
 from edgetune.recipe.prepare import Prepared
 
@@ -71,7 +72,8 @@ def protect(prepared: Prepared, *, single: bool) -> tuple[Prepared, Privacy | No
         )
     held = {device: len(share) for device, share in prepared.devices.items()}
     held = {0: sum(held.values())} if single else held
-    participation = 1.0 if single else recipe.federation.participation
+    plan = recipe.federation
+    participation = 1.0 if single else asked_for(len(held), plan.participation, plan.over_selection)
     told = releases_of(method, held, recipe.federation.rounds, participation, recipe.seed)
     if not protection.settled:
         noise = noise_for(protection.epsilon, told, protection.delta)

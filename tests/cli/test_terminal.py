@@ -129,7 +129,7 @@ def test_methods_and_settings_show_what_a_method_really_has(capsys: pytest.Captu
     settings = capsys.readouterr().out
     (line,) = [line for line in settings.splitlines() if line.startswith("method.learning_rate = ")]
     assert line == "method.learning_rate = auto"
-    assert "method.directions_per_step = 1 (" in settings
+    assert "method.directions_per_step = 5 (decomfl), " in settings
     assert "method.schedule = constant\n" in settings
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from edgetune.core.batch import Batch, response_loss
-from edgetune.core.errors import ConfigError, ModelError
+from edgetune.core.errors import ModelError
 from edgetune.core.keys import pool_key
 from edgetune.core.update import Dense, Projected
 from edgetune.directions import Gaussian, Hadamard, Rademacher
@@ -18,7 +18,7 @@ from edgetune.directions.kind import CHUNK
 from edgetune.directions.space import BoundSpace, KeptSpace
 from edgetune.estimators import TwoPoint
 from edgetune.measure.allocator import allocator_peak
-from edgetune.tune import FullProjected, ProjectedTuned
+from edgetune.tune import ProjectedTuned
 from edgetune.updates import Sgd
 
 FAMILIES = ("llama", "gpt2", "opt", "qwen2", "gemma")
@@ -197,8 +197,6 @@ def test_dense_updates_and_empty_models_are_refused(tiny_model: Any) -> None:
             move(Dense({}))
     with pytest.raises(ModelError, match="no parameters"):
         ProjectedTuned(torch.nn.ReLU(), BoundSpace(Rademacher(), KEY))
-    with pytest.raises(ConfigError, match="directions"):
-        FullProjected().open(tiny_model(), None, 0)
     assert tuned.adapter() is None
 
 

@@ -90,11 +90,11 @@ def federation(cells: Sequence[Cell], out: Path, *, jobs: int, told: Callable[[R
 
     Args:
         cells: from `cells_of`.
-        out: folder of `federation.jsonl`, which grows, and of the runs.
+        out: folder of `systems.jsonl`, which grows, and of the runs.
         jobs: processes side by side.
         told: called with every new row.
     """
-    rows = run_cells(cells, out / "federation.jsonl", out / "runs", jobs=jobs, told=told)
+    rows = run_cells(cells, out / "systems.jsonl", out / "runs", jobs=jobs, told=told)
     lines = []
     for model, method in dict.fromkeys((row["model"], row["method"]) for row in rows):
         mine = [row for row in rows if (row["model"], row["method"]) == (model, method)]

@@ -23,7 +23,7 @@ forward pass over its batch, in a process of its own. Seconds are those of the r
 def federation_table(
     models: Sequence[str], data: str | None, only: Sequence[str], seeds: int, out: Path, jobs: int, work: int
 ) -> None:
-    """Run the table of federated systems, print it, and write `federation.md` with its heat map."""
+    """Run the table of federated systems, print it, and write `systems.md` with its heat map."""
     from edgetune.bench.federation import cells_of, federation
     from edgetune.methods.catalogue import tuning_names
     from edgetune.models.embedded import EMBEDDED
@@ -46,10 +46,10 @@ def federation_table(
     for model in dict.fromkeys(line["model"] for line in lines):
         mine = [line for line in lines if line["model"] == model]
         text += f"\n## {model}\n\nBefore: loss {mine[0]['base_loss'][0]:.3f}.\n\n{_table(mine)}\n"
-        picture = f"federation-{model}.svg"
+        picture = f"systems-{model}.svg"
         text += f"\n![Heat map of the table]({picture})\n"
         _write(out / picture, _map(model, mine))
-    _write(out / "federation.md", text)
+    _write(out / "systems.md", text)
     console.print(text)
 
 

@@ -52,7 +52,7 @@ def left_open(recipe: Recipe, method: TuningMethod) -> tuple[str, ...]:
         method: its `recipe_method`.
     """
     shipped = _shipped(recipe.method.name) if recipe.model.source == EMBEDDED else {}
-    has = {"learning_rate": True, "eps": method.directions is not None}
+    has = {"learning_rate": True, "eps": method.eps is not None}
     return tuple(
         name for name in OPEN if has[name] and name not in shipped and getattr(recipe.method, name) == AUTO
     )

@@ -60,6 +60,16 @@ def _refuse_useless(work: Work, tuned: Model, loss: float) -> None:
         )
     update = tuned.ledger.update if tuned.ledger else None
     still = isinstance(update, Projected) and not update.coefficients.any()
+    if still and all(one.get("void") for one in work.rounds()):
+        raise DivergenceError(
+            "no round had the replies that it needs",
+            hint="lower federation.minimum_replies, or ask more devices (federation.over_selection)",
+        )
+    if still and work.prepared.method.holds:
+        raise DivergenceError(
+            "the server took no step: it still gathers slopes, or each was zero",
+            hint="run more rounds, or for a paced server raise method.variance_threshold or lower method.most_slopes",
+        )
     if still and work.prepared.method.learning_rate > 0:
         raise DivergenceError(
             "no step changed anything: every slope was zero", hint="raise --set method.eps=..."

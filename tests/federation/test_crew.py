@@ -306,7 +306,7 @@ def test_worker_processes_give_the_bits_of_one(
         number: max(one.peak_memory_bytes for one in heard if isinstance(one, RoundFinished))
         for number, heard in events.items()
     }
-    assert peaks[2] > 1.5 * peaks[1], "the peak covers the worker"
+    assert peaks[2] > peaks[1] + 2e8, "the peak covers the worker"  # libraries and a model
     (tuned,) = [one for one in events[2] if isinstance(one, StageFinished) and one.name == "tuned"]
     assert tuned.peak_memory_bytes >= peaks[2]
     assert {done for what, done, total in moved if what.startswith("device")} >= {3}

@@ -15,8 +15,9 @@ HEAD = """# Federated systems at equal device work
 Written by `edgetune bench federation`; do not edit. Every device that is asked does {work:,} forward passes of a record
 in all, a backward pass counting as two; 20 devices, 10 % a round. Loss in nats a response token and Rouge-L on the same
 held-out records, mean and standard deviation over seeds. Bytes are lengths of payloads: the longest reply, the longest
-message to a newcomer, the mean message later, and all of a run. Memory is the peak of a device's answer above that of a
-forward pass over its batch, in a process of its own. Seconds are those of the rounds, one thread, on a shared machine.
+message of the first round, the mean message later, and all of a run. Memory is the peak of a device's answer above that
+of a forward pass over its batch, in a process of its own. Seconds are those of the rounds, one thread, on a shared
+machine.
 """
 
 
@@ -128,7 +129,7 @@ def _write(path: Path, text: str) -> None:
 
 def _table(lines: Sequence[Mapping[str, Any]]) -> str:
     rows = [
-        "| method | loss | Rouge-L | up | down, newcomer | down, later | all | memory | seconds | rounds | seeds |",
+        "| method | loss | Rouge-L | up | down, first | down, later | all | memory | seconds | rounds | seeds |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for line in sorted(lines, key=lambda one: one["loss"][0]):
@@ -142,7 +143,8 @@ def _table(lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _spread(pair: Sequence[float], digits: int) -> str:
-    return f"{pair[0]:.{digits}f} ± {pair[1]:.{digits}f}"
+    around = f" ± {pair[1]:.{digits}f}" if pair[1] else ""  # one seed has no spread
+    return f"{pair[0]:.{digits}f}{around}"
 
 
 def _map(model: str, lines: Sequence[Mapping[str, Any]]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from edgetune.bench import case_study, cells, federation
+from edgetune.bench.above import above_inference
 from edgetune.bench.cells import Cell, run_cells
 from edgetune.core.errors import DataError
 from edgetune.methods.catalogue import tuning_method, tuning_names
@@ -134,3 +135,20 @@ def test_figures_are_whole_pictures() -> None:
         named = picture.replace("<svg", '<svg xmlns:xlink="http://www.w3.org/1999/xlink"', 1)
         assert ET.fromstring(named).tag.endswith("svg")
     assert all(word in pictures[0] for word in ("lora", "mezo", "1.0", "2.0"))
+
+
+def test_the_memory_of_a_private_device_is_measured_with_its_noise() -> None:
+    pytest.importorskip("dp_accounting", reason="the extra `privacy` is not installed")
+    recipe = load_recipe(
+        packaged_recipe("dpzero"),
+        [
+            "federation.rounds=2",
+            "method.local_steps=2",
+            "data.records=60",
+            "data.held_out=8",
+            "data.calibration=8",
+        ],
+    )
+    found = above_inference(recipe)
+    assert found["inference"] > 0
+    assert found["above"] >= 0

@@ -454,3 +454,13 @@ def test_a_run_is_not_moved_by_the_default_type_that_a_load_beside_it_sets(name:
         assert beside.tune(2).digest == alone.digest
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def test_states_are_kept_only_where_messages_build_on_them(toy: MakeToy) -> None:
+    for name, kept in (("fedkseed", True), ("full", False)):
+        run = toy(name, run=name)
+        server = server_of(run)
+        for _ in range(2):
+            down = server.open_round()
+            server.close_round({id: run.devices[id].answer(payload) for id, payload in down.items()})
+        assert bool(server._past) == bool(run.worker.states) == kept

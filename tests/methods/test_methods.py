@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -337,3 +337,14 @@ def test_no_option_is_two_parts_of_one_method() -> None:
         names = [name for part in method.parts.values() for name in part.options]
         assert len(names) == len(set(names))
         assert all(isinstance(part, Part) for part in method.parts.values())
+
+
+def test_a_method_without_a_rate_is_refused_when_it_is_made() -> None:
+    class Rateless(Sgd):
+        """An optimiser of somebody else's that no recipe can set."""
+
+        __slots__ = ()
+        options: ClassVar[dict[str, str]] = {}
+
+    with pytest.raises(ConfigError, match="must have a learning_rate"):
+        replace(KSEED, local=Rateless(1.0))

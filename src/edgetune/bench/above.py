@@ -15,6 +15,7 @@ from edgetune.core.allocator import return_freed_blocks
 from edgetune.core.batch import response_loss
 from edgetune.data.encode import collate
 from edgetune.federation.device import Device
+from edgetune.federation.privacy import protect
 from edgetune.federation.server import Server
 from edgetune.federation.worker import Worker
 from edgetune.measure.memory import PeakMemory
@@ -33,7 +34,7 @@ def above_inference(recipe: Recipe) -> dict[str, int]:
     Returns:
         `inference` and `above`, bytes.
     """
-    prepared = prepare(recipe)
+    prepared, _ = protect(prepare(recipe), single=False)
     worker = Worker(prepared.backbone, prepared.method, recipe.seed)
     share = prepared.devices[0]
     batch = collate(share[: prepared.method.batch_size], prepared.pad_id)

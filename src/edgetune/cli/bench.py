@@ -62,8 +62,7 @@ def bench(
     if what == "federation":
         from edgetune.cli.tables import federation_table
 
-        models = ["embedded", *([model] if model else [])]
-        return federation_table(models, data, only or [], seeds, out, jobs, work)
+        return federation_table([model] if model else [], data, only or [], seeds, out, jobs, work)
     if what == "case-study":
         from edgetune.cli.tables import case_study_table
 

@@ -62,9 +62,10 @@ class Device:
         tuned, states = self._worker.tuned, self._worker.states
         like = tuned.state() if self._worker.method.directions is None else None
         round, state, named = self._messages.read(payload, states, like)
-        states[round - 1] = state
-        for old in [one for one in states if one < round - KEPT]:
-            del states[old]
+        if self._worker.method.down.relative:
+            states[round - 1] = state
+            for old in [one for one in states if one < round - KEPT]:
+                del states[old]
         return round, state, named
 
     def answer(self, payload: bytes, turn: int | None = None, progress: Progress = silent) -> bytes:

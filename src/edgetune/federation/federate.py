@@ -14,7 +14,7 @@ from edgetune.core.ledger import Ledger
 from edgetune.core.progress import Progress, silent
 from edgetune.federation.beside import forget_states
 from edgetune.federation.device import Device
-from edgetune.federation.fleet import Fates, Fleet
+from edgetune.federation.fleet import ABSENT, Fates, Fleet
 from edgetune.federation.hands import Alone, Hands, Task
 from edgetune.federation.pace import Pace
 from edgetune.federation.server import Closed, Server
@@ -159,7 +159,9 @@ class _Exchange:
             "devices": list(self.down),
             "train_loss": closed.loss,
             "payload_up_bytes": [len(payload) for payload in self.up.values()],
-            "payload_down_bytes": [len(payload) for payload in self.down.values()],
+            "payload_down_bytes": [
+                len(payload) for id, payload in self.down.items() if self.fates.unanswered.get(id) != ABSENT
+            ],
             "dropped": closed.dropped,
             "refused": list(closed.refused),
             "reasons": list(closed.refused.values()),

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from edgetune.core.keys import stream
 
+ABSENT = "absent"
+"""Of a device that has not joined yet: it received nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fates:
@@ -63,7 +66,7 @@ class Fleet:
             wanted: replies that it waits for.
             steps: local steps of a device.
         """
-        unanswered = {device: "absent" for device in asked if self.joins(device) > round}
+        unanswered = {device: ABSENT for device in asked if self.joins(device) > round}
         times = list[tuple[float, int]]()
         for device in sorted(set(asked) - set(unanswered)):
             luck = stream(self.seed, "fleet", "round", round, device)

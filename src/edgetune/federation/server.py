@@ -74,7 +74,8 @@ class Server:
         self.participation, self._minimum = participation, minimum
         self._devices, self._seed = sorted(devices), seed
         self._messages = Messages(method, binding(method.digest, base_digest, seed), seed)
-        self._examples, self._past = dict(examples or {}), {round: self.state}
+        self._examples = dict(examples or {})
+        self._past = {round: self.state} if method.down.relative else {}
         self._recalls: dict[int, bytes] = {}
 
     def sample(self, round: int | None = None) -> list[int]:
@@ -98,11 +99,11 @@ class Server:
 
     def _since(self, round: int) -> int:
         """Return the completed rounds of a state that a message can build on; 0 for the base."""
-        return round if self.method.down.relative and round in self._past else 0
+        return round if round in self._past else 0
 
     def recall(self, payload: bytes) -> bytes | None:
         """Return the whole state that a message of this round builds on, as a message; None for the base."""
-        since = self._messages.since(payload)
+        since = self._messages.since(payload) if self.method.down.relative else 0
         if since and since not in self._recalls:
             self._recalls = {since: self._messages.write(since, self._past[since], self.sample)}
         return self._recalls[since] if since else None
@@ -139,8 +140,11 @@ class Server:
         if not void:
             self.state, self.memory, residual = self._combined(usable, refused)
         self.round += 1
-        self._past = {round: state for round, state in self._past.items() if round > self.round - KEPT}
-        self._past[self.round] = self.state
+        if (
+            self.method.down.relative
+        ):  # of other messages nothing builds on an earlier state, and a model is large
+            self._past = {round: state for round, state in self._past.items() if round > self.round - KEPT}
+            self._past[self.round] = self.state
         total = sum(one.examples for one in usable)
         loss = sum(one.loss * one.examples for one in usable) / total if usable else math.nan
         return Closed(math.nan if self.method.private else loss, dropped, refused, void, residual)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
 
@@ -96,6 +97,7 @@ class TuningMethod:
                 f"a device would take more than {MOST_DIRECTIONS:,} directions a round",
             ),
             (self.batch_size < 1, "a batch needs at least one record"),
+            (len(self._rates) != 1, "one part, and no other, must have a learning_rate"),
             (self.micro_batch < 0, "a micro-batch needs at least one record"),
             (
                 bool(self.pool_size) and self.estimate.directions > self.pool_size,
@@ -157,12 +159,12 @@ class TuningMethod:
     @property
     def learning_rate(self) -> float:
         """The learning rate, of whichever part has one."""
-        (rate,) = (
-            said["learning_rate"]
-            for part in self.parts.values()
-            if "learning_rate" in (said := part.settings())
-        )
-        return float(rate)
+        return float(self._rates[0])
+
+    @property
+    def _rates(self) -> list[Any]:
+        said = (part.settings() for part in self.parts.values())
+        return [one["learning_rate"] for one in said if "learning_rate" in one]
 
     @property
     def eps(self) -> float | None:

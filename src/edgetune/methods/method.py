@@ -12,7 +12,7 @@ import numpy as np
 
 from edgetune.aggregate import Aggregator, Memory, ServerStep, Take
 from edgetune.core.errors import ConfigError
-from edgetune.core.part import EVERY_SLOPE, HELD, SHARED, SLOPES, Part, misfit
+from edgetune.core.part import EVERY_SLOPE, HELD, SHARED, Part, misfit
 from edgetune.core.protected import Protected
 from edgetune.core.update import Estimate, Projected, Update
 from edgetune.data.sampling import Sampling, Shuffled
@@ -125,11 +125,6 @@ class TuningMethod:
         """The parts by the field that holds them."""
         held = {one.name: getattr(self, one.name) for one in fields(self)}
         return {name: part for name, part in held.items() if isinstance(part, Part)}
-
-    @property
-    def forward_only(self) -> bool:
-        """Whether steps are slopes along directions, without back-propagation."""
-        return SLOPES in self.estimate.gives
 
     @property
     def sends_slopes(self) -> bool:

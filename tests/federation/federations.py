@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from edgetune.core.tuned import Tuned
 from edgetune.data.encode import Example, batches
 from edgetune.federation.device import Device
 from edgetune.federation.federate import Plan, federate
+from edgetune.federation.server import Server
 from edgetune.federation.single import tune
 from edgetune.federation.state import Checkpoint
 from edgetune.federation.worker import Worker
@@ -107,6 +108,17 @@ METHODS: dict[str, TuningMethod] = {
         )
         for target in ("full", "adapter", "prefix", "bitfit")
     },
+    "fedselft": with_options(
+        tuning_method("fedselft"),
+        {
+            "learning_rate": 0.3,
+            "micro_batch": 0,
+            "layer_budget": 2,
+            "budget_spread": 1,
+            "consistency": 0.1,
+            **STEPS,
+        },
+    ),
     **{
         f"server_{kind}": with_options(
             tuning_method("lora"),
@@ -120,6 +132,15 @@ METHODS: dict[str, TuningMethod] = {
         | {"server": "adam", "server_rate": 1e-4, "server_eps": 1e-6, "proximal": 0.1},
     ),
 }
+
+
+def answers(server: Server, devices: Mapping[int, Device], down: Mapping[int, bytes]) -> dict[int, bytes]:
+    """Return what devices send in answer to a round's messages, after the exchange before it where there is one."""
+    before = {id: devices[id].survey(payload) for id, payload in down.items()} if server.surveys else {}
+    chosen = server.choose(before)
+    if chosen is None:
+        return {id: devices[id].answer(payload) for id, payload in down.items()}
+    return {id: devices[id].answer(down[id], choice=choice) for id, choice in chosen.items()}
 
 
 def examples(device: int, count: int = 6) -> list[Example]:

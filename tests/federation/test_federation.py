@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from federations import SEED, MakeToy, evaluate, examples
+from federations import SEED, MakeToy, answers, evaluate, examples
 from transformers import AutoModelForCausalLM
 
 import edgetune
@@ -20,8 +20,7 @@ from edgetune.core.update import Contribution, Projected, Update
 from edgetune.federation.device import Device
 from edgetune.federation.load import materialise
 from edgetune.federation.messages import HEAD as STATE_HEAD
-from edgetune.federation.messages import Messages
-from edgetune.federation.reply import HEAD, REPORT, Reply, binding
+from edgetune.federation.reply import HEAD, REPORT, Reply
 from edgetune.federation.server import Server
 from edgetune.federation.steps import draw_batches, take_steps
 from edgetune.federation.tuning import plain_model
@@ -36,16 +35,17 @@ PRIVATE = ["dpzero", "dp_aggzo", "hidden_devices"]
 both = pytest.mark.parametrize("name", ["fedkseed", "lora"])
 DIRECTED = ["fedkseed", "signs", "mezo", "mezo_lora", "mezo_prefix", "decomfl", "decomfl_pool"]
 SERVED = ["fedkseed_pro", "one_byte", "one_byte_pairs", "feedsign", "fwdllm"]
-DENSE = ["lora", "ffa", "flora", "fedex", "full", "adapter", "prefix", "bitfit"]
+DENSE = ["fedselft", "lora", "ffa", "flora", "fedex", "full", "adapter", "prefix", "bitfit"]
 every = pytest.mark.parametrize("name", [*DIRECTED, *SERVED, *PRIVATE, *DENSE])
 
 
 def server_of(toy: Any, participation: float = 1.0, **more: Any) -> Server:
     state = more.pop("state", toy.worker.tuned.state())
-    digest = toy.worker.identity
+    worker = toy.worker
     return Server(
-        toy.method, digest, list(toy.devices), participation=participation, seed=SEED, state=state, **more
-    )
+        toy.method, worker.identity, list(toy.devices), participation=participation, seed=SEED, state=state,
+        layers=worker.layers, initial=worker.initial, **more,
+    )  # fmt: skip
 
 
 def digest_of(toy: Any) -> str:
@@ -68,7 +68,7 @@ def test_a_device_materialises_the_servers_model_every_round(
 ) -> None:
     run = toy(name)
     server, tuned = server_of(run), run.worker.tuned
-    messages = Messages(run.method, binding(run.method.digest, run.worker.identity, SEED), SEED)
+    messages = run.worker.messages
     states: dict[int, Update] = {}
     like = tuned.state() if run.method.directions is None else None
     for round in range(3):
@@ -83,10 +83,14 @@ def test_a_device_materialises_the_servers_model_every_round(
                 tuned.reset(state)
                 assert digest_of(run) == expected
         assert len(changed[id]) <= len(whole[id])
-        moved = isinstance(server.state, Projected) and len(server.state.keys) > 0
+        moved = (
+            round > 0
+            if run.method.survey
+            else isinstance(server.state, Projected) and len(server.state.keys) > 0
+        )
         assert (len(changed[id]) < len(whole[id])) == (moved and run.method.down.relative)
         states[round] = state
-        server.close_round({id: run.devices[id].answer(payload) for id, payload in whole.items()})
+        server.close_round(answers(server, run.devices, whole))
         states[round + 1] = server.state
 
 
@@ -117,7 +121,7 @@ def everyone(server: Server, round: int) -> dict[int, int]:
 
 def reply_of(server: Server, device: int, worker: Worker) -> bytes:
     """Return what a device sends whose every step counted."""
-    messages = Messages(worker.method, binding(worker.method.digest, worker.identity, SEED), SEED)
+    messages = worker.messages
     round = server.round + 1
     keys = np.array(sorted(set(worker.method.keys(SEED, round, device))), np.int64)
     update = Projected(keys, np.random.default_rng(device).normal(0, 1e-6, len(keys)).astype(np.float32))
@@ -160,6 +164,7 @@ def reply_of(server: Server, device: int, worker: Worker) -> bytes:
         ("tune", "adapter"),
         ("federate", "prefix"),
         ("federate", "bitfit"),
+        ("federate", "fedselft"),
         ("federate", "server_momentum"),
         ("federate", "server_adam"),
         ("federate", "pool_adam"),

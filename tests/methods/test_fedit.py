@@ -15,8 +15,7 @@ from edgetune.core.update import Contribution, Dense
 from edgetune.data.encode import Example
 from edgetune.federation.device import Device
 from edgetune.federation.federate import Plan, federate
-from edgetune.federation.messages import Messages
-from edgetune.federation.reply import Reply, binding
+from edgetune.federation.reply import Reply
 from edgetune.federation.server import Server
 from edgetune.federation.state import Checkpoint
 from edgetune.federation.steps import draw_batches, take_steps
@@ -128,7 +127,7 @@ def test_a_payload_holds_the_tuned_tensors_and_nothing_else(rule: str, save_tiny
     layers = [one for one in worker.tuned.model.modules() if hasattr(one, "lora_A")]
     sizes = [(one.in_features, one.out_features) for one in layers]
     numbers = 2 * sum(outputs if rule == "ffa" else inputs + outputs for inputs, outputs in sizes)
-    messages = Messages(worker.method, binding(worker.method.digest, worker.identity, SEED), SEED)
+    messages = worker.messages
     for id, payload in server.open_round().items():
         reply = devices[id].answer(payload)
         body = Frame.decode(reply, kind=UP, method=messages.binds[0], base=messages.binds[1]).body
@@ -155,7 +154,7 @@ def test_the_weights_after_a_round_are_the_mean_of_the_devices_for_exact_rules(
             for name, one in layers.items()
         }
 
-    messages = Messages(worker.method, binding(worker.method.digest, worker.identity, SEED), SEED)
+    messages = worker.messages
     replies = {id: devices[id].answer(payload) for id, payload in server.open_round().items()}
     total, mean = sum(one.examples for one in devices.values()), dict[str, torch.Tensor]()
     for id, reply in replies.items():
@@ -193,7 +192,7 @@ def test_a_device_cannot_add_to_the_base(save_tiny: Any) -> None:
     devices = devices_of(worker)
     server = server_of(worker, devices)
     replies = rounds_of(server, devices, 1)[0]
-    messages = Messages(worker.method, binding(worker.method.digest, worker.identity, SEED), SEED)
+    messages = worker.messages
     like = trained(server.state)
     body = Reply(messages.ticket(2, server.state), Contribution(0, 3, 1.0, 0, server.state))
     payload = body.encode(worker.method.up, messages.reply_known(2, 0, server.state))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
+
+import torch
 
 from edgetune.aggregate.aggregator import Aggregator, Memory, ordered, shares
 from edgetune.core.errors import ConfigError
@@ -17,6 +19,8 @@ class Mean(Aggregator):
     """Federated averaging.
 
         update = sum_c p_c update_c,   p_c = n_c / sum n   (or 1 / devices)
+
+    A tensor that only some devices trained is their mean alone; one that nobody trained does not move.
 
     Args:
         by_examples: weight devices by their number of training examples; else alike.
@@ -52,9 +56,10 @@ class Mean(Aggregator):
             for share, update in zip(weights, projected, strict=True):
                 summed = summed + update.scaled(share)
             return summed.merged()
-        return Dense(
-            {
-                name: sum(share * update.tensors[name] for share, update in zip(weights, dense, strict=True))  # type: ignore[misc]
-                for name in dense[0].tensors
-            }
-        )
+        found = dict[str, torch.Tensor]()
+        for name in dict.fromkeys(name for update in dense for name in update.tensors):
+            trained = [one for one in told if isinstance(one.update, Dense) and name in one.update.tensors]
+            parts = shares(trained, by_examples=self.by_examples)
+            sent = [one.update.tensors[name] for one in trained if isinstance(one.update, Dense)]
+            found[name] = cast(torch.Tensor, sum(share * one for share, one in zip(parts, sent, strict=True)))
+        return Dense(found)

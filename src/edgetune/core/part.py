@@ -33,6 +33,7 @@ RATED = "a learning rate that changes from step to step"
 AMPLITUDES = "amplitudes of the slopes along each direction"
 CARRIED = "messages that carry amplitudes"
 FACTOR = "one factor of a round, which its steps follow from"
+CHOSEN_LAYERS = "replies that hold the layers that their device was to train"
 
 NOTHING: frozenset[str] = frozenset()
 

@@ -16,6 +16,7 @@ from edgetune.core.events import Listener, WorkerLost
 from edgetune.core.progress import Progress, silent
 from edgetune.federation.hands import Task
 from edgetune.federation.pipes import Message, receive, send, to_error
+from edgetune.federation.tasks import told_task
 
 if TYPE_CHECKING:
     from edgetune.federation.device import Device
@@ -120,7 +121,7 @@ class Crew:
             ):  # the device may have been another process's
                 device.receive(task.recall)
                 recalled = task.recall
-            reply = device.answer(task.payload, task.turn, self.progress)
+            reply = task.done_by(device, self.progress)
             with self._change:
                 self._replies[task.device] = reply
         for lost in self._lost:
@@ -232,7 +233,7 @@ class _Helper:
                 if task.recall is not None and task.recall != recalled:
                     recalled = task.recall
                     send(told, Message("recall", {"device": task.device}, task.recall))
-                send(told, Message("answer", {"device": task.device, "turn": task.turn}, task.payload))
+                send(told, told_task(task))
                 self._crew.done(task, self._until(said, "reply").body)
                 self._task = None
         except (EOFError, OSError, ValueError):

@@ -48,6 +48,7 @@ def _listen(pipe: BinaryIO, tasks: queue.SimpleQueue[Message]) -> None:
 def _serve(tasks: queue.SimpleQueue[Message], say: BinaryIO) -> None:
     from edgetune.federation.device import Device
     from edgetune.federation.opening import examples_of, worker_of
+    from edgetune.federation.tasks import task_of
     from edgetune.measure.machine import resident_bytes
     from edgetune.measure.memory import PeakMemory
 
@@ -75,5 +76,5 @@ def _serve(tasks: queue.SimpleQueue[Message], say: BinaryIO) -> None:
             devices[id].receive(task.body)
             continue
         with PeakMemory() as memory:
-            reply = devices[id].answer(task.body, int(task.head["turn"]), progress)
+            reply = task_of(task).done_by(devices[id], progress)
         send(say, Message("reply", {"peak": memory.peak_bytes}, reply))

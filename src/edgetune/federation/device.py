@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 
-from edgetune.core.errors import DataError
+from edgetune.core.batch import Batch, response_loss
+from edgetune.core.errors import DataError, DigestError
+from edgetune.core.pieces import Layer, cut
 from edgetune.core.progress import Progress, silent
-from edgetune.core.update import Contribution, Update
+from edgetune.core.update import Contribution, Dense, Update
 from edgetune.data.encode import Example
-from edgetune.federation.messages import KEPT, Messages
+from edgetune.federation.choosing import read_choice, write_scores
+from edgetune.federation.messages import KEPT
 from edgetune.federation.reply import REPORT, Reply, binding
 from edgetune.federation.steps import take_steps
 from edgetune.federation.worker import Worker
+from edgetune.tune import DenseTuned
 from edgetune.wire import UP, Frame
 
 __all__ = ["REPORT", "Device", "binding"]
@@ -42,8 +47,7 @@ class Device:
             raise DataError("a device without examples cannot train", where=f"device {id}")
         self.id, self._examples, self._worker = id, examples, worker
         self._pad_id = pad_id
-        binds = binding(worker.method.digest, worker.identity, worker.seed)
-        self._messages = Messages(worker.method, binds, worker.seed)
+        self._messages = worker.messages
 
     @property
     def examples(self) -> int:
@@ -68,7 +72,41 @@ class Device:
                 del states[old]
         return round, state, named
 
-    def answer(self, payload: bytes, turn: int | None = None, progress: Progress = silent) -> bytes:
+    def survey(self, payload: bytes, turn: int | None = None) -> bytes:
+        """Measure what the server chooses layers by, at the received state, and return it.
+
+        Args:
+            payload: as in `answer`.
+            turn: as in `answer`: what is measured are the first records that the device would then train on.
+
+        Raises:
+            DigestError: as `answer`.
+        """
+        worker = self._worker
+        round, state, named = self.receive(payload)
+        worker.tuned.reset(state)
+        survey = worker.method.survey
+        if survey is None:
+            raise DigestError(f"{worker.method.name} asks devices for nothing before a round")
+        scores = survey.measure(
+            worker.tuned, worker.layers, self._batches(round, turn), worker.objective or response_loss
+        )
+        return write_scores(self._messages, round, named, self.id, len(self._examples), scores)
+
+    def _batches(self, round: int, turn: int | None) -> Iterator[Batch]:
+        method, seed = self._worker.method, self._worker.seed
+        first = (round - 1 if turn is None else turn) * method.local_steps
+        return method.sampling.batches(
+            self._examples, method.batch_size, self._pad_id, seed=seed, device=self.id, first=first
+        )
+
+    def answer(
+        self,
+        payload: bytes,
+        turn: int | None = None,
+        progress: Progress = silent,
+        choice: bytes | None = None,
+    ) -> bytes:
         """Train from the received state and return the change.
 
         The device becomes the server's state exactly as received, takes its local steps, and forgets its weights.
@@ -78,6 +116,7 @@ class Device:
             turn: how many times the device was asked before, so that it goes on where it was in its examples; every
                 round so far if not given.
             progress: told after every local step.
+            choice: the server's second message, where it chooses layers; nothing else moves then.
 
         Returns:
             A frame with a `Reply`.
@@ -87,32 +126,35 @@ class Device:
         """
         method, tuned, seed = self._worker.method, self._worker.tuned, self._worker.seed
         round, state, named = self.receive(payload)
+        only = self._chosen(choice, round, named)
         tuned.reset(state)
-        turn = round - 1 if turn is None else turn
         tuned.keep(self._worker.scratch)
-        batches = method.sampling.batches(
-            self._examples,
-            method.batch_size,
-            self._pad_id,
-            seed=seed,
-            device=self.id,
-            first=turn * method.local_steps,
-        )
-        steps = take_steps(
-            method,
-            tuned,
-            batches,
-            method.keys(seed, round, self.id, state),
-            method.local.start(tuned),
-            round=round,
-            state=state,
-            objective=self._worker.objective,
-            progress=progress,
-            label=f"device {self.id}",
-        )
-        change = steps.slopes if method.sends_slopes else tuned.delta()
+        with tuned.only(only) if only is not None and isinstance(tuned, DenseTuned) else nullcontext():
+            steps = take_steps(
+                method,
+                tuned,
+                self._batches(round, turn),
+                method.keys(seed, round, self.id, state),
+                method.local.start(tuned),
+                round=round,
+                state=state,
+                objective=self._worker.objective,
+                progress=progress,
+                label=f"device {self.id}",
+            )
+            change = steps.slopes if method.sends_slopes else tuned.delta()
+        if only is not None and isinstance(change, Dense):
+            change = cut(change, only)
         loss, dropped = (0.0, 0) if method.private else (steps.loss, steps.dropped)
         content = Contribution(self.id, len(self._examples), loss, dropped, change)
-        known = self._messages.reply_known(round, self.id, state)
+        known = self._messages.reply_known(round, self.id, state, only)
         body = Reply(named, content).encode(method.up, known)
         return Frame(UP, *self._messages.binds, round, body).encode()
+
+    def _chosen(self, choice: bytes | None, round: int, ticket: bytes) -> list[Layer] | None:
+        """Return the layers that the server chose; None where it chooses none."""
+        if self._worker.method.survey is None:
+            return None
+        if choice is None:
+            raise DigestError("the server has chosen no layers for this device")
+        return read_choice(self._messages, choice, round, ticket, self._worker.layers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from edgetune.core.errors import DivergenceError
@@ -101,7 +101,9 @@ def federate(
         minimum=plan.minimum,
         round=ledger.round,
         examples={id: device.examples for id, device in devices.items()},
-        memory=checkpoint.memory(ledger, worker.method.remembered(ledger.update)),
+        memory=checkpoint.memory(ledger, worker.method.remembered(ledger.update, len(worker.layers))),
+        layers=worker.layers,
+        initial=worker.initial,
     )
     hands = hands or Alone(devices)
     turns = Turns(list(devices), server.participation, seed=plan.seed)
@@ -151,6 +153,8 @@ class _Exchange:
     up: dict[int, bytes]
     fates: Fates
     closed: Closed
+    before: dict[int, bytes]
+    chosen: dict[int, bytes]
 
     def told(self) -> dict[str, Any]:
         """Return what a round's event says of it."""
@@ -158,9 +162,15 @@ class _Exchange:
         return {
             "devices": list(self.down),
             "train_loss": closed.loss,
-            "payload_up_bytes": [len(payload) for payload in self.up.values()],
+            "payload_up_bytes": [
+                len(self.before.get(id, b"")) + len(self.up.get(id, b""))
+                for id in self.down
+                if id in self.before or id in self.up
+            ],
             "payload_down_bytes": [
-                len(payload) for id, payload in self.down.items() if self.fates.unanswered.get(id) != ABSENT
+                len(payload) + len(self.chosen.get(id, b""))
+                for id, payload in self.down.items()
+                if self.fates.unanswered.get(id) != ABSENT
             ],
             "dropped": closed.dropped,
             "refused": list(closed.refused),
@@ -178,6 +188,17 @@ def _exchange(
     down, coming = server.open_round(held), server.round + 1
     fates = plan.fates(coming, list(down), devices, server.method.local_steps)
     tasks = [Task(id, down[id], turns.before(id, coming), server.recall(down[id])) for id in fates.answering]
+    before, chosen = _chosen(server, hands, tasks)
+    if chosen is not None:
+        tasks = [replace(task, choice=chosen[task.device]) for task in tasks if task.device in chosen]
     up = hands.answer(tasks, pace.step)
     held |= dict.fromkeys(up, server.round)
-    return _Exchange(down, up, fates, server.close_round(up))
+    return _Exchange(down, up, fates, server.close_round(up), before, chosen or {})
+
+
+def _chosen(
+    server: Server, hands: Hands, tasks: Sequence[Task]
+) -> tuple[dict[int, bytes], dict[int, bytes] | None]:
+    """Return what devices sent before the round, and the server's answers to it; None where there are none."""
+    before = hands.answer([replace(task, survey=True) for task in tasks]) if server.surveys else {}
+    return before, server.choose(before)

@@ -20,6 +20,8 @@ class Task:
         device: its id.
         payload: the server's message.
         turn: how often the device was asked before.
+        survey: whether it is asked for the numbers that come before the round, not for a change.
+        choice: the message that says which layers it trains, where there is one.
         recall: the message that carries the whole state which this one builds on, for a process that has not seen it;
             None if it builds on the base. It stands for the device's own memory and is no traffic.
     """
@@ -28,6 +30,14 @@ class Task:
     payload: bytes
     turn: int
     recall: bytes | None = None
+    survey: bool = False
+    choice: bytes | None = None
+
+    def done_by(self, device: Device, progress: Progress = silent) -> bytes:
+        """Return what the device answers."""
+        if self.survey:
+            return device.survey(self.payload, self.turn)
+        return device.answer(self.payload, self.turn, progress, self.choice)
 
 
 class Hands(Protocol):
@@ -62,7 +72,4 @@ class Alone:
 
     def answer(self, tasks: list[Task], progress: Progress = silent) -> dict[int, bytes]:
         """Return the reply of every task's device."""
-        return {
-            task.device: self._devices[task.device].answer(task.payload, task.turn, progress)
-            for task in tasks
-        }
+        return {task.device: task.done_by(self._devices[task.device], progress) for task in tasks}

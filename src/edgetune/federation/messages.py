@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from edgetune.core.errors import DigestError
-from edgetune.core.update import Projected, Update, Weighed
+from edgetune.core.pieces import Layer, Layers, cut
+from edgetune.core.update import Dense, Projected, Update, Weighed
 from edgetune.federation.reply import ticket
 from edgetune.methods.method import TuningMethod
 from edgetune.wire import DOWN, Frame, Known
@@ -27,15 +28,23 @@ class Messages:
         method: how updates are made, encoded and combined.
         binds: names of method and base (`reply.binding`).
         seed: master seed.
+        layers: the tuned tensors by depth, where gradients move them.
+        initial: their values before the first round, where messages of the server are relative to them.
     """
 
     method: TuningMethod
     binds: tuple[bytes, bytes]
     seed: int
+    layers: Layers = ()
+    initial: Dense | None = None
 
-    def reply_known(self, round: int, device: int, like: Update) -> Known:
-        """Return what both ends know of a device's reply in a round."""
+    def reply_known(
+        self, round: int, device: int, like: Update, only: Sequence[Layer] | None = None
+    ) -> Known:
+        """Return what both ends know of a device's reply in a round; `only` are the layers chosen for it."""
         keys = self.method.keys(self.seed, round, device, like)
+        if only is not None and isinstance(like, Dense):
+            like = cut(like, only)
         return Known(keys, self.method.pool_size, like=like)
 
     def ticket(self, round: int, state: Update) -> bytes:
@@ -59,7 +68,7 @@ class Messages:
             since: completed rounds of a state that the receiver holds; 0 for the base.
             held: that state.
         """
-        known = replace(self._known(round, since, held), asked=asked)
+        known = replace(self._known(round, since, held or self.initial), asked=asked)
         head = HEAD.pack(self.seed, since, self.ticket(round + 1, state))
         body = head + self.method.down.encode(state, known)
         return Frame(DOWN, *self.binds, round + 1, body).encode()
@@ -86,7 +95,7 @@ class Messages:
             raise DigestError(f"the server's directions follow seed {seed}, this device's seed {self.seed}")
         if since >= frame.round or (since and since not in states):
             raise DigestError(f"the message builds on round {since}, of which this device holds nothing")
-        held = states[since] if since else None
+        held = states[since] if since else self.initial
         known = replace(self._known(frame.round - 1, since, held), like=like)
         state = self.method.down.decode(frame.body[HEAD.size :], known)
         if self.ticket(frame.round, state) != named:
@@ -103,7 +112,7 @@ class Messages:
         method, keys = self.method, partial(self.method.keys, self.seed)
         return Known(
             (), method.pool_size, round, since, held, is_state=True,
-            keys_of=keys, shared=method.shares_directions, factor=method.aggregate.factor,
+            keys_of=keys, shared=method.shares_directions, factor=method.aggregate.factor, layers=self.layers,
         )  # fmt: skip
 
     def _ordered(self, state: Update) -> Update:

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 
 from edgetune.aggregate import Memory, gap, ordered, shares
 from edgetune.core.errors import DigestError, DivergenceError
+from edgetune.core.pieces import Layers, laid
 from edgetune.core.update import Contribution, Dense, Projected, Update, within
+from edgetune.federation.choosing import Chooser
 from edgetune.federation.messages import KEPT, Messages
 from edgetune.federation.reply import Reply, binding
 from edgetune.federation.turns import sample_devices
@@ -52,6 +54,8 @@ class Server:
             Where nothing is known of a device, its claim is taken.
         memory: what the aggregator remembers of the rounds so far; its start if not given.
         minimum: usable replies without which a round changes nothing, at least 1.
+        layers: the tuned tensors by depth, where gradients move them.
+        initial: their values before the first round, where messages are relative to them.
     """
 
     def __init__(
@@ -67,14 +71,21 @@ class Server:
         examples: Mapping[int, int] | None = None,
         memory: Memory | None = None,
         minimum: int = 1,
+        layers: Layers = (),
+        initial: Dense | None = None,
     ) -> None:
-        self.memory = memory if memory is not None else method.remembered(state)
+        self.memory = memory if memory is not None else method.remembered(state, len(layers))
         self.method, self.round = method, round
         self.state = method.down.settle(method.aggregate.weigh(state, self.memory))
         self.participation, self._minimum = participation, minimum
         self._devices, self._seed = sorted(devices), seed
-        self._messages = Messages(method, binding(method.digest, base_digest, seed), seed)
+        binds = binding(method.digest, base_digest, seed)
+        self._messages = Messages(method, binds, seed, layers, initial)
         self._examples = dict(examples or {})
+        survey = method.survey
+        self._chooser = (
+            Chooser(self._messages, survey, layers, self._examples) if survey is not None else None
+        )
         self._past = {round: self.state} if method.down.relative else {}
         self._recalls: dict[int, bytes] = {}
 
@@ -96,6 +107,26 @@ class Server:
                 self.round, self.state, self.sample, start, self._past[start] if start else None
             )
         return {id: payloads[since[id]] for id in asked}
+
+    @property
+    def surveys(self) -> bool:
+        """Whether the devices of the coming round are asked for numbers before it."""
+        survey = self.method.survey
+        return survey is not None and survey.due(self.round + 1)
+
+    def choose(self, answers: Mapping[int, bytes]) -> dict[int, bytes] | None:
+        """Return the second message of a round for every device that takes part in it; None if there is none.
+
+        Args:
+            answers: what devices sent before the round, by device; nothing if they were not asked.
+        """
+        if self._chooser is None:
+            return None
+        ticket = self._messages.ticket(self.round + 1, self.state)
+        memory = {name: tensor.clone() for name, tensor in self.memory.items()}
+        told = self._chooser.choose(self.round + 1, ticket, self.sample(), answers, memory)
+        self.memory = memory
+        return told
 
     def _since(self, round: int) -> int:
         """Return the completed rounds of a state that a message can build on; 0 for the base."""
@@ -121,7 +152,8 @@ class Server:
                 is unchanged.
         """
         asked, ticket = set(self.sample()), self._messages.ticket(self.round + 1, self.state)
-        usable, refused, dropped, numeric = list[Contribution](), dict[int, str](), 0, False
+        usable, dropped, numeric = list[Contribution](), 0, False
+        refused = dict(self._chooser.refused) if self._chooser is not None else {}
         for device, payload in sorted(replies.items()):
             try:
                 if device not in asked:
@@ -159,6 +191,8 @@ class Server:
         if isinstance(update, Projected):
             update = self.method.in_order(update, self._seed, self.round + 1, [one.device for one in usable])
         if update is not None:
+            if self.method.survey is not None and isinstance(update, Dense) and isinstance(state, Dense):
+                update = laid(update, self._messages.layers, state)
             state = _plus(state, self.method.server.step(update, memory, size), pooled=size > 0)
         numbers = [one for one in memory.values() if one.is_floating_point()]
         if usable and state.is_bounded and all(map(within, numbers)):
@@ -185,7 +219,8 @@ class Server:
         frame = Frame.decode(payload, kind=UP, method=binds[0], base=binds[1])
         if frame.round != self.round + 1:
             raise DigestError(f"a reply to round {frame.round} arrived in round {self.round + 1}")
-        shared = self._messages.reply_known(frame.round, device, self.state)
+        only = self._chooser.layers_of(device) if self._chooser is not None else None
+        shared = self._messages.reply_known(frame.round, device, self.state, only)
         reply = Reply.decode(frame.body, self.method.up, shared)
         content = reply.content
         if content.device != device:

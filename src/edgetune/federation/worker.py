@@ -10,17 +10,20 @@ from typing import cast
 from edgetune.core.batch import Objective
 from edgetune.core.keys import pool_key
 from edgetune.core.ledger import DirectionsSpec
+from edgetune.core.pieces import Layers
 from edgetune.core.tuned import Tuned
-from edgetune.core.update import Update
+from edgetune.core.update import Dense, Update
 from edgetune.directions.draw import describe
 from edgetune.directions.space import BoundSpace, KeptSpace
+from edgetune.federation.messages import Messages
 from edgetune.federation.precision import UpdateWatch
+from edgetune.federation.reply import binding
 from edgetune.federation.residency import base_tensors, named_base
 from edgetune.methods.method import TuningMethod
 from edgetune.models.backbone import Backbone
 from edgetune.models.stored import stored_weights
 from edgetune.recipe.residency import FUSED, Residency, check_streams
-from edgetune.tune import FullProjected, ProjectedTuned, StreamedTuned
+from edgetune.tune import DenseTuned, FullProjected, ProjectedTuned, StreamedTuned
 
 LAYER_SCALE, BASE_GRID = "layer_scale", "base_grid"
 """Keys of a ledger's extra entries: JSON of one factor a parameter, and the block grid that the base was rounded to."""
@@ -70,6 +73,11 @@ class Worker:
             method.objective.bind(backbone.tokenizer) if method.objective else None
         )
         self.watch = UpdateWatch(self.tuned, method, seed)
+        self.layers: Layers = self.tuned.layers if isinstance(self.tuned, DenseTuned) else ()
+        self.initial: Dense | None = None
+        """The tensors before the first round, where messages are relative to them."""
+        if method.down.relative and isinstance(self.tuned, DenseTuned):
+            self.initial = self.tuned.state()
         self.states: dict[int, Update] = {}
         """What the devices of this process received of late, by completed rounds."""
 
@@ -77,6 +85,12 @@ class Worker:
     def identity(self) -> str:
         """SHA-256 of what devices and server must share: the base, and how text becomes tokens."""
         return sha256(f"{self.backbone.digest} {self.backbone.prompt_digest}".encode()).hexdigest()
+
+    @property
+    def messages(self) -> Messages:
+        """How this run's messages are written and read."""
+        binds = binding(self.method.digest, self.identity, self.seed)
+        return Messages(self.method, binds, self.seed, self.layers, self.initial)
 
     @property
     def directions(self) -> DirectionsSpec | None:

@@ -19,6 +19,7 @@ from edgetune.data.sampling import Sampling, Shuffled
 from edgetune.directions.draw import Directions
 from edgetune.estimators import Accumulate, Estimator
 from edgetune.measure.objective import Answers
+from edgetune.survey import Survey
 from edgetune.tune import Target
 from edgetune.updates import Constant, Optimiser, Schedule
 from edgetune.wire import Codec
@@ -48,6 +49,7 @@ class TuningMethod:
         down: wire format of the server's state.
         aggregate: how the server combines changes.
         server: the step that it takes with what it combined.
+        survey: how layers are chosen before a round; every device trains all if not given.
         local_steps: steps a device takes in a round, at least 1.
         batch_size: records a step, at least 1.
         micro_batch: records a forward pass; 0 for all of a step's at once.
@@ -79,6 +81,7 @@ class TuningMethod:
     sampling: Sampling = field(default_factory=Shuffled)
     objective: Answers | None = None
     server: ServerStep = field(default_factory=Take)
+    survey: Survey | None = None
     origin: str = ""
 
     def __post_init__(self) -> None:
@@ -114,6 +117,11 @@ class TuningMethod:
         Raises:
             ConfigError: if only the server takes steps.
         """
+        if self.survey is not None:
+            raise ConfigError(
+                f"{self.name} needs a server, which chooses the layers that devices train",
+                hint=f"edgetune federate {self.name}",
+            )
         if self.holds:
             raise ConfigError(
                 f"{self.name} needs a server, which takes the steps: a device alone measures slopes and learns nothing",
@@ -177,9 +185,17 @@ class TuningMethod:
         """What estimates from a whole batch, by micro-batches if they are wanted: (handle, objective, batch, *keys)."""
         return Accumulate(self.estimate, self.micro_batch) if self.micro_batch else self.estimate
 
-    def remembered(self, state: Update) -> Memory:
-        """Return what a server remembers beside its state before the first round."""
-        return {**self.aggregate.start(self.whole(state)), **self.server.start(state, self.pool_size)}
+    def remembered(self, state: Update, layers: int = 0) -> Memory:
+        """Return what a server remembers beside its state before the first round.
+
+        Args:
+            state: what is tuned.
+            layers: how many it has, where they are chosen.
+        """
+        chosen = {} if self.survey is None else self.survey.start(layers)
+        return {
+            **self.aggregate.start(self.whole(state)), **self.server.start(state, self.pool_size), **chosen,
+        }  # fmt: skip
 
     def keys(self, seed: int, round: int, device: int, state: Update | None = None) -> list[int]:
         """Return the directions of a device's local steps, step by step; zeros for dense gradients.
@@ -259,6 +275,8 @@ class TuningMethod:
         said = {field: _plain(getattr(self, field)) for field in self.__dataclass_fields__}
         if not self.origin:  # a method of edgetune's is what it says; its digest is that of earlier versions
             del said["origin"]
+        if self.survey is None:
+            del said["survey"]
         plain = {"type": type(self).__name__, **said}
         return sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 

@@ -15,6 +15,7 @@ from edgetune.estimators import ESTIMATES
 from edgetune.measure.objective import Answers
 from edgetune.measure.scores import exact_match, token_f1
 from edgetune.methods.method import TuningMethod
+from edgetune.survey import SURVEYS
 from edgetune.tune import TARGETS
 from edgetune.updates import OPTIMISERS, SCHEDULES
 from edgetune.wire import CODECS, Log, Table
@@ -59,6 +60,7 @@ SIZES = ("local_steps", "batch_size", "micro_batch")
 PARTS: tuple[type[Part], ...] = (
     *(kind for slot in SLOTS.values() for kind in slot.parts.values()),
     *CODECS,
+    *SURVEYS,
     Answers,
 )
 """All parts with options."""

@@ -72,6 +72,14 @@ class MethodSection(Section):
     """Length of a trained prefix."""
     reduction: Small | None = None
     """Width of the model over the width of a bottleneck adapter."""
+    layer_budget: Count | None = None
+    """What a device can pay for the layers that it trains: 1 is the top layer alone, all layers are everything."""
+    budget_spread: Annotated[int, Field(ge=0, le=65_536)] | None = None
+    """How much more than layer_budget the best-equipped devices can pay."""
+    consistency: float | None = None
+    """Price of devices training different layers: 0 lets each choose for itself, a large one makes all choose alike."""
+    survey_batches: Count | None = None
+    """Batches that a device measures its layers by before a round."""
     local_steps: Count | None = None
     """Steps a device takes in a round."""
     schedule: str | None = None

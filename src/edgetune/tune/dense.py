@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from edgetune.core.errors import ModelError
+from edgetune.core.pieces import Layer, Piece, pieces
 from edgetune.core.residual import residuals, trained
 from edgetune.core.update import Dense, Projected, Update
 from edgetune.tune.placed import Placed
@@ -31,6 +33,30 @@ class DenseTuned:
         self.placed, self._weights = placed, placed.weights
         self._initial = self._snapshot()
         self._start, self._residuals = self._initial, dict[str, torch.Tensor]()
+        self._only: dict[str, list[Piece]] | None = None
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The tuned tensors by depth."""
+        return self.placed.layers
+
+    @contextmanager
+    def only(self, layers: Sequence[Layer]) -> Iterator[None]:
+        """While entered, nothing but these layers moves, and gradients are taken of no tensor that is none of theirs.
+
+        So a backward pass ends at the lowest of them.
+        """
+        self._only = {}
+        for piece in pieces(layers):
+            self._only.setdefault(piece.name, []).append(piece)
+        try:
+            for name, weight in self._weights.items():
+                weight.requires_grad_(name in self._only)
+            yield
+        finally:
+            self._only = None
+            for weight in self._weights.values():
+                weight.requires_grad_(True)
 
     @property
     def model(self) -> nn.Module:
@@ -65,19 +91,22 @@ class DenseTuned:
         if isinstance(update, Projected):
             raise ModelError("tensors that gradients move cannot take projected coefficients")
         for name, change in update.tensors.items():
-            self._weights[name].add_(change)
+            for piece in [Piece(name)] if self._only is None else self._only[name]:
+                piece.of(self._weights[name]).add_(piece.of(change))
 
     def delta(self) -> Dense:
-        """Return the change of every tensor since the last reset."""
-        return Dense({name: weight.detach() - self._start[name] for name, weight in self._weights.items()})
+        """Return the change of every tensor since the last reset, of those that may move."""
+        return Dense({name: weight.detach() - self._start[name] for name, weight in self.named_weights()})
 
     def state(self) -> Dense:
         """Return a copy of the tensors and the residuals, on the CPU."""
         return Dense({name: one.cpu() for name, one in (self._snapshot() | self._residuals).items()})
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield the tuned tensors, which require gradients."""
-        return iter(self._weights.items())
+        """Yield the tuned tensors that require gradients."""
+        return (
+            (name, one) for name, one in self._weights.items() if self._only is None or name in self._only
+        )
 
     def adapter(self) -> dict[str, Any] | None:
         """Return what was placed, as plain JSON values."""

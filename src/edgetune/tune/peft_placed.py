@@ -9,7 +9,9 @@ import torch
 from transformers import PreTrainedModel
 
 from edgetune.core.errors import ModelError
+from edgetune.core.pieces import Layer
 from edgetune.core.residual import formed, misfit
+from edgetune.tune.layers import by_columns
 from edgetune.tune.placed import Placed
 from edgetune.tune.placement import configuration, remove_adapter, trainable
 
@@ -38,6 +40,15 @@ class PeftPlaced(Placed):
         self._peft, self._base = model, base or {}
         self._copies = dict[str, torch.Tensor]()
         self._carried = dict[str, torch.Tensor]()
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The tuned tensors by depth; a prefix is one tensor, keys and values of layer after layer in its columns."""
+        count = self._said.get("num_layers")
+        if count is None:
+            return super().layers
+        ((name, weight),) = self.weights.items()
+        return by_columns(name, weight.shape[-1], int(count))
 
     def plain(self) -> PreTrainedModel:
         """Fold low-rank factors into the weights; else return peft's model."""

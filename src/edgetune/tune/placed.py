@@ -11,6 +11,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from edgetune.core.errors import ModelError
+from edgetune.core.pieces import Layer
+from edgetune.tune.layers import by_depth
 
 
 class Placed(ABC):
@@ -32,6 +34,11 @@ class Placed(ABC):
     def configuration(self) -> dict[str, Any]:
         """Return what a ledger says of the tensors."""
         return dict(self._said)
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The tuned tensors by depth."""
+        return by_depth(self.model, self.weights)
 
     @abstractmethod
     def plain(self) -> PreTrainedModel:

@@ -1,8 +1,9 @@
 """Codecs and framing: what really travels; reported bytes are the length of these payloads."""
 
+from edgetune.wire.changed import Changed
 from edgetune.wire.codec import Codec
 from edgetune.wire.coefficients import Coefficients
-from edgetune.wire.frame import DOWN, UP, Frame
+from edgetune.wire.frame import CHOICE, DOWN, SCORES, UP, Frame
 from edgetune.wire.known import Known
 from edgetune.wire.log import Log
 from edgetune.wire.log8 import Log8
@@ -14,12 +15,15 @@ from edgetune.wire.terms import Terms
 from edgetune.wire.values import Float16, Float32
 from edgetune.wire.weighed_table import WeighedTable
 
-CODECS: tuple[type[Codec], ...] = (Coefficients, Slopes, Table, WeighedTable, Log, Terms, Tensors)
+CODECS: tuple[type[Codec], ...] = (Coefficients, Slopes, Table, WeighedTable, Log, Terms, Tensors, Changed)
 
 __all__ = [
+    "CHOICE",
     "CODECS",
     "DOWN",
+    "SCORES",
     "UP",
+    "Changed",
     "Codec",
     "Coefficients",
     "Float16",

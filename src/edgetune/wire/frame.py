@@ -12,7 +12,7 @@ MAGIC = b"ETN1"
 HEADER = struct.Struct("<4sBB8s8sII")
 """Magic, kind, reserved (0), method, base, round, body length; a CRC-32 of everything follows the body."""
 OVERHEAD = HEADER.size + 4
-DOWN, UP = 1, 2
+DOWN, UP, SCORES, CHOICE = 1, 2, 3, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Frame:
     """One message between server and device.
 
     Args:
-        kind: DOWN (server to device) or UP.
+        kind: DOWN (a state) or UP (a change); before a round SCORES (of a device) and CHOICE (of layers for it).
         method: 8 bytes that name the method, its settings and its directions.
         base: 8 bytes that name the base model and its tokenizer.
         round: the round it belongs to, in [0, 2^32).

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from edgetune.core.pieces import Layers
 from edgetune.core.update import Update
 
 
@@ -38,6 +39,7 @@ class Known:
         shared: the directions of a round are those of all its devices, and a round is one entry.
         factor: what a step is times its slope, by the number of slopes of its round that counted.
         like: what dense tensors must be by name, shape and type; None if nothing is known of them.
+        layers: the tuned tensors by depth; nothing where messages do not follow layers.
         is_state: the message carries a state, which may bring residuals of the base beneath those tensors.
     """
 
@@ -51,4 +53,5 @@ class Known:
     shared: bool = False
     factor: Callable[[int], float] = field(default=one)
     like: Update | None = None
+    layers: Layers = ()
     is_state: bool = False

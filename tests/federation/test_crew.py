@@ -271,6 +271,7 @@ def waiting_for_workers(
             ["method.pool=64", "method.objective=token_f1", "method.answer_tokens=2", "method.eps=0.1"],
         ),
         ("lora", []),
+        ("fedselft", ["method.layer_budget=2", "method.learning_rate=0.05"]),
     ],
 )
 def test_worker_processes_give_the_bits_of_one(

@@ -22,14 +22,15 @@ from edgetune.measure.scores import exact_match, token_f1
 from edgetune.methods.catalogue import compression_method, compression_names, tuning_method, tuning_names
 from edgetune.methods.method import TuningMethod
 from edgetune.methods.options import OPTIONS, defaults, with_options
+from edgetune.survey import GradientNorms
 from edgetune.tune import Adapter, ByNorm, ByTable, FullProjected, Lora, Prefix
 from edgetune.updates import Adam, AdamW, Constant, Cosine, Linear, Momentum, Sgd
-from edgetune.wire import Coefficients, Float32, Log, Table, Tensors
+from edgetune.wire import Changed, Coefficients, Float32, Log, Table, Tensors
 
 KSEED, MEZO, LORA = (tuning_method(name) for name in ("fedkseed", "mezo", "lora"))
 DPZERO = tuning_method("dpzero")
 MEZO_LORA, PREFIX = tuning_method("mezo_lora"), tuning_method("mezo_prefix")
-FWDLLM = tuning_method("fwdllm")
+FWDLLM, SELFT = tuning_method("fwdllm"), tuning_method("fedselft")
 DECAY = with_options(KSEED, {"schedule": "cosine", "schedule_steps": 200})
 SCORED = with_options(MEZO, {"objective": "accuracy"})
 PRO = tuning_method("fedkseed_pro")
@@ -100,6 +101,8 @@ def test_an_unknown_method_is_refused_with_the_nearest_name() -> None:
         (replace(MEZO_LORA, target=Lora()), {"estimate": Backprop()}, "needs slopes"),
         (MEZO, {"down": Table()}, "needs a pool of directions"),
         (KSEED, {"down": Log()}, "log of steps needs fresh directions"),
+        (KSEED, {"survey": GradientNorms()}, "needs dense gradients"),
+        (LORA, {"down": Changed()}, "needs replies that hold the layers"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(
@@ -151,6 +154,10 @@ def test_parts_that_do_not_fit_are_refused(
         (DPZERO, "delta", 1e-6, {"estimate": replace(DPZERO.estimate, delta=1e-6)}),
         (DPZERO, "noise_multiplier", 3.0, {"estimate": replace(DPZERO.estimate, noise_multiplier=3.0)}),
         (replace(DPZERO, sampling=Fixed()), "sampling", "poisson", {"sampling": Poisson()}),
+        (SELFT, "layer_budget", 4, {"survey": GradientNorms(4)}),
+        (SELFT, "budget_spread", 3, {"survey": GradientNorms(2, spread=3)}),
+        (SELFT, "consistency", 0.5, {"survey": GradientNorms(2, consistency=0.5)}),
+        (SELFT, "survey_batches", 3, {"survey": GradientNorms(2, batches=3)}),
         (KSEED, "by_examples", False, {"aggregate": Mean(by_examples=False)}),
         (FWDLLM, "variance_threshold", 0.5, {"aggregate": Paced(1e-2, 0.5)}),
         (FWDLLM, "most_slopes", 9, {"aggregate": Paced(1e-2, 0.1, 9)}),

@@ -188,6 +188,9 @@ class Display:
             means = f"{loss}{train}"
             if event.aggregation_residual is not None:
                 means += f", residual {event.aggregation_residual:.2g}"
+            if event.layers:
+                taken = sorted({layer for chosen in event.layers.values() for layer in chosen})
+                means += f", layers {' '.join(map(str, taken))}"
             return f"round {event.round:>3}: {means}{up}{down}, {event.seconds:.1f} s{drop}{out}"
         if isinstance(event, StageFinished):
             shown = "" if math.isnan(event.loss) else f"loss {event.loss:.4f}, "

@@ -119,6 +119,8 @@ class RoundFinished(Event):
     """Processes that devices answered in; `peak_memory_bytes` is the sum of their peaks, shared pages in each."""
     aggregation_residual: float | None = None
     """Frobenius norm of what the round's change of the weights lacks of the mean of the devices'; LoRA only."""
+    layers: dict[str, list[int]] = field(default_factory=dict)
+    """By device, the layers that were chosen for it, by depth from 0; empty where every device trains all."""
 
 
 @dataclass(frozen=True, slots=True)

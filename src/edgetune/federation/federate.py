@@ -155,6 +155,7 @@ class _Exchange:
     closed: Closed
     before: dict[int, bytes]
     chosen: dict[int, bytes]
+    layers: dict[str, list[int]]
 
     def told(self) -> dict[str, Any]:
         """Return what a round's event says of it."""
@@ -178,6 +179,7 @@ class _Exchange:
             "unanswered": dict(Counter(self.fates.unanswered.values())),
             "void": closed.void,
             "aggregation_residual": closed.residual,
+            "layers": self.layers,
         }
 
 
@@ -193,7 +195,7 @@ def _exchange(
         tasks = [replace(task, choice=chosen[task.device]) for task in tasks if task.device in chosen]
     up = hands.answer(tasks, pace.step)
     held |= dict.fromkeys(up, server.round)
-    return _Exchange(down, up, fates, server.close_round(up), before, chosen or {})
+    return _Exchange(down, up, fates, server.close_round(up), before, chosen or {}, server.chosen)
 
 
 def _chosen(

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from edgetune.aggregate import Memory, gap, ordered, shares
 from edgetune.core.errors import DigestError, DivergenceError
 from edgetune.core.pieces import Layers, laid
@@ -127,6 +129,12 @@ class Server:
         told = self._chooser.choose(self.round + 1, ticket, self.sample(), answers, memory)
         self.memory = memory
         return told
+
+    @property
+    def chosen(self) -> dict[str, list[int]]:
+        """By device, the layers that were chosen for it in the round that was opened last, by depth from 0."""
+        masks = self._chooser.masks if self._chooser is not None else {}
+        return {str(device): np.flatnonzero(mask).tolist() for device, mask in masks.items()}
 
     def _since(self, round: int) -> int:
         """Return the completed rounds of a state that a message can build on; 0 for the base."""

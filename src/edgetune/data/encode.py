@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from edgetune.core.batch import IGNORED, Batch
@@ -221,15 +222,17 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
     if not examples:
         raise DataError("a batch needs at least one example")
     shape = (len(examples), max(len(example.input_ids) for example in examples))
-    ids = torch.full(shape, pad_id, dtype=torch.int64)
-    mask = torch.zeros(shape, dtype=torch.int64)
-    labels = torch.full(shape, IGNORED, dtype=torch.int64)
+    ids, mask, labels = (
+        np.full(shape, pad_id, np.int64),
+        np.zeros(shape, np.int64),
+        np.full(shape, IGNORED, np.int64),
+    )
     for row, example in enumerate(examples):
-        tokens, start = torch.tensor(example.input_ids, dtype=torch.int64), example.response_start
+        tokens, start = example.input_ids, example.response_start
         ids[row, : len(tokens)] = tokens
         mask[row, : len(tokens)] = 1
-        labels[row, start : len(tokens)] = tokens[start:]
-    return Batch(ids, mask, labels)
+        labels[row, start : len(tokens)] = ids[row, start : len(tokens)]
+    return Batch(torch.from_numpy(ids), torch.from_numpy(mask), torch.from_numpy(labels))
 
 
 def batches(

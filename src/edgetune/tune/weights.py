@@ -161,10 +161,21 @@ class Weights:
         self.note(update)
         if self._space.transforms and any(narrow(weight.dtype) for weight in self.parameters.values()):
             self.materialise()
+        elif len(update.keys) == 1:
+            self._put_off(update)
         else:
             for name in self.parameters:
                 self._add(name, update)
         self._halfway = False
+
+    def _put_off(self, update: Projected) -> None:
+        """Add one direction: weights that take it at the next pass have nothing done to them now."""
+        step, late, pending = (int(update.keys[0]), float(update.coefficients[0])), self.late, self.pending
+        for name, weight in self.parameters.items():
+            if name in late and name not in pending and not narrow(weight.dtype):
+                pending[name] = step
+            else:
+                self._add(name, update)
 
     def _add(self, name: str, update: Projected) -> None:
         self._take(name)

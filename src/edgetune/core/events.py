@@ -119,6 +119,11 @@ class RoundFinished(Event):
     """Processes that devices answered in; `peak_memory_bytes` is the sum of their peaks, shared pages in each."""
     aggregation_residual: float | None = None
     """Frobenius norm of what the round's change of the weights lacks of the mean of the devices'; LoRA only."""
+    staleness: list[int] = field(default_factory=list)
+    """Server steps that each reply that counted was late by, in the order of devices; empty where rounds wait for all
+    of their own."""
+    under_way: int = 0
+    """Devices whose replies were still to come when the round closed, and may count in a later one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from edgetune.core.keys import stream
 from edgetune.core.part import AMPLITUDES, CARRIED, STALE
 from edgetune.core.update import Coefficients, Projected, Update, Weighed
+from edgetune.directions.discriminative import Discriminative
 from edgetune.directions.draw import Fresh, Pool
 
 UNIT, GRADES = 1 << 20, 255
@@ -87,7 +88,9 @@ class WeightedPool(Pool):
         return Projected(estimate.keys, (estimate.coefficients * factors).astype(np.float32))
 
 
-DRAWS: dict[str, type[Fresh] | type[Pool]] = {kind.name: kind for kind in (Fresh, Pool, WeightedPool)}
+DRAWS: dict[str, type[Fresh] | type[Pool]] = {
+    kind.name: kind for kind in (Fresh, Pool, WeightedPool, Discriminative)
+}
 """Ways to draw directions by the name that recipes use."""
 
 

@@ -102,7 +102,7 @@ class Device:
             method,
             tuned,
             batches,
-            method.keys(seed, round, self.id, state),
+            self._worker.keys(round, self.id, state),
             method.local.start(tuned),
             round=round,
             state=state,

@@ -11,6 +11,7 @@ from edgetune.core.errors import DigestError
 from edgetune.core.update import Projected, Update, Weighed
 from edgetune.federation.reply import ticket
 from edgetune.methods.method import TuningMethod
+from edgetune.methods.offered import offered_keys
 from edgetune.wire import DOWN, Frame, Known
 
 HEAD = struct.Struct("<II8s")
@@ -35,8 +36,10 @@ class Messages:
 
     def reply_known(self, round: int, device: int, like: Update) -> Known:
         """Return what both ends know of a device's reply in a round."""
-        keys = self.method.keys(self.seed, round, device, like)
-        return Known(keys, self.method.pool_size, like=like)
+        keys = offered_keys(self.method, self.seed, round, device, like)
+        many = self.method.local_steps * self.method.estimate.directions
+        chosen = many if many < len(keys) else 0
+        return Known(keys, self.method.pool_size, like=like, chosen=chosen)
 
     def ticket(self, round: int, state: Update) -> bytes:
         """Name the state that a round starts from."""

@@ -64,6 +64,11 @@ METHODS: dict[str, TuningMethod] = {
         tuning_method("fwdllm"),
         {"rank": 2, "learning_rate": 1.0, "variance_threshold": 0.05, "directions_per_step": 2, **STEPS},
     ),
+    "discriminative": with_options(
+        tuning_method("fwdllm"),
+        {"rank": 2, "learning_rate": 1.0, "variance_threshold": 1.0, "directions_per_step": 2, **STEPS}
+        | {"draw": "discriminative", "candidates": 4},
+    ),
     "dpzero": with_options(
         tuning_method("dpzero"),
         {"learning_rate": 1e-3, "clip": 5.0, "epsilon": 0, "noise_multiplier": 0.1, **STEPS},

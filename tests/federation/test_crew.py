@@ -18,7 +18,7 @@ import pytest
 from edgetune.core.errors import ConfigError, DataError, EdgetuneError
 from edgetune.core.events import Event, RoundFinished, StageFinished, WorkerLost
 from edgetune.core.ledger import read_ledger
-from edgetune.core.progress import Progress
+from edgetune.core.progress import Progress, silent
 from edgetune.federation import crew as module
 from edgetune.federation import workers
 from edgetune.federation.crew import Crew, Task
@@ -66,7 +66,8 @@ class Here:
     def __init__(self, may: threading.Event | None = None) -> None:
         self._may = may
 
-    def answer(self, payload: bytes, turn: int, progress: Any) -> bytes:
+    def answer(self, payload: bytes, turn: int, progress: Any, choice: bytes | None) -> bytes:
+        assert choice is None
         if self._may is not None:
             assert self._may.wait(60)
         progress("x", 1, 2)
@@ -254,7 +255,7 @@ def waiting_for_workers(
     """Let rounds begin once the workers have loaded the model: these runs are too short to have them otherwise."""
     answer = Crew.answer
 
-    def patient(self: Crew, tasks: list[Task], progress: Progress) -> dict[int, bytes]:
+    def patient(self: Crew, tasks: list[Task], progress: Progress = silent) -> dict[int, bytes]:
         self.wait()
         then(self)
         return answer(self, tasks, progress)

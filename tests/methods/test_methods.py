@@ -14,6 +14,7 @@ from edgetune.core.errors import ConfigError
 from edgetune.core.part import GRADIENTS, Part
 from edgetune.data.sampling import Poisson
 from edgetune.directions import Gaussian, Hadamard, Rademacher
+from edgetune.directions.discriminative import Discriminative
 from edgetune.directions.draw import Fresh, Pool
 from edgetune.directions.weighted import WeightedPool
 from edgetune.estimators import Backprop, OneSided, TwoPoint
@@ -31,6 +32,7 @@ KSEED, MEZO, LORA = (tuning_method(name) for name in ("fedkseed", "mezo", "lora"
 DPZERO = tuning_method("dpzero")
 MEZO_LORA, PREFIX = tuning_method("mezo_lora"), tuning_method("mezo_prefix")
 FWDLLM, SELFT = tuning_method("fwdllm"), tuning_method("fedselft")
+CHOOSING = with_options(FWDLLM, {"draw": "discriminative"})
 DECAY = with_options(KSEED, {"schedule": "cosine", "schedule_steps": 200})
 SCORED = with_options(MEZO, {"objective": "accuracy"})
 PRO = tuning_method("fedkseed_pro")
@@ -161,6 +163,8 @@ def test_parts_that_do_not_fit_are_refused(
         (KSEED, "by_examples", False, {"aggregate": Mean(by_examples=False)}),
         (FWDLLM, "variance_threshold", 0.5, {"aggregate": Paced(1e-2, 0.5)}),
         (FWDLLM, "most_slopes", 9, {"aggregate": Paced(1e-2, 0.1, 9)}),
+        (FWDLLM, "keep_last", True, {"aggregate": Paced(1e-2, 0.1, keep_last=True)}),
+        (CHOOSING, "candidates", 7, {"directions": Discriminative(Gaussian(), candidates=7)}),
         (KSEED, "up_values", "float32", {"up": Coefficients(Float32())}),
         (KSEED, "down_values", "float32", {"down": Table(Float32())}),
         (LORA, "server", "momentum", {"server": ServerMomentum()}),

@@ -9,7 +9,7 @@ from typing import ClassVar
 from edgetune.aggregate.aggregator import Memory, ordered, shares
 from edgetune.aggregate.factors import dense, factors, stacked
 from edgetune.aggregate.mean import Mean
-from edgetune.core.part import FACTORS, GRADIENTS, RESIDUALS
+from edgetune.core.part import FACTORS, GRADIENTS, HELD, RESIDUALS, STALE
 from edgetune.core.residual import named
 from edgetune.core.update import Contribution, Dense, Update
 
@@ -37,6 +37,11 @@ class FedEx(Mean):
     def needs(self) -> frozenset[str]:
         """Both factors, as dense tensors."""
         return frozenset({FACTORS, GRADIENTS})
+
+    @property
+    def refuses(self) -> frozenset[str]:
+        """What a mean refuses, and factors that started from others than the round's: products do not add up."""
+        return frozenset({HELD, STALE})
 
     def combine(self, contributions: Sequence[Contribution], state: Update, memory: Memory) -> Update | None:
         """Return the mean's change and the residual's growth.

@@ -11,7 +11,7 @@ import torch
 from edgetune.aggregate.aggregator import Memory, ordered, shares
 from edgetune.aggregate.factors import dense, factors, stacked
 from edgetune.aggregate.mean import Mean
-from edgetune.core.part import FACTORS, GRADIENTS, RESIDUALS
+from edgetune.core.part import FACTORS, GRADIENTS, HELD, RESIDUALS, STALE
 from edgetune.core.residual import named, trained
 from edgetune.core.update import Contribution, Dense, Update
 
@@ -39,6 +39,11 @@ class Flora(Mean):
     def needs(self) -> frozenset[str]:
         """Both factors, as dense tensors."""
         return frozenset({FACTORS, GRADIENTS})
+
+    @property
+    def refuses(self) -> frozenset[str]:
+        """What a mean refuses, and factors that started from others than the round's: products do not add up."""
+        return frozenset({HELD, STALE})
 
     def combine(self, contributions: Sequence[Contribution], state: Update, memory: Memory) -> Update | None:
         """Return the residual's growth; the state's own factors stay the initial ones.

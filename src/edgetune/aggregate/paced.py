@@ -11,8 +11,8 @@ import torch
 
 from edgetune.aggregate.aggregator import Aggregator, Memory, ordered
 from edgetune.core.errors import ConfigError
-from edgetune.core.part import EVERY_SLOPE, FRESH, HELD
-from edgetune.core.update import Contribution, Projected, Update
+from edgetune.core.part import EVERY_SLOPE, FRESH, HELD, LAST_STEP
+from edgetune.core.update import Contribution, Projected, Stepped, Update
 
 MOST = 1 << 16
 """Slopes that may be gathered at most: the memory of a server is so many keys and numbers."""
@@ -34,6 +34,7 @@ class Paced(Aggregator):
         lr: learning rate, at least 0.
         threshold: v at which a step is taken, > 0; infinite steps every round.
         most: slopes after which a step is taken whatever v is, 2 to 2^16, so that no run stands still.
+        keep_last: tell devices which terms the last step was, for directions that follow from it.
     Cost: 12 bytes a slope that is gathered.
     Source: Xu et al. 2023, arXiv:2308.13894, section 3.3 (FwdLLM; over one monitored tensor there).
     """
@@ -41,9 +42,10 @@ class Paced(Aggregator):
     lr: float
     threshold: float
     most: int = 4096
+    keep_last: bool = False
     name: ClassVar[str] = "paced"
     options: ClassVar[Mapping[str, str]] = {
-        "learning_rate": "lr", "variance_threshold": "threshold", "most_slopes": "most",
+        "learning_rate": "lr", "variance_threshold": "threshold", "most_slopes": "most", "keep_last": "keep_last",
     }  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -54,13 +56,19 @@ class Paced(Aggregator):
             )
 
     @property
+    def gives(self) -> frozenset[str]:
+        """The last step, if it is kept."""
+        return frozenset({LAST_STEP}) if self.keep_last else frozenset()
+
+    @property
     def needs(self) -> frozenset[str]:
         """Slopes of weights that no device moves, each along a direction of its own."""
         return frozenset({EVERY_SLOPE, HELD, FRESH})
 
     def start(self, state: Update) -> Memory:
-        """Return an empty store: `seeds` int64 [most], `slopes` float32 [most], `gathered` int64 []."""
-        return {
+        """Return an empty store: `seeds` int64 [most], `slopes` float32 [most], `gathered` and `last` int64 []."""
+        kept = {"last": torch.zeros((), dtype=torch.int64)} if self.keep_last else {}
+        return kept | {
             "seeds": torch.full((self.most,), -1, dtype=torch.int64),
             "slopes": torch.zeros(self.most, dtype=torch.float32),
             "gathered": torch.zeros((), dtype=torch.int64),
@@ -81,7 +89,16 @@ class Paced(Aggregator):
             return None
         update = Projected(memory["seeds"][:count].numpy().copy(), slopes.copy()).scaled(-self.lr / count)
         memory |= self.start(state)
+        if self.keep_last:
+            memory["last"].fill_(count)
         return update
+
+    def weigh(self, state: Update, memory: Memory) -> Update:
+        """Return the state with its last step marked, if that is kept and there was one."""
+        last = int(memory["last"]) if self.keep_last else 0
+        if not last or not isinstance(state, Projected):
+            return state
+        return Stepped(state.keys, state.coefficients, last)
 
 
 def variance_of_mean(slopes: np.ndarray[tuple[int], np.dtype[np.float32]]) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 from edgetune.aggregate.aggregator import Aggregator, Memory, ordered
 from edgetune.core import secret
 from edgetune.core.errors import ConfigError
-from edgetune.core.part import NOISE, SHARED, SLOPES
+from edgetune.core.part import NOISE, SHARED, SLOPES, STALE
 from edgetune.core.protected import Protected
 from edgetune.core.update import Contribution, Projected, Update
 
@@ -56,8 +56,8 @@ class PrivateMean(Aggregator, Protected):
 
     @property
     def refuses(self) -> frozenset[str]:
-        """Another noise: what devices send is theirs to protect, or the server's."""
-        return frozenset({NOISE})
+        """Another noise: what devices send is theirs to protect, or the server's. Replies of other rounds."""
+        return frozenset({NOISE, STALE})
 
     def combine(self, contributions: Sequence[Contribution], state: Update, memory: Memory) -> Update | None:
         """Return the noisy mean; None if no device answered.

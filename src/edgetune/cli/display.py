@@ -183,6 +183,9 @@ class Display:
             out = f", [yellow]{len(event.refused)} replies refused[/]" if event.refused else ""
             away = sum(event.unanswered.values())
             out += f", {away} did not answer in time" if away else ""
+            stale = sum(age > 0 for age in event.staleness)
+            out += f", {stale} of {len(event.staleness)} stale" if stale else ""
+            out += f", {event.under_way} under way" if event.under_way else ""
             out += ", [yellow]too few replies: nothing changed[/]" if event.void else ""
             train = "train loss not told" if math.isnan(event.train_loss) else f"train {event.train_loss:.4f}"
             means = f"{loss}{train}"

@@ -133,7 +133,8 @@ Set = Annotated[
 RecipeFile = Annotated[
     Path | None,
     typer.Argument(
-        help="A recipe (.toml, .yaml), or the name of a packaged one: smollm2, cross_silo, cross_device.", show_default=False
+        help="A recipe (.toml, .yaml), or the name of a packaged one: smollm2, cross_silo, cross_device.",
+        show_default=False,
     ),
 ]
 

@@ -121,6 +121,11 @@ class RoundFinished(Event):
     """Frobenius norm of what the round's change of the weights lacks of the mean of the devices'; LoRA only."""
     layers: dict[str, list[int]] = field(default_factory=dict)
     """By device, the layers that were chosen for it, by depth from 0; empty where every device trains all."""
+    staleness: list[int] = field(default_factory=list)
+    """Server steps that each reply that counted was late by, in the order of devices; empty where rounds wait for all
+    of their own."""
+    under_way: int = 0
+    """Devices whose replies were still to come when the round closed, and may count in a later one."""
 
 
 @dataclass(frozen=True, slots=True)

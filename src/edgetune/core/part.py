@@ -34,6 +34,9 @@ AMPLITUDES = "amplitudes of the slopes along each direction"
 CARRIED = "messages that carry amplitudes"
 FACTOR = "one factor of a round, which its steps follow from"
 CHOSEN_LAYERS = "replies that hold the layers that their device was to train"
+LAST_STEP = "the terms of the server's last step (keep_last)"
+STALE = "replies made from an earlier state (federation.buffer)"
+"""What no part gives: a server that takes them asks whether any part refuses it."""
 
 NOTHING: frozenset[str] = frozenset()
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from edgetune.core.errors import ConfigError
-from edgetune.core.part import Part
+from edgetune.core.part import STALE, Part
 
 LARGEST = 1e6
 """Greatest noise multiplier: more hides everything there is to learn."""
@@ -39,6 +39,11 @@ class Protected(Part):
     noise_options: ClassVar[Mapping[str, str]] = {
         name: name for name in ("clip", "noise_multiplier", "epsilon", "delta")
     }
+
+    @property
+    def refuses(self) -> frozenset[str]:
+        """Replies that count in another round than the one that drew their device: the accountant knows no such."""
+        return frozenset({STALE})
 
     @property
     def releases(self) -> int:

@@ -157,6 +157,22 @@ class Weighed(Projected):
     amplitudes: Coefficients
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Stepped(Projected):
+    """A sum whose last terms are those of one step: what comes next may follow from it.
+
+    Args:
+        last: number of those terms, at least 1.
+    """
+
+    last: int
+
+    @property
+    def step(self) -> Projected:
+        """The last step."""
+        return self.after(len(self.keys) - self.last)
+
+
 Update = Dense | Projected
 
 

@@ -2,22 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
+
+import torch
 
 from edgetune.core.errors import ConfigError
 from edgetune.core.keys import fresh_seed, key_id, pool_key, stream
 from edgetune.core.ledger import DirectionsSpec
 from edgetune.core.part import DIRECTIONS, FRESH, POOL, SHARED, SLOPES, Part, by_name, pool_of
+from edgetune.core.tuned import Adds
 from edgetune.core.update import Projected, Update
 from edgetune.directions import KINDS
 from edgetune.directions.hadamard import Hadamard
 from edgetune.directions.kind import Kind
 
 
+class Drawn(Part):
+    """The base of ways to draw directions; a device takes all that it is offered, if nothing else is said."""
+
+    __slots__ = ()
+
+    @property
+    def offers(self) -> int:
+        """Directions that are offered for each that is taken."""
+        return 1
+
+    def choose(
+        self,
+        space: Adds,
+        weights: Iterable[tuple[str, torch.Tensor]],
+        offered: Sequence[int],
+        count: int,
+        state: Update | None,
+    ) -> list[int]:
+        """Return so many of the offered directions, in their order."""
+        return list(offered[:count])
+
+
 @dataclass(frozen=True, slots=True)
-class Fresh(Part):
+class Fresh(Drawn):
     """A new direction every step; the ledger grows by one entry a step.
 
     Args:
@@ -81,7 +106,7 @@ class Fresh(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class Pool(Part):
+class Pool(Drawn):
     """One of K directions, drawn uniformly; the ledger is K coefficients for ever.
 
     Args:

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgetune.core.keys import stream
-from edgetune.core.part import AMPLITUDES, CARRIED
+from edgetune.core.part import AMPLITUDES, CARRIED, STALE
 from edgetune.core.update import Coefficients, Projected, Update, Weighed
+from edgetune.directions.discriminative import Discriminative
 from edgetune.directions.draw import Fresh, Pool
 
 UNIT, GRADES = 1 << 20, 255
@@ -45,6 +46,11 @@ class WeightedPool(Pool):
     def needs(self) -> frozenset[str]:
         """Slopes along them, and that devices hear of their amplitudes."""
         return Pool.needs.fget(self) | {AMPLITUDES, CARRIED}  # type: ignore[attr-defined,no-any-return]
+
+    @property
+    def refuses(self) -> frozenset[str]:
+        """Directions that were drawn by amplitudes which the server no longer has."""
+        return frozenset({STALE})
 
     def settings(self) -> dict[str, object]:
         """Return the options of this part."""
@@ -82,7 +88,9 @@ class WeightedPool(Pool):
         return Projected(estimate.keys, (estimate.coefficients * factors).astype(np.float32))
 
 
-DRAWS: dict[str, type[Fresh] | type[Pool]] = {kind.name: kind for kind in (Fresh, Pool, WeightedPool)}
+DRAWS: dict[str, type[Fresh] | type[Pool]] = {
+    kind.name: kind for kind in (Fresh, Pool, WeightedPool, Discriminative)
+}
 """Ways to draw directions by the name that recipes use."""
 
 

@@ -15,15 +15,20 @@ from edgetune.core.files import write_atomic
 
 BESIDE = "optimiser"
 """Key of a ledger's extra entries: SHA-256 of the file beside it."""
+FLIGHT = "flight"
+"""The same of the file of replies that were under way (`federation.flight`)."""
 State = dict[str, torch.Tensor]
 
 
-def beside(ledger: Path, round: int) -> Path:
+AGAIN = "delete the folder to start again"
+
+
+def beside(ledger: Path, round: int, what: str = BESIDE) -> Path:
     """Name the state after its round: a kill between two writes must not pair a ledger with a later optimiser."""
-    return ledger.with_suffix(f".optimiser-{round}.safetensors")
+    return ledger.with_suffix(f".{what}-{round}.safetensors")
 
 
-def write_state(ledger: Path, round: int, state: Mapping[str, torch.Tensor]) -> str:
+def write_state(ledger: Path, round: int, state: Mapping[str, torch.Tensor], what: str = BESIDE) -> str:
     """Write a state before its ledger, and return the digest that the ledger shall carry.
 
     Raises:
@@ -31,7 +36,7 @@ def write_state(ledger: Path, round: int, state: Mapping[str, torch.Tensor]) -> 
     """
     # Python writes the bytes: the library's own writer reports a full disk as an error that is no OSError.
     data = save({name: tensor.contiguous() for name, tensor in state.items()})
-    write_atomic(beside(ledger, round), lambda temporary: temporary.write_bytes(data))
+    write_atomic(beside(ledger, round, what), lambda temporary: temporary.write_bytes(data))
     return sha256(data).hexdigest()
 
 
@@ -48,28 +53,42 @@ def read_state(ledger: Path, round: int, digest: str | None, start: State, direc
     Raises:
         ModelError: if the file is missing, damaged, of another ledger, or holds what no such optimiser can hold.
     """
-    path = beside(ledger, round)
-    hint = "delete the folder to start again"
+    found = read_bound(ledger, round, digest)
+    if not _possible(found, start, directions):
+        raise ModelError(
+            "the optimiser's state is none that this method can have",
+            where=beside(ledger, round),
+            hint=AGAIN,
+        )
+    return {name: tensor.to(start[name].device) for name, tensor in found.items()}
+
+
+def read_bound(ledger: Path, round: int, digest: str | None, what: str = BESIDE) -> State:
+    """Read what stands beside a ledger, and check that it is what the ledger was written with.
+
+    Raises:
+        ModelError: if the file is missing, damaged, or of another ledger.
+    """
+    path = beside(ledger, round, what)
     try:
         data = path.read_bytes()
         found = load(data) if sha256(data).hexdigest() == digest else None
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise ModelError("the optimiser's state is missing or damaged", where=path, hint=hint) from error
+        raise ModelError(f"the {what}'s state is missing or damaged", where=path, hint=AGAIN) from error
     if found is None:
         raise ModelError(
-            "the optimiser's state is not the one that the ledger was written with", where=path, hint=hint
+            f"the {what}'s state is not the one that the ledger was written with", where=path, hint=AGAIN
         )
-    if not _possible(found, start, directions):
-        raise ModelError("the optimiser's state is none that this method can have", where=path, hint=hint)
-    return {name: tensor.to(start[name].device) for name, tensor in found.items()}
+    return found
 
 
 def forget_states(ledger: Path, but: int) -> None:
     """Remove the states of all rounds but one: kills may have left them."""
-    kept = beside(ledger, but)
-    for path in ledger.parent.glob(f"{ledger.stem}.optimiser-*.safetensors"):
-        if path != kept:
-            path.unlink(missing_ok=True)
+    for what in (BESIDE, FLIGHT):
+        kept = beside(ledger, but, what)
+        for path in ledger.parent.glob(f"{ledger.stem}.{what}-*.safetensors"):
+            if path != kept:
+                path.unlink(missing_ok=True)
 
 
 def _possible(found: State, start: State, directions: int) -> bool:

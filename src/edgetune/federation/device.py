@@ -124,7 +124,7 @@ class Device:
         Raises:
             DigestError: if the frame is damaged, or belongs to another method, seed or base model.
         """
-        method, tuned, seed = self._worker.method, self._worker.tuned, self._worker.seed
+        method, tuned = self._worker.method, self._worker.tuned
         round, state, named = self.receive(payload)
         only = self._chosen(choice, round, named)
         tuned.reset(state)
@@ -134,7 +134,7 @@ class Device:
                 method,
                 tuned,
                 self._batches(round, turn),
-                method.keys(seed, round, self.id, state),
+                self._worker.keys(round, self.id, state),
                 method.local.start(tuned),
                 round=round,
                 state=state,

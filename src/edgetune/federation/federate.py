@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,13 +13,16 @@ from edgetune.core.errors import DivergenceError
 from edgetune.core.events import Listener, RoundFinished
 from edgetune.core.ledger import Ledger
 from edgetune.core.progress import Progress, silent
-from edgetune.federation.beside import forget_states
+from edgetune.federation.beside import FLIGHT, forget_states
+from edgetune.federation.buffer import Buffer
 from edgetune.federation.device import Device
 from edgetune.federation.fleet import ABSENT, Fates, Fleet
+from edgetune.federation.flight import Flight
 from edgetune.federation.hands import Alone, Hands, Task
 from edgetune.federation.pace import Pace
 from edgetune.federation.server import Closed, Server
 from edgetune.federation.state import Checkpoint, Evaluate
+from edgetune.federation.tickets import Tickets
 from edgetune.federation.turns import Turns
 from edgetune.federation.worker import Worker
 from edgetune.measure.memory import PeakMemory
@@ -38,6 +42,7 @@ class Plan:
         over_selection: devices asked beyond those that are needed, as a share of them.
         minimum: usable replies without which a round changes nothing, at least 1.
         fleet: how the devices behave; all answer at once if not given.
+        buffer: replies that a step takes, of whichever rounds; a round waits for its own if not given.
     """
 
     rounds: int
@@ -48,10 +53,13 @@ class Plan:
     over_selection: float = 0.0
     minimum: int = 1
     fleet: Fleet | None = None
+    buffer: Buffer | None = None
 
     def fates(self, round: int, asked: Sequence[int], devices: int, steps: int) -> Fates:
-        """Return who of the devices asked in a round answers."""
+        """Return who of the devices asked in a round answers, with a buffer in whichever round."""
         fleet = self.fleet or Fleet(self.seed)
+        if self.buffer is not None:
+            return replace(fleet, deadline=math.inf).fates(round, asked, len(asked), steps)
         return fleet.fates(round, asked, asked_devices(devices, self.participation), steps)
 
     def due(self, round: int, every: int) -> bool:
@@ -90,7 +98,9 @@ def federate(
         DivergenceError: if no device of a round sent a finite update, or the held-out loss climbs, and no round is
             better than the base.
     """
-    ledger = checkpoint.resume(listener)
+    ledger, buffer = checkpoint.resume(listener), plan.buffer
+    kept = checkpoint.under_way(ledger) if buffer else {}
+    flight = Flight(buffer, plan.fleet.deadline if plan.fleet else math.inf, kept) if buffer else None
     server = Server(
         worker.method,
         worker.identity,
@@ -104,6 +114,8 @@ def federate(
         memory=checkpoint.memory(ledger, worker.method.remembered(ledger.update, len(worker.layers))),
         layers=worker.layers,
         initial=worker.initial,
+        buffer=buffer,
+        tickets=Tickets(buffer.oldest, kept) if buffer else None,
     )
     hands = hands or Alone(devices)
     turns = Turns(list(devices), server.participation, seed=plan.seed)
@@ -114,7 +126,7 @@ def federate(
         while server.round < plan.rounds and not checkpoint.over:
             start = time.perf_counter()
             with PeakMemory() as memory:
-                made = _exchange(server, plan, hands, turns, held, len(devices), pace)
+                made = _exchange(server, plan, hands, turns, held, len(devices), pace, flight)
                 worker.tuned.reset(server.state)
                 realised = worker.watch.ratio(server.state)
                 last = server.round == plan.rounds
@@ -122,6 +134,8 @@ def federate(
                 rouge = answer(worker.tuned) if answer and plan.due(server.round, plan.answer_every) else None
                 ledger = checkpoint.ledger(server.state, server.round, worker.tuned if last else None)
                 ledger = checkpoint.remember(ledger, server.memory)
+                if flight is not None:
+                    ledger = checkpoint.remember(ledger, flight.state | server.tickets.state, FLIGHT)
             done = RoundFinished(
                 round=server.round,
                 loss=loss,
@@ -132,6 +146,7 @@ def federate(
                 realised=realised,
                 processes=hands.processes,
                 simulated_seconds=made.fates.seconds if plan.fleet else None,
+                under_way=len(flight.devices) if flight else 0,
                 **made.told(),
             )
             checkpoint.close(ledger, done, listener)
@@ -180,14 +195,22 @@ class _Exchange:
             "void": closed.void,
             "aggregation_residual": closed.residual,
             "layers": self.layers,
+            "staleness": list(closed.staleness),
         }
 
 
 def _exchange(
-    server: Server, plan: Plan, hands: Hands, turns: Turns, held: dict[int, int], devices: int, pace: Pace
+    server: Server,
+    plan: Plan,
+    hands: Hands,
+    turns: Turns,
+    held: dict[int, int],
+    devices: int,
+    pace: Pace,
+    flight: Flight | None,
 ) -> _Exchange:
     """Let a round's devices answer, and close it; who was heard holds the state that it received from then on."""
-    down, coming = server.open_round(held), server.round + 1
+    down, coming = server.open_round(held, flight.devices if flight else ()), server.round + 1
     fates = plan.fates(coming, list(down), devices, server.method.local_steps)
     tasks = [Task(id, down[id], turns.before(id, coming), server.recall(down[id])) for id in fates.answering]
     before, chosen = _chosen(server, hands, tasks)
@@ -195,6 +218,9 @@ def _exchange(
         tasks = [replace(task, choice=chosen[task.device]) for task in tasks if task.device in chosen]
     up = hands.answer(tasks, pace.step)
     held |= dict.fromkeys(up, server.round)
+    if flight is not None:
+        up, seconds = flight.landed(up, fates.times, coming)
+        fates = replace(fates, seconds=seconds)
     return _Exchange(down, up, fates, server.close_round(up), before, chosen or {}, server.chosen)
 
 

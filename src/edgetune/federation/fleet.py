@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from edgetune.core.keys import stream
 
@@ -20,11 +20,13 @@ class Fates:
         answering: those whose replies count, ascending.
         unanswered: why the others' do not: `absent`, `failed`, `late` or `not needed`, by device.
         seconds: simulated time from the messages to the last reply that counts, or to the deadline if fewer came.
+        times: simulated time from the messages to the reply, of every device in `answering`.
     """
 
     answering: list[int]
     unanswered: dict[int, str]
     seconds: float
+    times: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,8 @@ class Fleet:
         counted = there[:wanted]
         waits = len(counted) < wanted and self.deadline < math.inf
         seconds = self.deadline if waits else max((time for time, _ in counted), default=0.0)
-        return Fates(sorted(device for _, device in counted), unanswered, seconds)
+        answering = sorted(device for _, device in counted)
+        return Fates(answering, unanswered, seconds, {device: time for time, device in counted})
 
     def speed(self, device: int) -> float:
         """Return s_i: how much longer than the median a device takes."""

@@ -12,6 +12,7 @@ from edgetune.core.pieces import Layer, Layers, cut
 from edgetune.core.update import Dense, Projected, Update, Weighed
 from edgetune.federation.reply import ticket
 from edgetune.methods.method import TuningMethod
+from edgetune.methods.offered import offered_keys
 from edgetune.wire import DOWN, Frame, Known
 
 HEAD = struct.Struct("<II8s")
@@ -42,10 +43,12 @@ class Messages:
         self, round: int, device: int, like: Update, only: Sequence[Layer] | None = None
     ) -> Known:
         """Return what both ends know of a device's reply in a round; `only` are the layers chosen for it."""
-        keys = self.method.keys(self.seed, round, device, like)
+        keys = offered_keys(self.method, self.seed, round, device, like)
+        many = self.method.local_steps * self.method.estimate.directions
+        chosen = many if many < len(keys) else 0
         if only is not None and isinstance(like, Dense):
             like = cut(like, only)
-        return Known(keys, self.method.pool_size, like=like)
+        return Known(keys, self.method.pool_size, like=like, chosen=chosen)
 
     def ticket(self, round: int, state: Update) -> bytes:
         """Name the state that a round starts from."""

@@ -11,7 +11,7 @@ import torch
 
 from edgetune.core.errors import DigestError
 from edgetune.core.keys import key_id, pool_key
-from edgetune.core.update import Contribution, Projected, Update, Weighed
+from edgetune.core.update import Contribution, Projected, Stepped, Update, Weighed
 from edgetune.wire import Codec, Known
 
 HEAD = struct.Struct("<8sI")
@@ -49,6 +49,8 @@ def ticket(binds: tuple[bytes, bytes], round: int, state: Update) -> bytes:
         named.update(moving.keys.tobytes() + moving.coefficients.tobytes())
         if isinstance(state, Weighed):
             named.update(state.amplitudes.tobytes())
+        if isinstance(state, Stepped):
+            named.update(state.last.to_bytes(4, "little"))
     else:
         for name in sorted(state.tensors):
             tensor = state.tensors[name].detach().cpu().contiguous()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,11 +12,14 @@ from edgetune.aggregate import Memory, gap, ordered, shares
 from edgetune.core.errors import DigestError, DivergenceError
 from edgetune.core.pieces import Layers, laid
 from edgetune.core.update import Contribution, Dense, Projected, Update, within
+from edgetune.federation.buffer import Buffer
 from edgetune.federation.choosing import Chooser
 from edgetune.federation.messages import KEPT, Messages
 from edgetune.federation.reply import Reply, binding
+from edgetune.federation.tickets import Tickets
 from edgetune.federation.turns import sample_devices
 from edgetune.methods.method import TuningMethod
+from edgetune.methods.stale import check_stale
 from edgetune.wire import UP, Frame
 
 
@@ -32,6 +35,7 @@ class Closed:
         void: fewer replies could be used than the round needs, and the state stayed.
         residual: how far the change of the weights is from the mean of the devices' (Frobenius norm); None where the
             tuned tensors are no low-rank factors.
+        staleness: steps of the server that each reply that counts is late by, by device; empty without a buffer.
     """
 
     loss: float
@@ -39,6 +43,7 @@ class Closed:
     refused: dict[int, str]
     void: bool = False
     residual: float | None = None
+    staleness: tuple[int, ...] = ()
 
 
 class Server:
@@ -58,6 +63,11 @@ class Server:
         minimum: usable replies without which a round changes nothing, at least 1.
         layers: the tuned tensors by depth, where gradients move them.
         initial: their values before the first round, where messages are relative to them.
+        buffer: what replies to earlier rounds count; such are refused if not given.
+        tickets: which replies it still takes; those of the coming round if not given.
+
+    Raises:
+        ConfigError: if there is a buffer, and a part of the method needs all replies of a round to be of one state.
     """
 
     def __init__(
@@ -75,7 +85,11 @@ class Server:
         minimum: int = 1,
         layers: Layers = (),
         initial: Dense | None = None,
+        buffer: Buffer | None = None,
+        tickets: Tickets | None = None,
     ) -> None:
+        if buffer is not None:
+            check_stale(method)
         self.memory = memory if memory is not None else method.remembered(state, len(layers))
         self.method, self.round = method, round
         self.state = method.down.settle(method.aggregate.weigh(state, self.memory))
@@ -90,19 +104,27 @@ class Server:
         )
         self._past = {round: self.state} if method.down.relative else {}
         self._recalls: dict[int, bytes] = {}
+        self._buffer = buffer
+        self.tickets = tickets or Tickets(buffer.oldest if buffer else 0)
 
     def sample(self, round: int | None = None) -> list[int]:
         """Return the devices of a round, the coming one if none is named: a pure function of seed and round."""
         round = self.round + 1 if round is None else round
         return sample_devices(self._devices, self.participation, seed=self._seed, round=round)
 
-    def open_round(self, held: Mapping[int, int] | None = None) -> dict[int, bytes]:
+    def open_round(
+        self, held: Mapping[int, int] | None = None, busy: Collection[int] = ()
+    ) -> dict[int, bytes]:
         """Return the payload for every sampled device: the state, or what differs from the one that a device holds.
 
         Args:
             held: by device, the completed rounds of the newest state that it has received; 0 or absent for a newcomer.
+            busy: devices whose replies to earlier rounds are still to come; they are not asked.
         """
-        held, payloads, asked = held or {}, dict[int, bytes](), self.sample()
+        held, payloads = held or {}, dict[int, bytes]()
+        asked = sample_devices(
+            self._devices, self.participation, seed=self._seed, round=self.round + 1, busy=busy
+        )
         since = {id: self._since(held.get(id, 0)) for id in asked}
         for start in sorted(set(since.values())):
             payloads[start] = self._messages.write(
@@ -150,7 +172,8 @@ class Server:
     def close_round(self, replies: Mapping[int, bytes]) -> Closed:
         """Combine the replies and move on by one round; a reply that cannot be used is left out, and the others count.
 
-        The round need not have been opened by this object: after a restart, late replies still fit.
+        The round need not have been opened by this object: after a restart, late replies still fit. With a buffer,
+        those to earlier rounds count too, each by the state that it was made from, and once.
 
         Args:
             replies: payload by device; devices that did not answer are absent.
@@ -159,26 +182,31 @@ class Server:
             DivergenceError: if no reply can be used and some are no numbers, or the sum leaves their range; the state
                 is unchanged.
         """
-        asked, ticket = set(self.sample()), self._messages.ticket(self.round + 1, self.state)
-        usable, dropped, numeric = list[Contribution](), 0, False
+        self.tickets.open(self.round + 1, self._messages.ticket(self.round + 1, self.state))
+        asked = {round: set(self.sample(round)) for round in self.tickets.rounds}
+        usable, rounds, dropped, numeric = list[Contribution](), list[int](), 0, False
         refused = dict(self._chooser.refused) if self._chooser is not None else {}
         for device, payload in sorted(replies.items()):
             try:
-                if device not in asked:
-                    raise DigestError("this device was not asked in this round")
-                one = self._open(device, payload, ticket)
+                round, one = self._open(device, payload, asked)
             except DigestError as error:
                 refused[device] = error.what
                 continue
             dropped += one.dropped
             if one.update.is_bounded and math.isfinite(one.loss):
                 usable.append(one)
+                rounds.append(round)
             else:
                 refused[device] = "its loss or its update is NaN, infinite or beyond any use"
                 numeric = True
         void, residual = len(usable) < self._minimum and (bool(usable) or not numeric), None
+        ages = [self.round + 1 - round for round in rounds]
         if not void:
-            self.state, self.memory, residual = self._combined(usable, refused)
+            told = usable
+            if self._buffer is not None:
+                told = [self._buffer.discounted(one, age) for one, age in zip(usable, ages, strict=True)]
+            self.state, self.memory, residual = self._combined(told, refused)
+            self.tickets.heard(zip([one.device for one in usable], rounds, strict=True))
         self.round += 1
         if (
             self.method.down.relative
@@ -187,7 +215,8 @@ class Server:
             self._past[self.round] = self.state
         total = sum(one.examples for one in usable)
         loss = sum(one.loss * one.examples for one in usable) / total if usable else math.nan
-        return Closed(math.nan if self.method.private else loss, dropped, refused, void, residual)
+        staleness = tuple(ages) if self._buffer is not None and not void else ()
+        return Closed(math.nan if self.method.private else loss, dropped, refused, void, residual, staleness)
 
     def _combined(
         self, usable: list[Contribution], refused: Mapping[int, str]
@@ -222,11 +251,13 @@ class Server:
         told, by_examples = ordered(usable), bool(getattr(self.method.aggregate, "by_examples", True))
         return gap(told, shares(told, by_examples=by_examples), self.state, update, scale)
 
-    def _open(self, device: int, payload: bytes, ticket: bytes) -> Contribution:
+    def _open(self, device: int, payload: bytes, asked: Mapping[int, set[int]]) -> tuple[int, Contribution]:
+        """Return the round whose message a reply answers, and what is in it."""
         binds = self._messages.binds
         frame = Frame.decode(payload, kind=UP, method=binds[0], base=binds[1])
-        if frame.round != self.round + 1:
-            raise DigestError(f"a reply to round {frame.round} arrived in round {self.round + 1}")
+        ticket = self.tickets.named(device, frame.round, self.round + 1)
+        if device not in asked[frame.round]:
+            raise DigestError("this device was not asked in this round")
         only = self._chooser.layers_of(device) if self._chooser is not None else None
         shared = self._messages.reply_known(frame.round, device, self.state, only)
         reply = Reply.decode(frame.body, self.method.up, shared)
@@ -242,8 +273,8 @@ class Server:
             change = self.method.change(content.update, frame.round, shared.keys, self.state)
             content = replace(content, update=change.merged(), slopes=content.update)
         if self.method.aggregate.complete and isinstance(content.update, Projected):
-            return replace(content, update=content.update.over(shared.keys))
-        return content
+            content = replace(content, update=content.update.over(shared.keys))
+        return frame.round, content
 
 
 def _plus(state: Update, update: Update, *, pooled: bool) -> Update:

@@ -14,7 +14,7 @@ from edgetune.core.files import write_atomic
 from edgetune.core.ledger import Ledger, read_ledger, write_ledger
 from edgetune.core.tuned import Tuned
 from edgetune.core.update import Update
-from edgetune.federation.beside import BESIDE, State, read_state, write_state
+from edgetune.federation.beside import BESIDE, FLIGHT, State, read_bound, read_state, write_state
 from edgetune.federation.course import Course
 from edgetune.federation.worker import Worker
 from edgetune.models.digest import tensor_digest
@@ -111,12 +111,20 @@ class Checkpoint:
             return start
         return read_state(self.path, ledger.round, ledger.extra.get(BESIDE), start, pool)
 
-    def remember(self, ledger: Ledger, memory: State) -> Ledger:
+    def under_way(self, ledger: Ledger) -> State:
+        """Return what was under way when a ledger was written; nothing before the first round.
+
+        Raises:
+            ModelError: as `beside.read_bound`.
+        """
+        return read_bound(self.path, ledger.round, ledger.extra.get(FLIGHT), FLIGHT) if ledger.round else {}
+
+    def remember(self, ledger: Ledger, memory: State, what: str = BESIDE) -> Ledger:
         """Write what stands beside a ledger before the ledger itself, which names it by digest."""
         if not memory:
             return ledger
-        digest = write_state(self.path, ledger.round, memory)
-        return replace(ledger, extra={**ledger.extra, BESIDE: digest})
+        digest = write_state(self.path, ledger.round, memory, what)
+        return replace(ledger, extra={**ledger.extra, what: digest})
 
     def close(self, ledger: Ledger, done: RoundFinished, listener: Listener) -> None:
         """Tell of a round, then write its ledger atomically.

@@ -13,6 +13,7 @@ from edgetune.core.events import Listener
 from edgetune.core.ledger import Ledger, read_ledger
 from edgetune.core.progress import Progress, silent
 from edgetune.core.tuned import Tuned
+from edgetune.federation.buffer import Buffer
 from edgetune.federation.course import Course
 from edgetune.federation.crew import Crew
 from edgetune.federation.device import Device
@@ -26,7 +27,7 @@ from edgetune.recipe.prepare import Prepared
 from edgetune.recipe.quality import model_answers, model_loss, rouge_of
 from edgetune.recipe.recipe import Recipe
 from edgetune.recipe.residency import RESIDENCIES
-from edgetune.recipe.sections import FleetSection
+from edgetune.recipe.sections import FederationSection, FleetSection
 from edgetune.tune import plain_model
 
 
@@ -64,6 +65,7 @@ def tune_prepared(
         recipe.federation.over_selection,
         recipe.federation.minimum_replies,
         _fleet(recipe),
+        buffer_of(recipe.federation),
     )
     watched = course if prepared.method.objective is None else None
     checkpoint = Checkpoint(ledger_path, worker, _fingerprint(prepared, single), watched)
@@ -89,6 +91,13 @@ def tune_prepared(
             answer=answer, hands=crew.enlist(devices) if crew else None, listener=listener, progress=progress,
         )  # fmt: skip
     return ledger, plain_model(worker.tuned)
+
+
+def buffer_of(section: FederationSection) -> Buffer | None:
+    """Return how replies of earlier rounds count; None if they do not."""
+    if section.buffer is None:
+        return None
+    return Buffer(section.buffer, section.staleness_power, section.max_staleness)
 
 
 def _fleet(recipe: Recipe) -> Fleet | None:

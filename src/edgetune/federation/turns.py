@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from edgetune.core.keys import stream
 from edgetune.recipe.asking import asked_devices
 
 
-def sample_devices(devices: Sequence[int], participation: float, *, seed: int, round: int) -> list[int]:
+def sample_devices(
+    devices: Sequence[int], participation: float, *, seed: int, round: int, busy: Collection[int] = ()
+) -> list[int]:
     """Return the devices of a round, ascending: drawn without replacement.
+
+    Where some are busy, the first of the round's draw that are not, so that all together are that share.
 
     Args:
         devices: all ids, ascending.
         participation: share of them, in (0, 1]; at least one is drawn.
         seed: the run's seed, unsigned 32 bits.
         round: from 1.
+        busy: devices that were asked in earlier rounds and are still under way.
     """
     count = asked_devices(len(devices), participation)
     chosen = stream(seed, "devices", round).choice(len(devices), count, replace=False)
-    return sorted(devices[int(index)] for index in chosen)
+    free = [device for device in (devices[int(index)] for index in chosen) if device not in busy]
+    return sorted(free[: max(0, count - len(busy))])
 
 
 class Turns:
     """How often devices were asked before a round, so that each goes on where it was in its examples.
+
+    A device that was drawn while it was under way (`federation.flight`) leaves that round's examples out.
 
     Args:
         devices: all ids.

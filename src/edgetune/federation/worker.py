@@ -20,6 +20,7 @@ from edgetune.federation.precision import UpdateWatch
 from edgetune.federation.reply import binding
 from edgetune.federation.residency import base_tensors, named_base
 from edgetune.methods.method import TuningMethod
+from edgetune.methods.offered import offered_keys, taken_keys
 from edgetune.models.backbone import Backbone
 from edgetune.models.stored import stored_weights
 from edgetune.recipe.residency import FUSED, Residency, check_streams
@@ -60,6 +61,7 @@ class Worker:
             kept = isinstance(method.target, FullProjected) and method.target.keep_direction
             make = KeptSpace if kept else BoundSpace
             space = make(method.directions.kind, pool_key(seed), pooled=method.directions.size > 0)
+        self._space = space
         self.tuned: Tuned
         if residency.streamed:
             check_streams(method, residency)
@@ -85,6 +87,17 @@ class Worker:
     def identity(self) -> str:
         """SHA-256 of what devices and server must share: the base, and how text becomes tokens."""
         return sha256(f"{self.backbone.digest} {self.backbone.prompt_digest}".encode()).hexdigest()
+
+    def keys(self, round: int, device: int, state: Update) -> list[int]:
+        """Return the directions of a device's local steps in a round, those that it chooses among where it does.
+
+        Args:
+            round: from 1.
+            device: whose steps they are.
+            state: what the round starts from.
+        """
+        offered = offered_keys(self.method, self.seed, round, device, state)
+        return taken_keys(self.method, offered, state, self._space, self.tuned.named_weights())
 
     @property
     def messages(self) -> Messages:

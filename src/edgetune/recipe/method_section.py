@@ -53,11 +53,16 @@ class MethodSection(Section):
     directions_per_step: Small | None = None
     """Directions whose slopes a forward-only step averages; two_point costs 2 n forward passes, one_sided n + 1."""
     draw: str | None = None
-    """fresh directions every step, or those of a pool, of which then only coefficients are sent; needs `pool`."""
+    """fresh directions every step, discriminative (for paced servers: those like the last step), pool, of which only
+    coefficients are sent and which needs `pool`, or weighted (by amplitudes, see fedkseed_pro)."""
     directions: str | None = None
     """rademacher, gaussian or hadamard."""
     pool: Annotated[int, Field(ge=0, le=1 << 20)] | None = None
     """Number of directions of a pool."""
+    candidates: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Directions that are drawn for each that discriminative sampling keeps (10)."""
+    keep_last: bool | None = None
+    """Whether a paced server tells devices which terms its last step took; discriminative sampling sets it."""
     corrected: bool | None = None
     """Divide a step by K times the probability of its direction: unbiased, where a pool's are drawn by amplitude."""
     rank: Small | None = None

@@ -18,7 +18,10 @@ OPEN = ("learning_rate", "eps")
 
 
 def packaged_recipe(name: str = "demo") -> Path | None:
-    """Return a packaged recipe, or None: `smollm2`; for the embedded model `demo`, `cross_silo`, `cross_device`, a method's name."""
+    """Return a packaged recipe by its name, or None.
+
+    They are `smollm2`, and for the embedded model `demo`, `cross_silo`, `cross_device` and one of a method's name.
+    """
     path = Path(__file__).parent.parent / "recipes" / f"{name}.toml"
     return path if path.is_file() else None
 

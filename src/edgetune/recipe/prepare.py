@@ -22,7 +22,7 @@ from edgetune.methods.method import TuningMethod
 from edgetune.models.backbone import Backbone, load_backbone
 from edgetune.models.device import find_device
 from edgetune.models.embedded import EMBEDDED
-from edgetune.recipe.asking import asked_devices
+from edgetune.recipe.asking import asked_devices, asked_for
 from edgetune.recipe.division import HELD_OUT, divide
 from edgetune.recipe.encoder import Encoder
 from edgetune.recipe.open_settings import recipe_method
@@ -182,12 +182,21 @@ def prepare(recipe: Recipe, *, split: bool = True) -> Prepared:
 
 def _refuse_few_replies(recipe: Recipe, devices: int) -> None:
     """Refuse to wait for more replies than a round asks for: no round would ever change anything."""
-    wanted, least = asked_devices(devices, recipe.federation.participation), recipe.federation.minimum_replies
+    section = recipe.federation
+    needed, least = asked_devices(devices, section.participation), section.minimum_replies
+    together = asked_devices(devices, asked_for(devices, section.participation, section.over_selection))
+    wanted = needed if section.buffer is None else section.buffer
+    if wanted > together:
+        raise ConfigError(
+            f"the server steps after {wanted} replies, and {together} of {devices} devices are under way at a time",
+            where="federation.buffer",
+            hint=f"at most {together}, or a larger federation.participation",
+        )
     if least > wanted:
         raise ConfigError(
             f"a round waits for {wanted} of {devices} devices, fewer than the {least} that it needs",
             where="federation.minimum_replies",
-            hint=f"at most {wanted}, or a larger federation.participation",
+            hint=f"at most {wanted}, or a larger federation.{'buffer' if section.buffer else 'participation'}",
         )
 
 

@@ -66,6 +66,8 @@ class Recipe(Section):
         """
         decays = self.method.schedule not in (None, "constant") and self.method.schedule_steps is None
         decays = decays or self.fleet.joining > 0
+        ended = set[str]() if decays else {"rounds"}
+        buffered = {"buffer", "staleness_power", "max_staleness"} if self.federation.buffer is None else set()
         kept = self.model_dump(
             exclude={
                 "compression": True,
@@ -73,7 +75,7 @@ class Recipe(Section):
                 "model": {"accept_rounding", "device"},
                 # max_new_tokens shortens the examples
                 "evaluation": {"every", "batch_size", "samples", "metric", "extract"},
-                "federation": {"workers"} if decays else {"workers", "rounds"},
+                "federation": {"workers"} | ended | buffered,
                 "threads": True,
                 "stages": True,
             }

@@ -73,6 +73,12 @@ class FederationSection(Section):
     """Devices asked beyond those that are needed, as a share of them; the first replies count."""
     minimum_replies: int = Field(default=1, ge=1, le=10**6)
     """Usable replies without which a round changes nothing."""
+    buffer: int | None = Field(default=None, ge=1, le=10**6)
+    """Replies after which the server steps, to whichever round they are (FedBuff); `participation` is under way."""
+    staleness_power: float = Field(default=0.5, ge=0, le=10)
+    """With a buffer: a reply that is t steps late counts (1 + t) to minus this power; 0 for no discount."""
+    max_staleness: int = Field(default=8, ge=0, le=8)
+    """With a buffer: steps that a reply may be late by; those that are later are refused."""
     workers: int = Field(default=0, ge=0, le=1024)
     """Processes that devices of a round train in, each with a model of its own; 0 takes what cores and memory allow."""
 

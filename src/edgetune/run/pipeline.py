@@ -24,6 +24,7 @@ from edgetune.federation.precision import check_precision, check_reads
 from edgetune.federation.privacy import protect
 from edgetune.federation.tuning import completed_rounds
 from edgetune.federation.workers import open_crew
+from edgetune.recipe.asking import check_buffer
 from edgetune.recipe.preflight import compression_of, look_ahead
 from edgetune.recipe.prepare import Prepared, prepare, recipe_method
 from edgetune.recipe.recipe import Recipe
@@ -111,6 +112,8 @@ def _logged(
         tunes = any(stage.name == "tune" for stage in stages)
         if tunes and single:
             recipe_method(recipe).check_alone()
+        elif tunes:
+            check_buffer(recipe.federation, recipe_method(recipe))
         prepared = prepare(recipe)
         plan, planned = look_ahead(prepared, out / MODEL, compression, file=bool(writers))
         found: list[Event | None] = [planned]

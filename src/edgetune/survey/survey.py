@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from edgetune.core.batch import Batch, Objective
-from edgetune.core.part import CHOSEN_LAYERS, GRADIENTS, NOISE, RESIDUALS, Part
+from edgetune.core.part import CHOSEN_LAYERS, GRADIENTS, NOISE, RESIDUALS, STALE, Part
 from edgetune.core.pieces import Layers
 from edgetune.core.tuned import Tuned
 
@@ -42,8 +42,8 @@ class Survey(Part):
 
     @property
     def refuses(self) -> frozenset[str]:
-        """Noise, which would not cover these numbers, and a base that a server changes beneath the layers."""
-        return frozenset({NOISE, RESIDUALS})
+        """Noise, which would not cover these numbers; a base that a server changes beneath the layers; late replies."""
+        return frozenset({NOISE, RESIDUALS, STALE})
 
     @abstractmethod
     def due(self, round: int) -> bool:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from edgetune.core.part import HELD, LINEAR, RATED, SLOPES
+from edgetune.core.part import HELD, LINEAR, RATED, SLOPES, STALE
 from edgetune.core.tuned import Tuned
 from edgetune.core.update import Projected, Update
 from edgetune.updates.optimiser import Optimiser
@@ -39,8 +39,8 @@ class Hold(Optimiser):
 
     @property
     def refuses(self) -> frozenset[str]:
-        """A schedule, of which the server's step would know nothing."""
-        return frozenset({RATED})
+        """A schedule, of which the server's step would know nothing, and slopes of other weights than the round's."""
+        return frozenset({RATED, STALE})
 
     def start(self, tuned: Tuned) -> dict[str, torch.Tensor]:
         """Return the state: none."""

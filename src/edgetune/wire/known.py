@@ -30,6 +30,7 @@ class Known:
 
     Args:
         keys: directions of the steps that a reply is about, in the order of the steps; equal keys are one direction.
+        chosen: how many of them a device takes at most; 0 for all, step by step.
         size: K, the size of the pool; 0 if there is none.
         round: completed rounds of the state that a message of the server carries.
         since: completed rounds of the state that the receiver holds; 0 is the base.
@@ -55,3 +56,4 @@ class Known:
     like: Update | None = None
     layers: Layers = ()
     is_state: bool = False
+    chosen: int = 0

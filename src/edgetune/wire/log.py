@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgetune.core.errors import DataError, DigestError
-from edgetune.core.part import FACTOR, FRESH, by_name, slopes_as
+from edgetune.core.part import FACTOR, FRESH, STALE, by_name, slopes_as
 from edgetune.core.update import Projected, Update
 from edgetune.wire.codec import Codec
 from edgetune.wire.kinds import VALUES
@@ -59,6 +59,11 @@ class Log(Codec):
         """Directions that no later step moves again; for slopes, such ones and their factor."""
         of_levels = {FACTOR, slopes_as(self.levels.name)} if self.levels else set()
         return frozenset({FRESH} | of_levels)
+
+    @property
+    def refuses(self) -> frozenset[str]:
+        """Steps of a device that an earlier round asked: a round's entries are of those whom it asked itself."""
+        return frozenset({STALE})
 
     def settings(self) -> dict[str, Any]:
         """Return the option of this codec."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-LONGEST = 3
-"""Bytes of a difference at most: a pool has at most 2^20 directions."""
+LONGEST = 4
+"""Bytes of a difference at most: a device chooses among at most 2^22 directions, and a pool has fewer."""
 
 
 def write_steps(places: npt.NDArray[np.int64]) -> bytes:

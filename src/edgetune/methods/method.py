@@ -90,10 +90,11 @@ class TuningMethod:
         Raises:
             ConfigError: with one sentence saying why.
         """
+        offers = 1 if self.directions is None else self.directions.offers
         rules = [
             (self.local_steps < 1, "a device needs at least one local step"),
             (
-                self.local_steps * self.estimate.directions * self._offers > MOST_DIRECTIONS,
+                self.local_steps * self.estimate.directions * offers > MOST_DIRECTIONS,
                 f"a device would draw more than {MOST_DIRECTIONS:,} directions a round",
             ),
             (self.batch_size < 1, "a batch needs at least one record"),
@@ -155,10 +156,6 @@ class TuningMethod:
     def learning_rate(self) -> float:
         """The learning rate, of whichever part has one."""
         return float(self._rates[0])
-
-    @property
-    def _offers(self) -> int:
-        return self.directions.offers if self.directions is not None else 1
 
     @property
     def _rates(self) -> list[Any]:

@@ -93,12 +93,10 @@ class TuningMethod:
         Raises:
             ConfigError: with one sentence saying why.
         """
+        each = self.estimate.directions * (self.directions.offers if self.directions is not None else 1)
         rules = [
             (self.local_steps < 1, "a device needs at least one local step"),
-            (
-                self.local_steps * self.estimate.directions * self._offers > MOST_DIRECTIONS,
-                f"a device would draw more than {MOST_DIRECTIONS:,} directions a round",
-            ),
+            (self.local_steps * each > MOST_DIRECTIONS, f"more than {MOST_DIRECTIONS:,} directions a round"),
             (self.batch_size < 1, "a batch needs at least one record"),
             (len(self._rates) != 1, "one part, and no other, must have a learning_rate"),
             (self.micro_batch < 0, "a micro-batch needs at least one record"),
@@ -163,10 +161,6 @@ class TuningMethod:
     def learning_rate(self) -> float:
         """The learning rate, of whichever part has one."""
         return float(self._rates[0])
-
-    @property
-    def _offers(self) -> int:
-        return self.directions.offers if self.directions is not None else 1
 
     @property
     def _rates(self) -> list[Any]:

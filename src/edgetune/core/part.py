@@ -33,6 +33,8 @@ RATED = "a learning rate that changes from step to step"
 AMPLITUDES = "amplitudes of the slopes along each direction"
 CARRIED = "messages that carry amplitudes"
 FACTOR = "one factor of a round, which its steps follow from"
+PROMPTS = "prompts in every layer, beside a base that stays"
+STEPPED = "a step of the server of its own"
 CHOSEN_LAYERS = "replies that hold the layers that their device was to train"
 
 NOTHING: frozenset[str] = frozenset()

@@ -91,6 +91,7 @@ def federate(
             better than the base.
     """
     ledger = checkpoint.resume(listener)
+    examples = {id: device.examples for id, device in devices.items()}
     server = Server(
         worker.method,
         worker.identity,
@@ -100,8 +101,8 @@ def federate(
         state=ledger.update,
         minimum=plan.minimum,
         round=ledger.round,
-        examples={id: device.examples for id, device in devices.items()},
-        memory=checkpoint.memory(ledger, worker.method.remembered(ledger.update, len(worker.layers))),
+        examples=examples,
+        memory=checkpoint.memory(ledger, worker.method.remembered(ledger.update, worker.layers, examples)),
         layers=worker.layers,
         initial=worker.initial,
     )

@@ -35,7 +35,7 @@ PRIVATE = ["dpzero", "dp_aggzo", "hidden_devices"]
 both = pytest.mark.parametrize("name", ["fedkseed", "lora"])
 DIRECTED = ["fedkseed", "signs", "mezo", "mezo_lora", "mezo_prefix", "decomfl", "decomfl_pool"]
 SERVED = ["fedkseed_pro", "one_byte", "one_byte_pairs", "feedsign", "fwdllm"]
-DENSE = ["fedselft", "lora", "ffa", "flora", "fedex", "full", "adapter", "prefix", "bitfit"]
+DENSE = ["fedselft", "fedpeptao", "lora", "ffa", "flora", "fedex", "full", "adapter", "prefix", "bitfit"]
 every = pytest.mark.parametrize("name", [*DIRECTED, *SERVED, *PRIVATE, *DENSE])
 
 
@@ -165,6 +165,7 @@ def reply_of(server: Server, device: int, worker: Worker) -> bytes:
         ("federate", "prefix"),
         ("federate", "bitfit"),
         ("federate", "fedselft"),
+        ("federate", "fedpeptao"),
         ("federate", "server_momentum"),
         ("federate", "server_adam"),
         ("federate", "pool_adam"),
@@ -184,7 +185,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(driver: str, name: str, toy: Make
     left = sorted(path.name for path in second.ledger.parent.iterdir())
     remembering = {
         "tune": {"lora", "adapter", "adam", "heavy"},
-        "federate": {"server_momentum", "server_adam", "pool_adam", "fwdllm", "fedkseed_pro"},
+        "federate": {"server_momentum", "server_adam", "pool_adam", "fwdllm", "fedkseed_pro", "fedpeptao"},
     }
     beside = ["tuned.optimiser-4.safetensors"] if name in remembering[driver] else []
     assert left == sorted(["tuned.ledger", *beside])

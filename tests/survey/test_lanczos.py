@@ -14,6 +14,7 @@ from edgetune.core.batch import Batch, response_loss
 from edgetune.core.errors import ConfigError
 from edgetune.core.keys import stream
 from edgetune.data.encode import Example, collate
+from edgetune.models.backbone import load_backbone
 from edgetune.survey.curvature import Curvature
 from edgetune.survey.keep import Density, Gap, below_the_gap, mass_above, settled_mass
 from edgetune.survey.lanczos import Spectrum, lanczos
@@ -70,6 +71,24 @@ def test_a_product_is_the_hessian_times_a_vector_and_moves_nothing(tiny_model: A
     assert torch.equal(weight.detach(), before)
     assert weight.requires_grad
     assert weight.grad is None
+
+
+def test_a_product_is_a_difference_of_gradients_on_the_embedded_model() -> None:
+    tuned = Prefix(2).open(load_backbone("embedded").model, None, 3)
+    tuned.model.double()
+    curvature, ((_, weight),) = Curvature(tuned, batch_of(), response_loss), tuned.named_weights()
+    start, vector = weight.detach().clone(), torch.randn(curvature.size, dtype=torch.float64)
+
+    def gradient(step: float) -> torch.Tensor:
+        with torch.no_grad():
+            weight.copy_(start + step * vector.view_as(weight))
+        return torch.autograd.grad(response_loss(tuned.model, curvature.batch), [weight])[0].reshape(-1)
+
+    expected = (gradient(1e-3) - gradient(-1e-3)) / 2e-3
+    gradient(0.0)
+    found = curvature.products()(vector)
+    assert float(found.norm()) > 1e-3
+    assert float((found - expected).norm() / found.norm()) < 1e-3  # its norms are computed in float32
 
 
 def test_the_lipschitz_constant_is_the_norm_of_the_hessians_change(tiny_model: Any) -> None:

@@ -94,18 +94,14 @@ class TuningMethod:
         Raises:
             ConfigError: with one sentence saying why.
         """
+        least = 1 if self.survey is None else self.survey.least_batch
         rules = [
             (self.local_steps < 1, "a device needs at least one local step"),
             (
                 self.local_steps * self.estimate.directions > MOST_DIRECTIONS,
                 f"a device would take more than {MOST_DIRECTIONS:,} directions a round",
             ),
-            (self.batch_size < 1, "a batch needs at least one record"),
-            (
-                self.survey is not None and self.batch_size < self.survey.least_batch,
-                f"{self.survey.title if self.survey else ''} needs batches of at least "
-                f"{self.survey.least_batch if self.survey else 1} records",
-            ),
+            (self.batch_size < least, f"a batch needs at least {least} record{'s' if least > 1 else ''}"),
             (len(self._rates) != 1, "one part, and no other, must have a learning_rate"),
             (self.micro_batch < 0, "a micro-batch needs at least one record"),
             (

@@ -41,8 +41,8 @@ class PromptLayers(Survey):
 
     Raises:
         ConfigError: if a number is out of its range.
-    Cost: a forward pass of one batch, and if there is no ratio some `steps` times 4 more on the device (see the rule):
-        50 steps are as much as 70 training steps. L numbers up (the last layer's place is the ratio's), L bits down.
+    Cost: a forward pass of one batch, and if there is no ratio 4 more a product (see rule and `Curvature`): 50 are as
+        much as 90 training steps, in four times their memory. L numbers up (L - 1 and the ratio), L bits down.
     Source: Che et al. 2023, arXiv:2310.15080; llm-eff/FedPepTAO (all clients score there; the ratio comes from those
         that are sampled after 10 rounds; the two are combined by hand).
     """

@@ -14,7 +14,7 @@ METHOD = replace(
     name="fedpeptao",
     summary="Prompts of the layers that matter most, chosen once; other layers keep their initial prompts everywhere.",
     travels="once a number a layer up, one bit a layer down; then the chosen layers' prompts, both ways",
-    memory="inference + activations of the backward pass; once, for the ratio, three times those",
+    memory="inference + activations of the backward pass; once, for the ratio, four times those",
     source="Che et al. 2023, arXiv:2310.15080; llm-eff/FedPepTAO (personalised there: other layers stay on devices)",
     target=Prefix(tokens=20),
     local=AdamW(lr=4e-2, weight_decay=0.1),

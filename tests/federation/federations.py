@@ -124,6 +124,10 @@ METHODS: dict[str, TuningMethod] = {
             **STEPS,
         },
     ),
+    "fedpeptao": with_options(
+        tuning_method("fedpeptao"),
+        {"learning_rate": 1e-2, "prefix_tokens": 2, "micro_batch": 0, "spectrum_steps": 4, **STEPS},
+    ),
     **{
         f"server_{kind}": with_options(
             tuning_method("lora"),

@@ -35,7 +35,7 @@ PRIVATE = ["dpzero", "dp_aggzo", "hidden_devices"]
 both = pytest.mark.parametrize("name", ["fedkseed", "lora"])
 DIRECTED = ["fedkseed", "signs", "mezo", "mezo_lora", "mezo_prefix", "decomfl", "decomfl_pool"]
 SERVED = ["fedkseed_pro", "one_byte", "one_byte_pairs", "feedsign", "fwdllm", "discriminative"]
-DENSE = ["fedselft", "lora", "ffa", "flora", "fedex", "full", "adapter", "prefix", "bitfit"]
+DENSE = ["fedselft", "fedpeptao", "lora", "ffa", "flora", "fedex", "full", "adapter", "prefix", "bitfit"]
 every = pytest.mark.parametrize("name", [*DIRECTED, *SERVED, *PRIVATE, *DENSE])
 
 
@@ -166,6 +166,7 @@ def reply_of(server: Server, device: int, worker: Worker) -> bytes:
         ("federate", "prefix"),
         ("federate", "bitfit"),
         ("federate", "fedselft"),
+        ("federate", "fedpeptao"),
         ("federate", "server_momentum"),
         ("federate", "server_adam"),
         ("federate", "pool_adam"),
@@ -192,6 +193,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(driver: str, name: str, toy: Make
             "fwdllm",
             "discriminative",
             "fedkseed_pro",
+            "fedpeptao",
         },
     }
     beside = ["tuned.optimiser-4.safetensors"] if name in remembering[driver] else []

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from edgetune.aggregate import FedEx, Ffa, Mean, Paced, ServerAdam, ServerMomentum
+from edgetune.aggregate import Controlled, FedEx, Ffa, Mean, Paced, ServerAdam, ServerMomentum
 from edgetune.core.errors import ConfigError
 from edgetune.core.part import GRADIENTS, Part
 from edgetune.data.sampling import Poisson
@@ -23,7 +23,7 @@ from edgetune.measure.scores import exact_match, token_f1
 from edgetune.methods.catalogue import compression_method, compression_names, tuning_method, tuning_names
 from edgetune.methods.method import TuningMethod
 from edgetune.methods.options import OPTIONS, defaults, with_options
-from edgetune.survey import GradientNorms
+from edgetune.survey import Gap, GradientNorms, PromptLayers
 from edgetune.tune import Adapter, ByNorm, ByTable, FullProjected, Lora, Prefix
 from edgetune.updates import Adam, AdamW, Constant, Cosine, Linear, Momentum, Sgd
 from edgetune.wire import Changed, Coefficients, Float32, Log, Table, Tensors
@@ -36,6 +36,7 @@ CHOOSING = with_options(FWDLLM, {"draw": "discriminative"})
 DECAY = with_options(KSEED, {"schedule": "cosine", "schedule_steps": 200})
 SCORED = with_options(MEZO, {"objective": "accuracy"})
 PRO = tuning_method("fedkseed_pro")
+PEPTAO = tuning_method("fedpeptao")
 SIGNS = with_options(KSEED, {"directions": "rademacher"})
 HEAVY, ADAM = with_options(MEZO, {"optimiser": "momentum"}), with_options(KSEED, {"optimiser": "adam"})
 
@@ -173,6 +174,12 @@ def test_parts_that_do_not_fit_are_refused(
         (replace(LORA, server=ServerMomentum()), "server_rate", 2, {"server": ServerMomentum(2.0)}),
         (replace(KSEED, server=ServerAdam()), "server_momentum", 0, {"server": ServerAdam(momentum=0.0)}),
         (replace(KSEED, server=ServerAdam()), "server_eps", 2, {"server": ServerAdam(eps=2.0)}),
+        (LORA, "aggregate", "controlled", {"aggregate": Controlled()}),
+        (PEPTAO, "server_decay", 0.5, {"aggregate": Controlled(decay=0.5)}),
+        (PEPTAO, "control", False, {"aggregate": Controlled(control=False)}),
+        (PEPTAO, "keep_ratio", 0.5, {"survey": PromptLayers(ratio=0.5)}),
+        (PEPTAO, "keep_rule", "gap", {"survey": PromptLayers(keep=Gap())}),
+        (PEPTAO, "spectrum_steps", 9, {"survey": PromptLayers(steps=9)}),
         (LORA, "weight_decay", 0.1, {"local": AdamW(3e-4, weight_decay=0.1)}),
         (replace(MEZO, aggregate=Uniform()), "aggregate", "mean", {"aggregate": Mean()}),
         (PRO, "corrected", True, {"directions": WeightedPool(Hadamard(4096), 4096, corrected=True)}),
@@ -252,7 +259,7 @@ def test_an_option_left_out_changes_nothing() -> None:
         (KSEED, {"micro_batch": -1}, "micro-batch"),
         (LORA, {"rank": 0}, "rank"),
         (LORA, {"server": "adma"}, "did you mean 'adam'"),
-        (LORA, {"server_rate": 1.0}, "setting of momentum and adam"),
+        (LORA, {"server_rate": 1.0}, "setting of controlled and momentum and adam"),
         (LORA, {"server": "adam", "server_rate": 0}, "rate must be positive"),
         (LORA, {"server": "momentum", "server_momentum": 1}, "below 1"),
         (LORA, {"server": "adam", "server_eps": 0}, "eps must be positive"),

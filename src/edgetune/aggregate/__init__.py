@@ -2,6 +2,7 @@
 
 from edgetune.aggregate.aggregator import Aggregator, Memory, ordered, shares
 from edgetune.aggregate.amplitudes import MeanAmplitudes
+from edgetune.aggregate.controlled import Controlled
 from edgetune.aggregate.factors import gap
 from edgetune.aggregate.fedex import FedEx
 from edgetune.aggregate.ffa import Ffa
@@ -15,7 +16,7 @@ from edgetune.aggregate.server import ServerAdam, ServerMomentum, ServerStep, Ta
 
 AGGREGATORS: dict[str, type[Aggregator]] = {
     kind.name: kind
-    for kind in (Mean, Ffa, Flora, FedEx, Paced, PrivateMean, MeanAmplitudes, RootN, MajoritySign)
+    for kind in (Mean, Ffa, Flora, FedEx, Paced, PrivateMean, MeanAmplitudes, RootN, MajoritySign, Controlled)
 }
 """Aggregators by the name that recipes use."""
 
@@ -26,6 +27,7 @@ __all__ = [
     "AGGREGATORS",
     "SERVER_STEPS",
     "Aggregator",
+    "Controlled",
     "FedEx",
     "Ffa",
     "Flora",

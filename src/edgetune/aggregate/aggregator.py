@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -33,6 +33,15 @@ class Aggregator(Part):
 
         Args:
             state: before it; of a pool all K coefficients.
+        """
+        return {}
+
+    def enrol(self, state: Update, devices: Mapping[int, int]) -> Memory:
+        """Return what is remembered of every device before the first round; names, types and shapes stay.
+
+        Args:
+            state: as in `start`.
+            devices: all of the federation, with the examples that each holds.
         """
         return {}
 

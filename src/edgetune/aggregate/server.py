@@ -12,7 +12,7 @@ import torch
 
 from edgetune.aggregate.aggregator import Memory
 from edgetune.core.errors import ConfigError
-from edgetune.core.part import FRESH, RESIDUALS, Part
+from edgetune.core.part import FRESH, RESIDUALS, STEPPED, Part
 from edgetune.core.update import Dense, Projected, Update
 
 TOTAL = "coefficients"
@@ -83,8 +83,8 @@ class ServerMomentum(ServerStep):
 
     @property
     def refuses(self) -> frozenset[str]:
-        """Directions that no later round moves again, and factors whose product is already in the base."""
-        return frozenset({FRESH, RESIDUALS})
+        """Directions that no later round moves again, factors whose product is in the base, and another such step."""
+        return frozenset({FRESH, RESIDUALS, STEPPED})
 
     def start(self, state: Update, size: int) -> Memory:
         """Return zero moments, `server.m.NAME`."""
@@ -136,8 +136,8 @@ class ServerAdam(ServerStep):
 
     @property
     def refuses(self) -> frozenset[str]:
-        """Directions that no later round moves again, and factors whose product is already in the base."""
-        return frozenset({FRESH, RESIDUALS})
+        """Directions that no later round moves again, factors whose product is in the base, and another such step."""
+        return frozenset({FRESH, RESIDUALS, STEPPED})
 
     def start(self, state: Update, size: int) -> Memory:
         """Return the moments before the first round, `server.m.NAME` and `server.v.NAME`."""

@@ -101,6 +101,7 @@ def federate(
     ledger, buffer = checkpoint.resume(listener), plan.buffer
     kept = checkpoint.under_way(ledger) if buffer else {}
     flight = Flight(buffer, plan.fleet.deadline if plan.fleet else math.inf, kept) if buffer else None
+    examples = {id: device.examples for id, device in devices.items()}
     server = Server(
         worker.method,
         worker.identity,
@@ -110,8 +111,8 @@ def federate(
         state=ledger.update,
         minimum=plan.minimum,
         round=ledger.round,
-        examples={id: device.examples for id, device in devices.items()},
-        memory=checkpoint.memory(ledger, worker.method.remembered(ledger.update, len(worker.layers))),
+        examples=examples,
+        memory=checkpoint.memory(ledger, worker.method.remembered(ledger.update, worker.layers, examples)),
         layers=worker.layers,
         initial=worker.initial,
         buffer=buffer,

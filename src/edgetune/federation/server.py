@@ -90,7 +90,11 @@ class Server:
     ) -> None:
         if buffer is not None:
             check_stale(method)
-        self.memory = memory if memory is not None else method.remembered(state, len(layers))
+        self.memory = (
+            memory
+            if memory is not None
+            else method.remembered(state, layers, {id: (examples or {}).get(id, 1) for id in devices})
+        )
         self.method, self.round = method, round
         self.state = method.down.settle(method.aggregate.weigh(state, self.memory))
         self.participation, self._minimum = participation, minimum
@@ -136,7 +140,7 @@ class Server:
     def surveys(self) -> bool:
         """Whether the devices of the coming round are asked for numbers before it."""
         survey = self.method.survey
-        return survey is not None and survey.due(self.round + 1)
+        return survey is not None and survey.due(self.round + 1, self.memory)
 
     def choose(self, answers: Mapping[int, bytes]) -> dict[int, bytes] | None:
         """Return the second message of a round for every device that takes part in it; None if there is none.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from hashlib import sha256
 from typing import Any
@@ -13,8 +13,9 @@ import numpy as np
 from edgetune.aggregate import Aggregator, Memory, ServerStep, Take
 from edgetune.core.errors import ConfigError
 from edgetune.core.part import EVERY_SLOPE, HELD, SHARED, Part, misfit
+from edgetune.core.pieces import Layers, cut
 from edgetune.core.protected import Protected
-from edgetune.core.update import Estimate, Projected, Update
+from edgetune.core.update import Dense, Estimate, Projected, Update
 from edgetune.data.sampling import Sampling, Shuffled
 from edgetune.directions.draw import Directions
 from edgetune.estimators import Accumulate, Estimator
@@ -94,10 +95,11 @@ class TuningMethod:
             ConfigError: with one sentence saying why.
         """
         each = self.estimate.directions * (self.directions.offers if self.directions is not None else 1)
+        least = 1 if self.survey is None else self.survey.least_batch
         rules = [
             (self.local_steps < 1, "a device needs at least one local step"),
             (self.local_steps * each > MOST_DIRECTIONS, f"more than {MOST_DIRECTIONS:,} directions a round"),
-            (self.batch_size < 1, "a batch needs at least one record"),
+            (self.batch_size < least, f"a batch needs at least {least} record{'s' if least > 1 else ''}"),
             (len(self._rates) != 1, "one part, and no other, must have a learning_rate"),
             (self.micro_batch < 0, "a micro-batch needs at least one record"),
             (
@@ -183,16 +185,21 @@ class TuningMethod:
         """What estimates from a whole batch, by micro-batches if they are wanted: (handle, objective, batch, *keys)."""
         return Accumulate(self.estimate, self.micro_batch) if self.micro_batch else self.estimate
 
-    def remembered(self, state: Update, layers: int = 0) -> Memory:
+    def remembered(
+        self, state: Update, layers: Layers = (), devices: Mapping[int, int] | None = None
+    ) -> Memory:
         """Return what a server remembers beside its state before the first round.
 
         Args:
             state: what is tuned.
-            layers: how many it has, where they are chosen.
+            layers: its layers, where they are chosen; an aggregator remembers their pieces, by label.
+            devices: all of the federation, with the examples that each holds.
         """
-        chosen = {} if self.survey is None else self.survey.start(layers)
+        chosen = {} if self.survey is None else self.survey.start(len(layers))
+        parts = cut(state, layers) if chosen and isinstance(state, Dense) else self.whole(state)
         return {
-            **self.aggregate.start(self.whole(state)), **self.server.start(state, self.pool_size), **chosen,
+            **self.aggregate.start(parts), **self.aggregate.enrol(parts, devices or {}),
+            **self.server.start(state, self.pool_size), **chosen,
         }  # fmt: skip
 
     def keys(self, seed: int, round: int, device: int, state: Update | None = None) -> list[int]:

@@ -85,6 +85,12 @@ class MethodSection(Section):
     """Price of devices training different layers: 0 lets each choose for itself, a large one makes all choose alike."""
     survey_batches: Count | None = None
     """Batches that a device measures its layers by before a round."""
+    keep_ratio: float | None = None
+    """Share of the layers whose prompts are trained, in (0, 1]; 0 lets devices find it from the Hessian's spectrum."""
+    keep_rule: str | None = None
+    """How devices find that share: density (as FedPepTAO's code) or gap (above 4 Lipschitz constants, as its paper)."""
+    spectrum_steps: Annotated[int, Field(ge=0, le=1000)] | None = None
+    """Products with the Hessian for a spectrum, each about 4 forward passes (50)."""
     local_steps: Count | None = None
     """Steps a device takes in a round."""
     schedule: str | None = None
@@ -108,8 +114,9 @@ class MethodSection(Section):
     micro_batch: Annotated[int, Field(ge=0, le=65_536)] | None = None
     """Records a forward pass; a step of more of them is accumulated. 0: all of a step's records at once."""
     aggregate: str | None = None
-    """How the server combines what devices send: mean, private_mean, which hides devices, or paced (see fwdllm); for
-    LoRA also ffa (A frozen), flora (products stacked into the base) or fedex (what the mean lacks, too)."""
+    """How the server combines what devices send: mean, private_mean, which hides devices, paced (see fwdllm) or
+    controlled (momentum and control variates); for LoRA also ffa (A frozen), flora (products stacked into the base) or
+    fedex (what the mean lacks, too)."""
     variance_threshold: float | None = None
     """Variance of the gathered mean at which a paced server takes its step."""
     most_slopes: Count | None = None
@@ -120,6 +127,10 @@ class MethodSection(Section):
     """Learning rate of the server's momentum (1) or adam (0.01)."""
     server_momentum: float | None = None
     """Momentum of the server, or its Adam's first decay, in [0, 1)."""
+    server_decay: float | None = None
+    """What a controlled server's rate is multiplied by from round to round (0.99)."""
+    control: bool | None = None
+    """Whether a controlled server corrects its momentum for who was asked, by what each device last sent."""
     server_eps: float | None = None
     """Added to the root in the server's adam (0.001); changes far below it are scaled alike."""
     up_values: str | None = None

@@ -64,7 +64,7 @@ class GradientNorms(Survey):
         """What a message calls it."""
         return "choosing layers by their gradients"
 
-    def due(self, round: int) -> bool:
+    def due(self, round: int, memory: Memory) -> bool:
         """Before every round."""
         return True
 

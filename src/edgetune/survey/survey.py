@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,8 @@ class Survey(Part):
     """
 
     __slots__ = ()
+    least_batch: ClassVar[int] = 1
+    """Records that a batch must have to be measured."""
 
     @property
     def gives(self) -> frozenset[str]:
@@ -46,7 +49,7 @@ class Survey(Part):
         return frozenset({NOISE, RESIDUALS, STALE})
 
     @abstractmethod
-    def due(self, round: int) -> bool:
+    def due(self, round: int, memory: Memory) -> bool:
         """Say whether devices are asked before a round (from 1); else the memory says what they train."""
 
     @abstractmethod

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from edgetune.core.errors import ConfigError
-from edgetune.core.part import DIRECTIONS, FACTORS, FIXED_FACTOR, TENSORS, by_name
+from edgetune.core.part import DIRECTIONS, FACTORS, FIXED_FACTOR, PROMPTS, TENSORS, by_name
 from edgetune.core.tuned import Space
 from edgetune.tune.dense import DenseTuned
 from edgetune.tune.own import OwnPlaced, need_float32
@@ -164,6 +164,11 @@ class Prefix(Placing):
             raise ConfigError(
                 f"a prefix needs at least one token and a scale of at least 0, not {self.tokens}, {self.scale}"
             )
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """Few tensors, which gradients reach: prompts."""
+        return frozenset({TENSORS, PROMPTS})
 
     @property
     def merges(self) -> bool:

@@ -1,6 +1,7 @@
 """Compile every Triton kernel for two GPUs, which needs none; print the multiplications and additions found as JSON.
 
-Both languages are looked at: older Tritons leave it to the assembler to fuse, which PTX does not show.
+What may be fused is counted in PTX, whose sums without `.rn` the assembler is free to fuse, what is fused there and in
+the assembled code. Which of both the compiler leaves to whom depends on its version.
 
 Run without TRITON_INTERPRET: the interpreter replaces the compiler when Triton is imported.
 """
@@ -52,6 +53,7 @@ def compiled(case: str, capability: int, fused: bool = False) -> dict[str, int]:
     made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options).asm
     text, assembled = made["ptx"], get_sass(made["cubin"])
     return {
+        "open": len(re.findall(r"\b(?:add|sub|mul)\.f32", text)),
         "fused": len(re.findall(r"\b(?:fma|mad)\.\S*f32", text)) + len(re.findall(r"\bFFMA", assembled)),
         "flushed": text.count(".ftz") + assembled.count(".FTZ"),
         "added": len(re.findall(r"\b(?:add|sub)\.\S*f32", text)),

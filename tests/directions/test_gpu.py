@@ -256,9 +256,10 @@ def test_the_compiled_kernels_neither_fuse_nor_flush() -> None:
     done = subprocess.run([sys.executable, script], env=plain, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found.pop("gaussian with fusion")["fused"] > 0
-    assert len(found) >= 16
-    assert all(one["fused"] == one["flushed"] == 0 for one in found.values()), found
+    allowed = found.pop("gaussian with fusion")
+    assert allowed["fused"] + allowed["open"] > 0
+    assert len(found) >= 20
+    assert all(one["open"] == one["fused"] == one["flushed"] == 0 for one in found.values()), found
     assert all(one["added"] > 0 for name, one in found.items() if not name.startswith("transform_rows"))
 
 

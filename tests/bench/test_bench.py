@@ -135,6 +135,18 @@ def test_directions_are_timed_on_a_gpu() -> None:
     assert all(0 < row.low <= row.ratio <= row.high for row in rows)
 
 
+@pytest.mark.gpu
+def test_steps_are_timed_on_a_gpu() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    rows = [
+        *bench_step(random_llama(64, 192, 1, 1, 100), rounds=3, device="cuda"),
+        *bench_embedded(rounds=3, steps=1, device="cuda"),
+    ]
+    assert all(row.ratio > 0 for row in rows)
+    assert not any("streamed" in row.what for row in rows)
+
+
 def test_a_device_that_cannot_serve_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -146,7 +158,7 @@ def test_a_device_that_cannot_serve_is_refused(
         assert execute(["bench", *options]) == 2
         assert message in capsys.readouterr().err
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert execute(["bench", "step", "--device", "cuda"]) == 2
+    assert execute(["bench", "rows", "--device", "cuda"]) == 2
     assert "runs on the CPU" in capsys.readouterr().err
 
 

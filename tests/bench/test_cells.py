@@ -50,11 +50,13 @@ def test_rounds_follow_from_the_work() -> None:
     assert (small["federation.rounds"], large["federation.rounds"]) == (10, 100)
 
 
-def test_rows_that_are_done_are_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_run_stops_no_other_and_rows_that_are_done_are_not_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ran: list[str] = []
 
     def run(cell: Cell, out: Path) -> dict[str, Any]:
-        if cell.seed == 2 and len(ran) < 3:
+        if cell.seed == 0 and len(ran) < 3:
             raise DataError("a run ended in exit 9", where=cell.name)
         ran.append(cell.name)
         return row(cell)
@@ -62,13 +64,13 @@ def test_rows_that_are_done_are_not_done_again(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(cells, "_run", run)
     wanted = [Cell("t", "embedded", "lora", seed, {}) for seed in (0, 1, 2)]
     rows, heard = tmp_path / "t.jsonl", list[str]()
-    with pytest.raises(DataError, match="exit 9"):
+    with pytest.raises(DataError, match=r"t-embedded-lora-0: 1 of 3 runs failed, .* exit 9"):
         run_cells(wanted, rows, tmp_path, jobs=1, told=lambda one: heard.append(one["cell"]))
-    assert [json.loads(line)["seed"] for line in rows.read_text().splitlines()] == [0, 1]
+    assert [json.loads(line)["seed"] for line in rows.read_text().splitlines()] == [1, 2]
     ran.append("later")
     found = run_cells(wanted, rows, tmp_path, jobs=1, told=lambda one: heard.append(one["cell"]))
     assert [one["seed"] for one in found] == [0, 1, 2]
-    assert ran == ["t-embedded-lora-0", "t-embedded-lora-1", "later", "t-embedded-lora-2"]
+    assert ran == ["t-embedded-lora-1", "t-embedded-lora-2", "later", "t-embedded-lora-0"]
     assert len(heard) == 3
 
 

@@ -179,6 +179,36 @@ def test_halves_are_rounded_to_nearest_even_and_nan_stays_nan(dtype: torch.dtype
 
 
 @devices
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+@pytest.mark.parametrize("kind", [Rademacher(), Gaussian()], ids=str)
+def test_narrow_weights_and_their_remainders_follow_steps(
+    kind: Kind, dtype: torch.dtype, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a narrow base and a float32 one, in one call and going on, tiny and negative values included."""
+    size = 9001 if device == "cpu" else 200_003
+    wide = torch.cat([weights(size - 4096, torch.float32), torch.arange(-2048, 2048) * 1e-9])
+    terms = [(seed, coefficient * 1e-3) for seed, coefficient in some_terms(kind, 4)]
+    monkeypatch.setenv(VARIABLE, "torch")
+    plain = BoundSpace(kind, KEY)
+    monkeypatch.setenv(VARIABLE, "triton")
+    ours = BoundSpace(kind, KEY)
+    for base in (wide, wide.to(dtype)):
+        expected = torch.empty(size, dtype=dtype), torch.empty(size, dtype=torch.int16)
+        plain.follow(*expected, projected(terms), "w", base)
+        found = tuple(torch.empty_like(one, device=device) for one in expected)
+        there = base.to(device)
+        with monkeypatch.context() as only:
+            only.setattr(BoundSpace, "axpy", None)  # what follows must not come from the reference
+            ours.follow(*found, projected(terms[:2]), "w", there)
+            ours.follow(*found, projected(terms[2:3]), "w")
+            ours.follow(*found, projected(terms[3:]), "w")
+        assert same(found[0], expected[0])
+        assert torch.equal(found[1].cpu(), expected[1])
+    with pytest.raises(ValueError, match="formed anew"):
+        gpu.follow(Hadamard(8), KEY, "w", *found, Projected.none())
+
+
+@devices
 def test_a_coefficient_beyond_float32_is_infinite(device: str) -> None:
     out = torch.zeros(64, device=device)
     gpu.run(Rademacher(), KEY, "w", out, out, Projected.of(1, 1e300), replay=False)
@@ -226,9 +256,10 @@ def test_the_compiled_kernels_neither_fuse_nor_flush() -> None:
     done = subprocess.run([sys.executable, script], env=plain, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found.pop("gaussian with fusion")["fused"] > 0
-    assert len(found) >= 16
-    assert all(one["fused"] == one["flushed"] == 0 for one in found.values()), found
+    allowed = found.pop("gaussian with fusion")
+    assert allowed["fused"] + allowed["open"] > 0
+    assert len(found) >= 20
+    assert all(one["open"] == one["fused"] == one["flushed"] == 0 for one in found.values()), found
     assert all(one["added"] > 0 for name, one in found.items() if not name.startswith("transform_rows"))
 
 

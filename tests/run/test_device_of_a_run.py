@@ -9,6 +9,9 @@ import pytest
 
 from edgetune.cli.app import execute
 from edgetune.core.event_log import read_events
+from edgetune.core.ledger import read_ledger
+from edgetune.federation.load import load
+from edgetune.models.embedded import EMBEDDED
 
 SMALL = [
     "--quiet", "--rounds", "2", "--set", "data.held_out=8", "--set", "data.calibration=8",
@@ -72,3 +75,21 @@ def test_a_gpu_learns_what_the_cpu_learns(command: list[str], tmp_path: Path) ->
         found[device] = [row["loss"] for row in rows]
         assert started(tmp_path / device)["device"] == device
     assert found["cuda"] == pytest.approx(found["cpu"], abs=5e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("method", ["fedkseed", "mezo", "mezo_lora", "lora"])
+def test_a_run_on_a_gpu_has_the_same_bits_every_time(method: str, tmp_path: Path) -> None:
+    for name in ("once", "again"):
+        assert execute(["federate", method, "--device", "cuda", "--out", str(tmp_path / name), *SMALL]) == 0
+    digests = [read_ledger(tmp_path / name / "tuned.ledger").digest for name in ("once", "again")]
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("method", ["fedkseed", "mezo", "lora"])
+def test_a_ledger_gives_the_same_bits_on_either_device(method: str, tmp_path: Path) -> None:
+    for device, other in (("cpu", "cuda"), ("cuda", "cpu")):
+        out = tmp_path / device
+        assert execute(["federate", method, "--device", device, "--out", str(out), *SMALL]) == 0
+        load(EMBEDDED, out / "tuned.ledger", device=other)  # refuses a digest that is not the recorded one

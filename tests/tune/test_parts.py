@@ -10,7 +10,7 @@ from edgetune.directions import Gaussian, Hadamard, Kind, Rademacher, native
 from edgetune.directions.kernel import compiled_level
 from edgetune.directions.space import BoundSpace
 from edgetune.measure.allocator import allocator_peak
-from edgetune.tune.parts import Form, perturbed_linear, perturbed_rows, reads_in_parts
+from edgetune.tune.parts import Form, gathered_rows, perturbed_linear, perturbed_rows, reads_in_parts
 
 KINDS = [Rademacher(), Gaussian(), Hadamard(64), Hadamard(16_384)]
 pytestmark = pytest.mark.skipif(
@@ -61,6 +61,15 @@ def test_rows_of_an_embedding(kind: Kind) -> None:
     ids = torch.tensor([[0, 2999, 7], [7, 85, 86]])
     got = perturbed_rows(ids, weight, forms(kind, weight), native.ALIGNMENT)
     assert got is not None
+    assert torch.equal(got, whole(kind, weight)[ids])
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("alignment", [0, native.ALIGNMENT])
+def test_rows_gathered_from_a_table_formed_in_parts(kind: Kind, alignment: int) -> None:
+    weight = torch.randn(3000, 96, generator=torch.Generator().manual_seed(1))
+    ids = torch.tensor([[0, 2999, 7, 255, 256, 257], [7, 85, 86, 511, 512, 1500]])
+    got = gathered_rows(ids, weight, forms(kind, weight), alignment, 1 << 14)
     assert torch.equal(got, whole(kind, weight)[ids])
 
 

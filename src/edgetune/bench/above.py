@@ -28,6 +28,8 @@ def above_inference(recipe: Recipe) -> dict[str, int]:
 
         above = peak of the answer - peak of the pass,   both of the whole process, the model loaded
 
+    On a GPU both are of what torch allocates there.
+
     Args:
         recipe: of the run; a few local steps suffice.
 
@@ -37,7 +39,8 @@ def above_inference(recipe: Recipe) -> dict[str, int]:
     prepared, _ = protect(prepare(recipe), single=False)
     worker = Worker(prepared.backbone, prepared.method, recipe.seed)
     share = prepared.devices[0]
-    batch = collate(share[: prepared.method.batch_size], prepared.pad_id)
+    place = prepared.backbone.model.device
+    batch = collate(share[: prepared.method.batch_size], prepared.pad_id).to(place)
     for _ in range(2):  # the first pass pays for what is made once
         with torch.no_grad(), PeakMemory() as plain:
             response_loss(worker.tuned.model, batch)
@@ -47,7 +50,10 @@ def above_inference(recipe: Recipe) -> dict[str, int]:
     device = Device(0, share, worker, pad_id=prepared.pad_id)
     with PeakMemory() as tuned:
         device.answer(server.open_round()[0])
-    return {"inference": plain.peak_bytes, "above": max(0, tuned.peak_bytes - plain.peak_bytes)}
+    inference, answer = (
+        peak.cuda_peak_bytes if place.type == "cuda" else peak.peak_bytes for peak in (plain, tuned)
+    )
+    return {"inference": inference, "above": max(0, answer - inference)}
 
 
 if __name__ == "__main__":

@@ -73,22 +73,34 @@ def run_cells(
         told: called with every new row.
 
     Raises:
-        DataError: if a run failed, with what it said; rows that were done stay.
+        DataError: after all others are done, if runs failed, with what each said; rows that were done stay.
     """
     wanted = list(cells)
     done = {row["cell"]: row for row in read_rows(rows)}
     missing = [cell for cell in wanted if cell.name not in done]
+    failed: list[DataError] = []
     with ThreadPoolExecutor(jobs) as pool:
         runs = [pool.submit(_run, cell, work / cell.name) for cell in missing]
         try:
             for run in as_completed(runs):
-                row = run.result()
+                try:
+                    row = run.result()
+                except DataError as error:
+                    failed.append(error)
+                    continue
                 done[row["cell"]] = row
                 _append(rows, row)
                 told(row)
         finally:
             for run in runs:
                 run.cancel()
+    if failed:
+        names = ", ".join(str(error.where) for error in failed)
+        raise DataError(
+            f"{len(failed)} of {len(missing)} runs failed, the first because {failed[0].what}",
+            where=names,
+            hint="the others are done; the same command tries these again",
+        )
     return [done[cell.name] for cell in wanted]
 
 
@@ -128,5 +140,14 @@ def _row(cell: Cell, code: int, events: list[Row], rounds: list[Row]) -> Row:
         "base_rouge_l": base.get("rouge_l"), "rouge_l": tuned.get("rouge_l"),
         "up": [one["payload_up_bytes"] for one in rounds], "down": [one["payload_down_bytes"] for one in rounds],
         "losses": [one["loss"] for one in rounds], "seconds": sum(one["seconds"] for one in rounds),
-        "learning_rate": rates[-1]["learning_rate"] if rates else None,
+        "learning_rate": rates[-1]["learning_rate"] if rates else None, **_machine(events),
     }  # fmt: skip
+
+
+def _machine(events: list[Row]) -> Row:
+    """Return what a row's bits and seconds are of: torch, the kernel of directions, the kind of device."""
+    started = next((one for one in events if one["event"] == "run_started"), None)
+    if started is None:
+        return {}
+    versions = started["versions"]
+    return {"torch": versions.get("torch"), "kernel": versions.get("kernel"), "device": started["device"]}

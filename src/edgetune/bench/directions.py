@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import numpy as np
 import torch
 
 from edgetune.bench.reference import draw_and_add, rebuild
-from edgetune.bench.timing import Ratio, compare, take_turns
+from edgetune.bench.timing import Ratio, compare, take_turns, waiting
 from edgetune.core.keys import pool_key
 from edgetune.core.update import Projected
 from edgetune.directions import Gaussian, Hadamard, Rademacher
@@ -43,7 +42,7 @@ def bench_directions(
             "torch.normal and add": lambda: draw_and_add([w], 3, 1e-9),
         },
         rounds,
-        _wait(w),
+        waiting(w.device),
     )
     yield compare(seconds, "axpy rademacher", "add_ of a scalar")
     yield compare(seconds, "axpy hadamard", "add_ of a scalar")
@@ -69,7 +68,7 @@ def _replays(w: torch.Tensor, out: torch.Tensor, key: bytes, pool: int, rounds: 
         independent, part_out, part, terms(few)
     )
     sides[f"per-seed loop, {SAMPLED} seeds"] = lambda: rebuild([w], [(seed, 1e-9) for seed in range(SAMPLED)])
-    seconds = take_turns(sides, rounds, _wait(w))
+    seconds = take_turns(sides, rounds, waiting(w.device))
     for size in sizes:
         yield compare(seconds, f"replay hadamard K={size}", "add_ of a scalar")
     loop = f"per-seed loop, {SAMPLED} seeds"
@@ -81,10 +80,6 @@ def _replays(w: torch.Tensor, out: torch.Tensor, key: bytes, pool: int, rounds: 
         seconds, loop, f"replay rademacher K={few}, 1/16 of the weights", scale=few / SAMPLED / 16,
         note=f"both scaled to K={few} on 1/16 of the weights",
     )  # fmt: skip
-
-
-def _wait(w: torch.Tensor) -> Callable[[], object]:
-    return partial(torch.cuda.synchronize, w.device) if w.is_cuda else bool
 
 
 def _replay(

@@ -9,7 +9,7 @@ from itertools import islice
 
 import torch
 
-from edgetune.bench.timing import Ratio, compare, take_turns
+from edgetune.bench.timing import Ratio, compare, take_turns, waiting
 from edgetune.core.batch import Batch, response_loss
 from edgetune.core.keys import pool_key
 from edgetune.data.corpus import device_records
@@ -27,24 +27,27 @@ from edgetune.updates import Sgd
 RECORDS, LONGEST = 64, 256
 
 
-def bench_embedded(rounds: int = 9, steps: int = 20, size: int = 2) -> Iterator[Ratio]:
+def bench_embedded(rounds: int = 9, steps: int = 20, size: int = 2, device: str = "cpu") -> Iterator[Ratio]:
     """Yield the ratio for the embedded model.
 
     Args:
         rounds: turns of every side.
         steps: steps a turn, on as many batches.
         size: records a batch.
+        device: where both sides compute.
     """
-    backbone = load_backbone(EMBEDDED)
+    backbone = load_backbone(EMBEDDED, device=device)
     tokenizer, plain = backbone.tokenizer, copy.deepcopy(backbone.model)
     examples = encode_all(device_records(RECORDS, 0), tokenizer, default_prompt(tokenizer), LONGEST)
     drawn = draw_batches(examples, size, padding_id(tokenizer), seed=0, device=0)
-    batches = list(islice(drawn, steps))
+    batches = [batch.to(backbone.model.device) for batch in islice(drawn, steps)]
     tuned = ProjectedTuned(backbone.model, BoundSpace(Hadamard(4096), pool_key(0)))
     tokens = sum(batch.input_ids.numel() for batch in batches) // len(batches)
     ours, theirs = f"embedded model, step of {tokens} tokens", "two forwards"
     seconds = take_turns(
-        {ours: partial(_steps, tuned, batches), theirs: partial(_forwards, plain, batches)}, rounds
+        {ours: partial(_steps, tuned, batches), theirs: partial(_forwards, plain, batches)},
+        rounds,
+        waiting(backbone.model.device),
     )
     yield compare(seconds, ours, theirs, note=f"{steps} of each a turn")
 

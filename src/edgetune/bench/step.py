@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from edgetune.bench.models import random_batch, random_llama
 from edgetune.bench.reference import step_in_place
-from edgetune.bench.timing import Ratio, compare, take_turns
+from edgetune.bench.timing import Ratio, compare, take_turns, waiting
 from edgetune.core.batch import Batch, response_loss
 from edgetune.core.keys import pool_key
 from edgetune.core.quantised import Q4_0, Q8_0, StoredTensor, whole_blocks
@@ -37,20 +37,23 @@ def usual_llama() -> PreTrainedModel:
     return random_llama(768, 3 * 768, 12, 12, 16000)
 
 
-def bench_step(model: PreTrainedModel, rounds: int = 5) -> Iterator[Ratio]:
+def bench_step(model: PreTrainedModel, rounds: int = 5, device: str = "cpu") -> Iterator[Ratio]:
     """Yield the ratios for a model, one batch shape after another.
 
-    Weights are streamed with the compiled kernel only.
+    Weights are streamed with the compiled kernel only, on the CPU.
 
     Args:
         model: in evaluation mode, float32; two copies of it are made.
         rounds: turns of every side.
+        device: where all sides compute; a GPU's work is waited for before the clock is read.
     """
+    place = torch.device(device)
+    model.to(place)  # type: ignore[arg-type]
     # Each side has its own model: a step that is folded into the next step's reads must not be paid by another side.
     vocabulary = model.config.vocab_size
     tuned = ProjectedTuned(copy.deepcopy(model), BoundSpace(Rademacher(), pool_key(0)))
     for size, tokens in SHAPES:
-        batch = random_batch(size, tokens, vocabulary)
+        batch = random_batch(size, tokens, vocabulary).to(place)
         ours, plain, published = f"step {size}x{tokens}", f"two forwards {size}x{tokens}", "in-place loop"
         seconds = take_turns(
             {
@@ -59,18 +62,18 @@ def bench_step(model: PreTrainedModel, rounds: int = 5) -> Iterator[Ratio]:
                 published: _in_place(model, batch),
             },
             rounds,
+            waiting(place),
         )
         yield compare(seconds, ours, plain)
         yield compare(seconds, published, plain)
     del tuned
-    streams = (
-        compiled_level() is not None
-    )  # in plain torch a streamed step takes a hundred times two forwards
+    # In plain torch a streamed step takes a hundred times two forwards.
+    streams = compiled_level() is not None and place.type == "cpu"
     handles = {name: _handle(copy.deepcopy(model), name) for name in RESIDENT if streams or name == "fused"}
     for size, tokens in SHAPES[1:]:
-        batch, plain = random_batch(size, tokens, vocabulary), f"two forwards {size}x{tokens}"
+        batch, plain = random_batch(size, tokens, vocabulary).to(place), f"two forwards {size}x{tokens}"
         sides = {f"FedKSeed step, {name}": mezo_step(handle, batch) for name, handle in handles.items()}
-        seconds = take_turns({**sides, plain: _two_forwards(model, batch)}, rounds)
+        seconds = take_turns({**sides, plain: _two_forwards(model, batch)}, rounds, waiting(place))
         for side in sides:
             yield compare(seconds, side, plain)
 

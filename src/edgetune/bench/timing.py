@@ -6,7 +6,10 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
+
+import torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,11 @@ def take_turns(
             wait()
             seconds[name].append(time.perf_counter() - start)
     return seconds
+
+
+def waiting(device: torch.device) -> Callable[[], object]:
+    """Return what waits until a device has done its work: nothing on the CPU, which has."""
+    return partial(torch.cuda.synchronize, device) if device.type == "cuda" else bool
 
 
 def compare(

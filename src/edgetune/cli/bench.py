@@ -31,7 +31,7 @@ def bench(
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads; all sides use the same number.")] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda; cuda for directions only.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu or cuda; cuda for directions, step and embedded.")] = "cpu",
     kernel: Annotated[
         str | None, typer.Option(help="In place of EDGETUNE_KERNEL, for example c-avx2.")
     ] = None,
@@ -79,7 +79,7 @@ def bench(
         raise ConfigError(f"no device {device!r}", where="--device", hint=f"one of {', '.join(DEVICES)}")
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("torch sees no CUDA device", where="--device", hint="--device cpu")
-    if device != "cpu" and what != "directions":
+    if device != "cpu" and what not in ON_GPUS:
         raise ConfigError(f"the benchmark {what!r} runs on the CPU", where="--device", hint="--device cpu")
     if model is not None and what != "step":
         raise ConfigError(
@@ -87,9 +87,9 @@ def bench(
         )
     if threads is not None:
         torch.set_num_threads(threads)
-    suite = SUITES[what] if model is None else partial(_step, model)
+    suite = SUITES[what] if device == "cpu" else partial(ON_GPUS[what], device=device)
     with _environment(kernel):
-        _report(suite() if device == "cpu" else _directions(device), as_json, rows=what == "rows")
+        _report(suite() if model is None else _step(model, device), as_json, rows=what == "rows")
 
 
 @contextmanager
@@ -151,17 +151,17 @@ def _directions(device: str = "cpu") -> Iterator[Ratio]:
     return bench_directions(device=device)
 
 
-def _step(source: str | None = None) -> Iterator[Ratio]:
+def _step(source: str | None = None, device: str = "cpu") -> Iterator[Ratio]:
     from edgetune.bench.step import bench_step, usual_llama
     from edgetune.models.backbone import load_backbone
 
-    return bench_step(usual_llama() if source is None else load_backbone(source).model)
+    return bench_step(usual_llama() if source is None else load_backbone(source).model, device=device)
 
 
-def _embedded() -> Iterator[Ratio]:
+def _embedded(device: str = "cpu") -> Iterator[Ratio]:
     from edgetune.bench.embedded import bench_embedded
 
-    return bench_embedded()
+    return bench_embedded(device=device)
 
 
 def _rows() -> Iterator[Ratio]:
@@ -183,4 +183,9 @@ SUITES: dict[str, Callable[[], Iterator[Ratio]]] = {
     "embedded": _embedded,
     "rows": _rows,
     "catchup": _catchup,
+}
+ON_GPUS: dict[str, Callable[..., Iterator[Ratio]]] = {
+    "directions": _directions,
+    "step": _step,
+    "embedded": _embedded,
 }

@@ -103,13 +103,13 @@ class BoundSpace:
             update: directions and coefficients.
             name: the parameter's name.
             base: start from it instead, of any float type.
-        Cost: a draw a direction; one pass with the compiled kernel, else float32 scratch of the tensor.
+        Cost: a draw a direction; one pass with the compiled kernels, else float32 scratch of the tensor.
         """
-        if (
-            self._compiled
-            and weight.is_contiguous()
-            and follows(self.kind, weight, weight if base is None else base)
-        ):
+        start = weight if base is None else base
+        if self._triton and not self.transforms and gpu.serves(self.kind, weight, start):
+            gpu.follow(self.kind, self.key, name, weight, remainder, update, base)
+            return
+        if self._compiled and weight.is_contiguous() and follows(self.kind, weight, start):
             terms = self._terms(update)
             follow(self._tensor(name), weight, remainder, terms, base=base, level=self._level)
             return

@@ -15,7 +15,7 @@ from edgetune.core.errors import ModelError
 from edgetune.core.tuned import Adds, Space
 from edgetune.core.update import Dense, Projected, Update
 from edgetune.tune.attach import attach
-from edgetune.tune.parts import PART, Form, direction_of
+from edgetune.tune.parts import GPU_PART, PART, Form, direction_of
 from edgetune.tune.readers import LinearReader, NotStackableError, Perturbation
 from edgetune.tune.scaled import ScaledSpace
 from edgetune.tune.walk import one_walk, probe_batch, refuse_direct_reads, stacks
@@ -42,8 +42,8 @@ class ProjectedTuned:
 
     Raises:
         ModelError: if two parameters share a direction id, or the model has none.
-    Cost: 16 MB of scratch at most for linear and embedding layers, the own parameters of others; a second copy of the
-        weights only if no base is given; two bytes a narrow weight for remainders of independent directions.
+    Cost: scratch of 16 MB (64 MB on a GPU) for linear and embedding layers, of the own parameters of others; a second
+        copy of the weights if no base is given; two bytes a narrow weight for remainders of independent directions.
     Source: design after Malladi et al. 2023, arXiv:2305.17333 (MeZO), without its in-place drift.
     """
 
@@ -88,7 +88,7 @@ class ProjectedTuned:
     @property
     def part(self) -> int:
         """Elements of a matrix that are formed at a time."""
-        return PART
+        return GPU_PART if next(iter(self._weights.parameters.values())).is_cuda else PART
 
     def form(self, name: str, now: Perturbation, *, few: bool = False) -> Form:
         """Return what forms parts of a parameter at one point; a pending step is added to few elements on the way."""

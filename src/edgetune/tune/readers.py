@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from edgetune.tune.parts import Form, perturbed_linear, perturbed_rows
+from edgetune.tune.parts import Form, gathered_rows, perturbed_linear, perturbed_rows
 
 
 class NotStackableError(Exception):
@@ -268,7 +268,9 @@ class EmbeddingReader(Reader):
         return [self._formed(ids, like, now.only(point)) for point in points]
 
     def _formed(self, ids: torch.Tensor, like: torch.Tensor, now: Perturbation) -> torch.Tensor:
-        form = self._tuned.form(self._own["weight"], now, few=True)
+        form = self._tuned.form(self._own["weight"], now, few=not like.is_cuda)
+        if like.is_cuda:
+            return gathered_rows(ids, like, form, self._tuned.alignment, self._tuned.part)
         rows = perturbed_rows(ids, like, form, self._tuned.alignment)
         return rows if rows is not None else functional.embedding(ids, self.whole(now, "weight"))
 

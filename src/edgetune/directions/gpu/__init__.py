@@ -45,6 +45,11 @@ def loaded() -> Any:
         return None
 
 
+@cache
+def _followed() -> Any:
+    return import_module("edgetune.directions.gpu.followed")
+
+
 def interpreted() -> bool:
     """Say whether the kernels run in Triton's interpreter (TRITON_INTERPRET=1), on CPU tensors too."""
     found = loaded()
@@ -128,14 +133,58 @@ def _accumulate(
     kind: Kind, key: bytes, name: str, out: torch.Tensor, base: torch.Tensor, update: Projected
 ) -> None:
     per_word, lanes = PER_WORD[type(kind)], LANES[type(kind)]
-    seeds = torch.from_numpy(_halves(update)).to(out.device)
-    coefficients = torch.from_numpy(update.coefficients.view(np.int32).copy()).to(out.device)
     grid = (-(-base.numel() // (lanes * 16 * per_word)),)
     loaded().accumulate[grid](
         _plain(out), _plain(base), base.numel(), _key_words(key, out.device), _tensor_word(name),
-        seeds, coefficients, len(update.keys), _table(kind, out.device),
+        *_terms(update, out.device), len(update.keys), _table(kind, out.device),
         KIND=KIND_NUMBERS[type(kind)], PER_WORD=per_word, LANES=lanes, **_roundings(out, base),
     )  # fmt: skip
+
+
+def follow(
+    kind: Kind,
+    key: bytes,
+    name: str,
+    weight: torch.Tensor,
+    remainder: torch.Tensor,
+    update: Projected,
+    base: torch.Tensor | None = None,
+) -> None:
+    """Add directions in their order to a 16-bit tensor and its remainders; equal bits to `BoundSpace.follow`.
+
+    Args:
+        kind: of independent directions.
+        key: 32 bytes.
+        name: the parameter's name.
+        weight: contiguous float16 or bfloat16 (see `serves`); written.
+        remainder: int16, like `weight` in shape; written.
+        update: seeds and coefficients.
+        base: start from it instead of from weight and remainder; as `serves` it.
+
+    Raises:
+        ValueError: if directions come from a transform's pool.
+    Cost: one pass, no scratch.
+    """
+    if isinstance(kind, Hadamard):
+        raise ValueError("the sum of a pool is formed anew, not followed")
+    if not weight.numel():
+        return
+    # A quarter of a tile: each element is a weight, a remainder and a sum in registers.
+    per_word, lanes = PER_WORD[type(kind)], LANES[type(kind)] // 4
+    start = weight if base is None else base
+    with torch.cuda.device(weight.device) if weight.is_cuda else nullcontext():
+        _followed().follow[(-(-weight.numel() // (lanes * 16 * per_word)),)](
+            _plain(weight), remainder, _plain(start), weight.numel(), _key_words(key, weight.device),
+            _tensor_word(name), *_terms(update, weight.device), len(update.keys), _table(kind, weight.device),
+            KIND=KIND_NUMBERS[type(kind)], PER_WORD=per_word, LANES=lanes, FROM_BASE=base is not None,
+            **_roundings(weight, start),
+        )  # fmt: skip
+
+
+def _terms(update: Projected, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return seeds int32 [terms, 2] and the bits of coefficients int32 [terms] on the device."""
+    seeds, bits = _halves(update), update.coefficients.view(np.int32).copy()
+    return torch.from_numpy(seeds).to(device), torch.from_numpy(bits).to(device)
 
 
 def _transform(

@@ -16,6 +16,7 @@ from edgetune.directions.draw import describe
 from edgetune.directions.space import BoundSpace, KeptSpace
 from edgetune.federation.precision import UpdateWatch
 from edgetune.federation.residency import base_tensors, named_base
+from edgetune.federation.start import START, Start
 from edgetune.methods.method import TuningMethod
 from edgetune.models.backbone import Backbone
 from edgetune.models.stored import stored_weights
@@ -24,6 +25,9 @@ from edgetune.tune import FullProjected, ProjectedTuned, StreamedTuned
 
 LAYER_SCALE, BASE_GRID = "layer_scale", "base_grid"
 """Keys of a ledger's extra entries: JSON of one factor a parameter, and the block grid that the base was rounded to."""
+
+
+NOWHERE = Start()
 
 
 class Worker:
@@ -35,9 +39,11 @@ class Worker:
         seed: master seed of the directions (and of an adapter's initial values), unsigned 32 bits.
         residency: where the weights live.
         scratch: folder for what is set aside on disk; the system's temporary folder if not given.
+        start: where the first state comes from, if the method's target computes one.
 
     Raises:
         ConfigError: if the method's weights cannot be streamed.
+        EdgetuneError: as `Start.begin`.
     Cost: one copy of the model beside its memory-mapped base, however many devices use it.
     """
 
@@ -49,6 +55,7 @@ class Worker:
         residency: Residency = FUSED,
         *,
         scratch: Path | None = None,
+        start: Start = NOWHERE,
     ) -> None:
         self.backbone, self.method = named_base(backbone, residency), method
         self.seed, self.residency, self.scratch = seed, residency, scratch
@@ -65,7 +72,8 @@ class Worker:
         else:
             base = stored_weights(backbone.folder, backbone.model)
             self.tuned = method.target.open(backbone.model, space, seed, base)
-
+        self.start = start.begin(method.target, self.tuned, seed)
+        """Digest of the computed start; empty if it is the seed's. A worker that awaits it is told by its server."""
         self.objective: Objective | None = (
             method.objective.bind(backbone.tokenizer) if method.objective else None
         )
@@ -75,8 +83,9 @@ class Worker:
 
     @property
     def identity(self) -> str:
-        """SHA-256 of what devices and server must share: the base, and how text becomes tokens."""
-        return sha256(f"{self.backbone.digest} {self.backbone.prompt_digest}".encode()).hexdigest()
+        """SHA-256 of what devices and server must share: base, how text becomes tokens, and a computed start."""
+        parts = [self.backbone.digest, self.backbone.prompt_digest, *([self.start] if self.start else [])]
+        return sha256(" ".join(parts).encode()).hexdigest()
 
     @property
     def directions(self) -> DirectionsSpec | None:
@@ -85,7 +94,8 @@ class Worker:
 
     @property
     def extra(self) -> dict[str, str]:
-        """What a ledger says besides: factors of layer-wise scaling, and what the base was rounded to."""
+        """What a ledger says besides: factors of layer-wise scaling, a computed start, what the base was rounded to."""
         scales = self.tuned.scales if isinstance(self.tuned, ProjectedTuned) else {}
         said = {LAYER_SCALE: json.dumps(scales, sort_keys=True)} if scales else {}
+        said |= {START: self.start} if self.start else {}
         return said | ({BASE_GRID: self.residency.grid.name} if self.residency.grid else {})

@@ -155,7 +155,7 @@ def by_peft(
         copy = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
         copy.weight = nn.Parameter(weight.clone())
         if gradient is not None:
-            copy._peft_loraga_grad = gradient  # type: ignore[assignment]
+            copy._peft_loraga_grad = gradient
         config = peft.LoraConfig(
             r=rank, lora_alpha=adapted.lora_alpha["default"], target_modules=["copy"],
             init_lora_weights=how, **settings,

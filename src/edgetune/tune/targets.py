@@ -201,7 +201,7 @@ class Lora(Placing):
         typed = {name: one.to(before.tensors[name].dtype) for name, one in after.items()}
         if chosen.cancels:
             return Dense(typed)
-        taken = {stem: (-typed[b].float(), typed[a].float()) for stem, (b, a) in named.items()}
+        taken = {stem: (-typed[b].float(), typed[a].float().clone()) for stem, (b, a) in named.items()}
         return folded(Dense(typed | residuals_named(before, taken)))
 
     def place(

@@ -174,7 +174,9 @@ def test_every_start_and_all_weights_do_equal_work_on_the_same_splits() -> None:
         steps, batch = (int(str(cell.settings[f"method.{key}"])) for key in ("local_steps", "batch_size"))
         work.add(int(str(cell.settings["federation.rounds"])) * steps * batch * method.estimate.passes)
     assert work == {4_800}
-    assert len({cell.settings["method.learning_rate"] for cell in made if cell.method == "fedit"}) == 1
+    rates = {cell.told["initialiser"]: cell.settings["method.learning_rate"] for cell in made}
+    assert rates == {"full": 3e-4} | dict.fromkeys(initialisers.NAMES, 3e-3) | initialisers.RATES
+    assert not any("method.learning_rate" in cell.settings for cell in initialisers.cells_of(1, model="mine"))
 
 
 def test_the_verdict_compares_seed_by_seed() -> None:
@@ -200,7 +202,7 @@ def test_the_page_of_starts_is_written_from_the_rows(tmp_path: Path, monkeypatch
     monkeypatch.setattr(cells, "_run", run)
     initialisers_table("embedded", None, ["default", "pissa"], 2, tmp_path, 1, 960)
     text = (tmp_path / "initialisers-embedded.md").read_text()
-    assert "| pissa | 0.9050 ± 0.0071 | 0.9050 ± 0.0071 | 0.9050 ± 0.0071 | 12 | 100 |" in text
+    assert "| pissa | 0.001 | 0.9050 ± 0.0071 | 0.9050 ± 0.0071 | 0.9050 ± 0.0071 | 12 | 100 |" in text
     assert "at alpha 0.1 pissa (pissa is closest, -0.1000" in text
-    assert "one learning rate, 0.003, and all weights 0.0003" in text
+    assert "| full | 0.0003 | 1.0050" in text
     assert len((tmp_path / "initialisers.jsonl").read_text().splitlines()) == 18

@@ -40,14 +40,20 @@ def cells_of(
         work: forward passes of a record that a device does in all, a backward pass counting as two.
     """
     return [
-        Cell(
-            "initialisers", model, WHOLE if name == FULL else LORA, seed, _settings(name, model, alpha, work), data,
-            {"alpha": alpha, "initialiser": name},
-        )
+        _cell(name, model, data, alpha, seed, work)
         for alpha in ALPHAS
         for name in (FULL, *names)
         for seed in range(seeds)
-    ]  # fmt: skip
+    ]
+
+
+def _cell(name: str, model: str, data: str | None, alpha: float, seed: int, work: int) -> Cell:
+    """Return a run; its name, by which a row is known again, says rate and work as well."""
+    settings = _settings(name, model, alpha, work)
+    told = {"alpha": alpha, "initialiser": name, "work": work}
+    rate = settings.get("method.learning_rate")
+    told |= {} if rate is None else {"rate": rate}
+    return Cell("initialisers", model, WHOLE if name == FULL else LORA, seed, settings, data, told)
 
 
 def _settings(name: str, model: str, alpha: float, work: int) -> dict[str, object]:

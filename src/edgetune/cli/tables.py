@@ -162,19 +162,18 @@ def initialisers_table(
         )
 
     rows = run_cells(cells, out / "initialisers.jsonl", out / "runs", jobs=jobs, told=told)
-    lines, rates = [], {cell.told["initialiser"]: cell.settings.get("method.learning_rate") for cell in cells}
+    lines, known = [], all("rate" in row for row in rows)
     for name in (bench.FULL, *names):
         losses = [_spread(spread(bench.of(rows, name, alpha), "loss"), 4) for alpha in bench.ALPHAS]
         up, down = (
             max(size for row in rows if row["initialiser"] == name for sizes in row[way] for size in sizes)
             for way in ("up", "down")
         )
-        said, found = rates[name], bench.of(rows, name, bench.ALPHAS[0])
-        rate = float(str(said)) if said else spread(found, "learning_rate")[0]
+        rate = spread(bench.of(rows, name, bench.ALPHAS[0]), "rate" if known else "learning_rate")[0]
         lines.append(f"| {name} | {rate:.2g} | {' | '.join(losses)} | {up:,} | {down:,} |")
     text = STARTS.format(
         model=short, rank=cells[-1].settings["method.rank"], work=work, repeats=repeats,
-        rates=CHOSEN if all(rates.values()) else FOUND,
+        rates=CHOSEN if known else FOUND,
         base=spread(rows, "base_loss")[0], alphas=" | ".join(f"alpha {alpha:g}" for alpha in bench.ALPHAS),
         lines="---|" * len(bench.ALPHAS), table="\n".join(lines), verdict=bench.verdict(rows),
     )  # fmt: skip

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+import statistics
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from edgetune.bench import case_study, cells, federation
+from edgetune.bench import case_study, cells, federation, initialisers
 from edgetune.bench.above import above_inference
 from edgetune.bench.cells import Cell, run_cells
+from edgetune.cli.tables import initialisers_table
 from edgetune.core.errors import DataError
 from edgetune.methods.catalogue import tuning_method, tuning_names
 from edgetune.recipe.open_settings import packaged_recipe
 from edgetune.recipe.recipe import load_recipe
 from edgetune.report.curves import bars_of_error, curves
 from edgetune.report.heat import Column, heat_map, shades_of
+from edgetune.tune.targets import INITIALISERS
 
 FEDERATED = [name for name in tuning_names() if name != "zo_sgd"]
 
@@ -154,3 +157,54 @@ def test_the_memory_of_a_private_device_is_measured_with_its_noise() -> None:
     found = above_inference(recipe)
     assert found["inference"] > 0
     assert found["above"] >= 0
+
+
+def begun(name: str, alpha: float, seed: int, loss: float) -> dict[str, Any]:
+    told = {"alpha": alpha, "initialiser": name}
+    return row(Cell("t", "embedded", "fedit", seed, {}, None, told), loss)
+
+
+def test_every_start_and_all_weights_do_equal_work_on_the_same_splits() -> None:
+    made = initialisers.cells_of(2, work=4_800)
+    assert len({cell.name for cell in made}) == len(made) == 3 * (1 + len(initialisers.NAMES)) * 2
+    assert set(initialisers.NAMES) == set(INITIALISERS)
+    work = set()
+    for cell in made:
+        method = tuning_method(cell.method)
+        assert cell.settings.get("method.initialiser", "full") == cell.told["initialiser"]
+        assert cell.settings["split.alpha"] == cell.told["alpha"]
+        steps, batch = (int(str(cell.settings[f"method.{key}"])) for key in ("local_steps", "batch_size"))
+        work.add(int(str(cell.settings["federation.rounds"])) * steps * batch * method.estimate.passes)
+    assert work == {4_800}
+    rates = {cell.told["initialiser"]: cell.settings["method.learning_rate"] for cell in made}
+    assert rates == {"full": 3e-4} | dict.fromkeys(initialisers.NAMES, 3e-3) | initialisers.RATES
+    assert not any("method.learning_rate" in cell.settings for cell in initialisers.cells_of(1, model="mine"))
+
+
+def test_the_verdict_compares_seed_by_seed() -> None:
+    full = [begun("full", 0.5, seed, loss) for seed, loss in enumerate((1.0, 2.0, 3.0))]
+    near = [begun("pissa", 0.5, seed, loss) for seed, loss in enumerate((1.1, 1.9, 3.03))]
+    worse = [begun("eva", 0.5, seed, loss) for seed, loss in enumerate((1.1, 2.1, 3.13))]
+    mean, error = initialisers.behind([*full, *near], "pissa", 0.5)
+    assert mean == pytest.approx(0.01)
+    assert error == pytest.approx(statistics.stdev([0.1, -0.1, 0.03]) / 3**0.5)
+    said = initialisers.verdict([*full, *near, *worse])
+    assert "at alpha 0.5 pissa (pissa is closest, +0.0100" in said
+    assert "eva" not in said
+    assert "at alpha 0.5 none" in initialisers.verdict([*full, *worse])
+    assert "nothing follows" in initialisers.verdict([full[0], near[0]])
+
+
+def test_the_page_of_starts_is_written_from_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = {"full": 1.0, "default": 1.2, "pissa": 0.9}
+
+    def run(cell: Cell, out: Path) -> dict[str, Any]:
+        return row(cell, losses[str(cell.told["initialiser"])] + 0.01 * cell.seed)
+
+    monkeypatch.setattr(cells, "_run", run)
+    initialisers_table("embedded", None, ["default", "pissa"], 2, tmp_path, 1, 960)
+    text = (tmp_path / "initialisers-embedded.md").read_text()
+    assert "| pissa | 0.001 | 0.9050 ± 0.0071 | 0.9050 ± 0.0071 | 0.9050 ± 0.0071 | 12 | 100 |" in text
+    assert "at alpha 0.1 pissa (pissa is closest, -0.1000" in text
+    assert "| full | 0.0003 | 1.0050" in text
+    assert len((tmp_path / "initialisers.jsonl").read_text().splitlines()) == 18

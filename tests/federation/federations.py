@@ -15,6 +15,7 @@ from edgetune.federation.device import Device
 from edgetune.federation.federate import Plan, federate
 from edgetune.federation.server import Server
 from edgetune.federation.single import tune
+from edgetune.federation.start import Start
 from edgetune.federation.state import Checkpoint
 from edgetune.federation.worker import Worker
 from edgetune.measure.evaluate import held_out_loss
@@ -22,6 +23,7 @@ from edgetune.methods.catalogue import tuning_method
 from edgetune.methods.method import TuningMethod
 from edgetune.methods.options import with_options
 from edgetune.models.backbone import load_backbone
+from edgetune.tune.targets import INITIALISERS
 
 SEED = 5
 STEPS: dict[str, Any] = {"local_steps": 4, "batch_size": 4}
@@ -107,6 +109,32 @@ METHODS: dict[str, TuningMethod] = {
         for rule in ("ffa", "flora", "fedex")
     },
     **{
+        name: with_options(
+            tuning_method("lora"), {"initialiser": name, "rank": 2, "learning_rate": 5e-3, **STEPS}
+        )
+        for name in INITIALISERS
+        if name != "default"
+    },
+    **{
+        f"pissa_{rule}": with_options(
+            tuning_method("fedit"),
+            {"initialiser": "pissa", "aggregate": rule, "rank": 2, "learning_rate": 5e-3, "micro_batch": 0}
+            | STEPS,
+        )
+        for rule in ("flora", "fedex")
+    },
+    "pissa_adam": with_options(
+        tuning_method("lora"),
+        {
+            "initialiser": "pissa",
+            "rank": 2,
+            "server": "adam",
+            "learning_rate": 5e-3,
+            "proximal": 0.1,
+            **STEPS,
+        },
+    ),
+    **{
         target: with_options(
             tuning_method("fedpetuning"),
             {"target": target, "learning_rate": 5e-3, "micro_batch": 0, **STEPS},
@@ -173,7 +201,9 @@ class Toy:
     events: list[Event] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.worker = Worker(load_backbone(self.folder, **self.options), self.method, SEED)
+        sample = list(batches(examples(8, 8), 4, 0))
+        start = Start(sample, self.ledger.parent, self.fingerprint)
+        self.worker = Worker(load_backbone(self.folder, **self.options), self.method, SEED, start=start)
         self.devices = {id: Device(id, examples(id, 4 + id), self.worker, pad_id=0) for id in range(4)}
 
     def checkpoint(self) -> Checkpoint:

@@ -36,7 +36,18 @@ both = pytest.mark.parametrize("name", ["fedkseed", "lora"])
 DIRECTED = ["fedkseed", "signs", "mezo", "mezo_lora", "mezo_prefix", "decomfl", "decomfl_pool"]
 SERVED = ["fedkseed_pro", "one_byte", "one_byte_pairs", "feedsign", "fwdllm", "discriminative"]
 DENSE = ["fedselft", "fedpeptao", "lora", "ffa", "flora", "fedex", "full", "adapter", "prefix", "bitfit"]
-every = pytest.mark.parametrize("name", [*DIRECTED, *SERVED, *PRIVATE, *DENSE])
+BEGUN = [
+    "gaussian",
+    "orthogonal",
+    "pissa",
+    "olora",
+    "eva",
+    "lora_ga",
+    "pissa_flora",
+    "pissa_fedex",
+    "pissa_adam",
+]
+every = pytest.mark.parametrize("name", [*DIRECTED, *SERVED, *PRIVATE, *DENSE, *BEGUN])
 
 
 def server_of(toy: Any, participation: float = 1.0, **more: Any) -> Server:
@@ -172,6 +183,8 @@ def reply_of(server: Server, device: int, worker: Worker) -> bytes:
         ("federate", "pool_adam"),
         ("tune", "mezo"),
         ("tune", "lora"),
+        ("tune", "pissa"),
+        *(("federate", name) for name in BEGUN),
     ],
 )
 def test_a_killed_run_goes_on_to_the_same_bits(driver: str, name: str, toy: MakeToy) -> None:
@@ -185,7 +198,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(driver: str, name: str, toy: Make
     assert read_ledger(second.ledger).digest == whole.digest
     left = sorted(path.name for path in second.ledger.parent.iterdir())
     remembering = {
-        "tune": {"lora", "adapter", "adam", "heavy"},
+        "tune": {"lora", "adapter", "adam", "heavy", "pissa"},
         "federate": {
             "server_momentum",
             "server_adam",
@@ -194,9 +207,11 @@ def test_a_killed_run_goes_on_to_the_same_bits(driver: str, name: str, toy: Make
             "discriminative",
             "fedkseed_pro",
             "fedpeptao",
+            "pissa_adam",
         },
     }
     beside = ["tuned.optimiser-4.safetensors"] if name in remembering[driver] else []
+    beside += ["start.safetensors"] if name in BEGUN else []
     assert left == sorted(["tuned.ledger", *beside])
 
 
@@ -260,6 +275,10 @@ def test_one_device_alone_is_the_federation_of_one(name: str, toy: MakeToy) -> N
         ("full", "gpt2"),
         ("bitfit", "llama"),
         ("bitfit", "gpt2"),
+        ("pissa", "llama"),
+        ("olora", "gpt2"),
+        ("lora_ga", "llama"),
+        ("pissa_flora", "gpt2"),
     ],
 )
 def test_a_loaded_ledger_is_the_drivers_model_and_survives_transformers(

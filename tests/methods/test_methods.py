@@ -138,6 +138,7 @@ def test_parts_that_do_not_fit_are_refused(
         (LORA, "target", "full", {"target": FullProjected()}),
         (MEZO_LORA, "target", "adapter", {"target": Adapter()}),
         (replace(LORA, target=Adapter()), "reduction", 4, {"target": Adapter(4)}),
+        (LORA, "initialiser", "pissa", {"target": Lora(8, 16.0, initialiser="pissa")}),
         (LORA, "freeze_a", True, {"target": Lora(8, 16.0, freeze_a=True)}),
         (LORA, "aggregate", "ffa", {"target": Lora(8, 16.0, freeze_a=True), "aggregate": Ffa()}),
         (LORA, "aggregate", "fedex", {"aggregate": FedEx()}),

@@ -20,7 +20,9 @@ from edgetune.core.update import Contribution, Dense, Update
 class Flora(Mean):
     """The exact sum of products in the base; every round begins with the initial factors again.
 
-        R <- R + sum_c p_c B_c A_c = R + [p_1 B_1 ... p_n B_n] [A_1; ...; A_n],   B <- 0, A <- its initial values
+        R <- R + sum_c p_c B_c A_c - B A = R + [p_1 B_1 ... p_n B_n -B] [A_1; ...; A_n; A],   B, A: the initial ones
+
+    B is zero unless an initialiser made it.
 
     Args:
         by_examples: weight devices by their number of training examples; else alike.
@@ -60,4 +62,9 @@ class Flora(Mean):
             stem: stacked([(p, one[stem]) for p, one in zip(weights, each, strict=True)]) for stem in each[0]
         }
         still = {name: torch.zeros_like(one) for name, one in trained(before).tensors.items()}
+        for stem, initial in factors(Dense(still), before).items():
+            if bool(
+                initial[0].any()
+            ):  # their product, which the devices' hold as well, is above the base again
+                sums[stem] = stacked([(1.0, sums[stem]), (-1.0, initial)])
         return Dense(still | named(before, sums))

@@ -13,6 +13,7 @@ import torch
 from edgetune.aggregate.aggregator import Memory
 from edgetune.core.errors import ConfigError
 from edgetune.core.part import FRESH, RESIDUALS, STEPPED, Part
+from edgetune.core.residual import trained
 from edgetune.core.update import Dense, Projected, Update
 
 TOTAL = "coefficients"
@@ -166,9 +167,9 @@ def _check(rate: float, momentum: float) -> None:
 
 
 def _tensors(update: Update, size: int) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield an update as tensors: a pool's is one vector of K coefficients."""
+    """Yield what devices move of an update, as tensors: a pool's is one vector of K coefficients."""
     if isinstance(update, Dense):
-        yield from ((name, one.detach()) for name, one in update.tensors.items())
+        yield from ((name, one.detach()) for name, one in trained(update).tensors.items())
         return
     total = np.zeros(size, np.float32)
     np.add.at(total, update.keys, update.coefficients)

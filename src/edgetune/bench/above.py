@@ -17,6 +17,7 @@ from edgetune.data.encode import collate
 from edgetune.federation.device import Device
 from edgetune.federation.privacy import protect
 from edgetune.federation.server import Server
+from edgetune.federation.start import Start
 from edgetune.federation.worker import Worker
 from edgetune.measure.memory import PeakMemory
 from edgetune.recipe.prepare import prepare
@@ -37,7 +38,8 @@ def above_inference(recipe: Recipe) -> dict[str, int]:
         `inference` and `above`, bytes.
     """
     prepared, _ = protect(prepare(recipe), single=False)
-    worker = Worker(prepared.backbone, prepared.method, recipe.seed)
+    start = Start(prepared.sample)
+    worker = Worker(prepared.backbone, prepared.method, recipe.seed, start=start)
     share = prepared.devices[0]
     place = prepared.backbone.model.device
     batch = collate(share[: prepared.method.batch_size], prepared.pad_id).to(place)

@@ -27,7 +27,10 @@ def register(app: typer.Typer) -> None:
 
 def bench(
     what: Annotated[
-        str, typer.Argument(help="directions, step, embedded, rows, catchup, federation or case-study.")
+        str,
+        typer.Argument(
+            help="directions, step, embedded, rows, catchup, federation, case-study or initialisers."
+        ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads; all sides use the same number.")] = None,
@@ -39,17 +42,18 @@ def bench(
         str | None,
         typer.Option(
             help="A model of yours: for step in place of a random one of 90 M weights, for federation beside the "
-            "embedded one, for case-study in its place."
+            "embedded one, for case-study and initialisers in its place."
         ),
     ] = None,
     data: Annotated[str | None, typer.Option(help="For tables: that model's records.")] = None,
     only: Annotated[
-        list[str] | None, typer.Option(help="For federation: a method; all if not given.")
+        list[str] | None,
+        typer.Option(help="For federation a method, for initialisers one of them; else all."),
     ] = None,
     seeds: Annotated[int, typer.Option(help="For tables: repeats.", min=1)] = 3,
     jobs: Annotated[int, typer.Option(help="For tables: runs side by side.", min=1)] = 1,
     work: Annotated[
-        int, typer.Option(help="For federation: forward passes of a record a device.", min=1)
+        int, typer.Option(help="For federation and initialisers: forward passes of a record a device.", min=1)
     ] = 8000,
     out: Annotated[Path, typer.Option(help="For tables: folder of table and runs.")] = Path("out/federation"),
 ) -> None:
@@ -57,7 +61,8 @@ def bench(
 
     Directions, a whole step, one of the embedded model, up to how many rows a matrix is better perturbed in the cache,
     or a device's catch-up. `federation` is a table of all federated systems at equal device work, `case-study` the
-    survey's section III.D; both go on where they were interrupted.
+    survey's section III.D, `initialisers` one of LoRA's starts beside tuning all weights; all go on where they were
+    interrupted.
     """
     if what == "federation":
         from edgetune.cli.tables import federation_table
@@ -67,11 +72,15 @@ def bench(
         from edgetune.cli.tables import case_study_table
 
         return case_study_table(model or "embedded", data, seeds, out, jobs)
+    if what == "initialisers":
+        from edgetune.cli.tables import initialisers_table
+
+        return initialisers_table(model or "embedded", data, only or [], seeds, out, jobs, work)
     with Display(Console(), quiet=as_json):  # for the import only: what moves would disturb what is timed
         import torch
 
     if what not in SUITES:
-        known = [*SUITES, "federation", "case-study"]
+        known = [*SUITES, "federation", "case-study", "initialisers"]
         close = nearest(what, known)
         hint = f"did you mean {close!r}?" if close else f"one of {', '.join(known)}"
         raise ConfigError(f"no benchmark {what!r}", hint=hint)

@@ -1,4 +1,4 @@
-"""`bench federation` and `bench case-study`: tables of many runs, which go on where they were interrupted."""
+"""`bench federation`, `case-study` and `initialisers`: tables of many runs, which go on where they were interrupted."""
 
 from __future__ import annotations
 
@@ -118,6 +118,66 @@ def case_study_table(model: str, data: str | None, repeats: int, out: Path, jobs
         base=spread(rows, "base_loss")[0], rouge=spread(rows, "base_rouge_l")[0],
     )  # fmt: skip
     _write(out / f"case-study-{short}.md", text)
+    console.print(text)
+
+
+STARTS = """# Federated LoRA by its start, beside all weights
+
+Written by `edgetune bench initialisers`; do not edit. Model {model}: LoRA averaged by factors (fedit, rank {rank}) from
+every initialiser, and all weights averaged (fedavg). Every device that is asked does {work:,} forward passes of a
+record in all, a backward pass counting as two; 20 devices, 10 % a round, split by Dirichlet concentrations alpha.
+{rates} Held-out loss in nats a response token, mean and standard deviation over {repeats} seeds; before: {base:.4f}.
+
+| start | rate | {alphas} | up | down |
+|---|---|{lines}---|---|
+{table}
+
+Bytes are those of the longest reply and the longest message of a round; where a start takes B A off the base, that
+product travels down with every message, in factors.
+
+{verdict}
+"""
+CHOSEN = """Learning rates are those of the packaged recipes; starts with large factors take a smaller one, found on
+seed 0 among two."""
+FOUND = "Every run finds its learning rate by the range test."
+
+
+def initialisers_table(
+    model: str, data: str | None, only: Sequence[str], repeats: int, out: Path, jobs: int, work: int
+) -> None:
+    """Run the table of LoRA's starts on one model, print what it says, and write its page."""
+    from edgetune.bench import initialisers as bench
+    from edgetune.bench.cells import run_cells
+    from edgetune.bench.federation import spread
+    from edgetune.models.embedded import EMBEDDED
+
+    console, short = Console(highlight=False, soft_wrap=True), Path(model).name
+    source = None if model == EMBEDDED else data
+    names = list(only) or list(bench.NAMES)
+    cells = bench.cells_of(repeats, names=names, model=model, data=source, work=work)
+
+    def told(row: Mapping[str, Any]) -> None:
+        console.print(
+            f"{row['cell']}: loss {row['base_loss']:.4f} -> {row['loss']:.4f}, {row['seconds']:.0f} s"
+        )
+
+    rows = run_cells(cells, out / "initialisers.jsonl", out / "runs", jobs=jobs, told=told)
+    lines, known = [], all("rate" in row for row in rows)
+    for name in (bench.FULL, *names):
+        losses = [_spread(spread(bench.of(rows, name, alpha), "loss"), 4) for alpha in bench.ALPHAS]
+        up, down = (
+            max(size for row in rows if row["initialiser"] == name for sizes in row[way] for size in sizes)
+            for way in ("up", "down")
+        )
+        rate = spread(bench.of(rows, name, bench.ALPHAS[0]), "rate" if known else "learning_rate")[0]
+        lines.append(f"| {name} | {rate:.2g} | {' | '.join(losses)} | {up:,} | {down:,} |")
+    text = STARTS.format(
+        model=short, rank=cells[-1].settings["method.rank"], work=work, repeats=repeats,
+        rates=CHOSEN if known else FOUND,
+        base=spread(rows, "base_loss")[0], alphas=" | ".join(f"alpha {alpha:g}" for alpha in bench.ALPHAS),
+        lines="---|" * len(bench.ALPHAS), table="\n".join(lines), verdict=bench.verdict(rows),
+    )  # fmt: skip
+    _write(out / f"initialisers-{short}.md", text)
     console.print(text)
 
 

@@ -51,6 +51,7 @@ class Crew:
         listener: Listener,
     ) -> None:
         self._devices: Mapping[int, Device] = {}
+        self.start = ""
         self._progress: Progress = silent
         self._listener = listener
         self._change = threading.Condition()
@@ -82,9 +83,9 @@ class Crew:
         """End the workers."""
         self.close()
 
-    def enlist(self, devices: Mapping[int, Device]) -> Crew:
-        """Take the devices, by id, that answer in this process."""
-        self._devices = devices
+    def enlist(self, devices: Mapping[int, Device], start: str = "") -> Crew:
+        """Take the devices, by id, that answer in this process, and the digest of the run's start, if it has one."""
+        self._devices, self.start = devices, start
         return self
 
     def close(self) -> None:
@@ -228,7 +229,8 @@ class _Helper:
             while (task := self._crew.take()) is not None:
                 self._task = task
                 if task.device not in known:
-                    send(told, self._share(task.device))
+                    share = self._share(task.device)
+                    send(told, Message(share.kind, {**share.head, "start": self._crew.start}, share.body))
                     known.add(task.device)
                 if task.recall is not None and task.recall != recalled:
                     recalled = task.recall

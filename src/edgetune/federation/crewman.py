@@ -69,7 +69,7 @@ def _serve(tasks: queue.SimpleQueue[Message], say: BinaryIO) -> None:
         task = tasks.get()
         id = int(task.head["device"])
         if task.kind == "share":
-            pad_id = int(opening.head["pad_id"])
+            pad_id, worker.start = int(opening.head["pad_id"]), str(task.head["start"])
             devices[id] = Device(id, examples_of(task), worker, pad_id=pad_id)
             continue
         if task.kind == "recall":

@@ -13,6 +13,7 @@ import torch
 from edgetune.core.errors import DigestError
 from edgetune.data.encode import Example
 from edgetune.federation.pipes import Message
+from edgetune.federation.start import Start
 from edgetune.federation.worker import Worker
 from edgetune.models.backbone import load_backbone
 from edgetune.recipe.prepare import Prepared, recipe_method
@@ -58,6 +59,7 @@ def worker_of(opening: Message) -> Worker:
         recipe.seed,
         RESIDENCIES[recipe.model.residency],
         scratch=None if head["scratch"] is None else Path(head["scratch"]),
+        start=Start(awaited=True),
     )
 
 

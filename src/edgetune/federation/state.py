@@ -16,6 +16,7 @@ from edgetune.core.tuned import Tuned
 from edgetune.core.update import Update
 from edgetune.federation.beside import BESIDE, FLIGHT, State, read_bound, read_state, write_state
 from edgetune.federation.course import Course
+from edgetune.federation.start import FILE, START
 from edgetune.federation.worker import Worker
 from edgetune.models.digest import tensor_digest
 
@@ -182,6 +183,13 @@ class Checkpoint:
     def _read(self, path: Path) -> Ledger:
         ledger = read_ledger(path, base_digest=self._blank.base_digest)
         check_resumable(ledger, self._fingerprint, path)
+        begun, here = (one.extra.get(START, "") for one in (ledger, self._blank))
+        if begun != here:
+            raise DigestError(
+                f"this run began at other factors, {begun[:12] or 'the seed'}, not {here[:12] or 'the seed'}",
+                where=path,
+                hint=f"put {FILE} of that run beside it, or delete the folder to start again",
+            )
         return ledger
 
     def _best_ledger(self, before: int) -> Ledger | None:

@@ -21,6 +21,7 @@ from edgetune.federation.federate import Plan, federate
 from edgetune.federation.fleet import Fleet
 from edgetune.federation.residency import digest_of
 from edgetune.federation.single import tune
+from edgetune.federation.start import Start
 from edgetune.federation.state import Checkpoint, check_resumable
 from edgetune.federation.worker import Worker
 from edgetune.recipe.prepare import Prepared
@@ -55,7 +56,9 @@ def tune_prepared(
     """
     recipe = prepared.recipe
     residency = RESIDENCIES[recipe.model.residency]
-    worker = Worker(prepared.backbone, prepared.method, recipe.seed, residency, scratch=ledger_path.parent)
+    folder, fingerprint = ledger_path.parent, _fingerprint(prepared, single)
+    start = Start(prepared.sample, folder, fingerprint)
+    worker = Worker(prepared.backbone, prepared.method, recipe.seed, residency, scratch=folder, start=start)
     plan = Plan(
         recipe.federation.rounds,
         recipe.federation.participation,
@@ -68,7 +71,7 @@ def tune_prepared(
         buffer_of(recipe.federation),
     )
     watched = course if prepared.method.objective is None else None
-    checkpoint = Checkpoint(ledger_path, worker, _fingerprint(prepared, single), watched)
+    checkpoint = Checkpoint(ledger_path, worker, fingerprint, watched)
 
     def evaluate(tuned: Tuned) -> float:
         return model_loss(tuned.model, prepared.held_out_examples, prepared)
@@ -88,7 +91,8 @@ def tune_prepared(
         }
         ledger = federate(
             worker, devices, plan, checkpoint, evaluate,
-            answer=answer, hands=crew.enlist(devices) if crew else None, listener=listener, progress=progress,
+            answer=answer, hands=crew.enlist(devices, worker.start) if crew else None,
+            listener=listener, progress=progress,
         )  # fmt: skip
     return ledger, plain_model(worker.tuned)
 

@@ -19,6 +19,7 @@ from edgetune.federation.messages import Messages
 from edgetune.federation.precision import UpdateWatch
 from edgetune.federation.reply import binding
 from edgetune.federation.residency import base_tensors, named_base
+from edgetune.federation.start import START, Start
 from edgetune.methods.method import TuningMethod
 from edgetune.methods.offered import offered_keys, taken_keys
 from edgetune.models.backbone import Backbone
@@ -30,6 +31,9 @@ LAYER_SCALE, BASE_GRID = "layer_scale", "base_grid"
 """Keys of a ledger's extra entries: JSON of one factor a parameter, and the block grid that the base was rounded to."""
 
 
+NOWHERE = Start()
+
+
 class Worker:
     """A backbone and the tuned handle of one method on it.
 
@@ -39,9 +43,11 @@ class Worker:
         seed: master seed of the directions (and of an adapter's initial values), unsigned 32 bits.
         residency: where the weights live.
         scratch: folder for what is set aside on disk; the system's temporary folder if not given.
+        start: where the first state comes from, if the method's target computes one.
 
     Raises:
         ConfigError: if the method's weights cannot be streamed.
+        EdgetuneError: as `Start.begin`.
     Cost: one copy of the model beside its memory-mapped base, however many devices use it.
     """
 
@@ -53,6 +59,7 @@ class Worker:
         residency: Residency = FUSED,
         *,
         scratch: Path | None = None,
+        start: Start = NOWHERE,
     ) -> None:
         self.backbone, self.method = named_base(backbone, residency), method
         self.seed, self.residency, self.scratch = seed, residency, scratch
@@ -70,7 +77,8 @@ class Worker:
         else:
             base = stored_weights(backbone.folder, backbone.model)
             self.tuned = method.target.open(backbone.model, space, seed, base)
-
+        self.start = start.begin(method.target, self.tuned, seed)
+        """Digest of the computed start; empty if it is the seed's. A worker that awaits it is told by its server."""
         self.objective: Objective | None = (
             method.objective.bind(backbone.tokenizer) if method.objective else None
         )
@@ -85,8 +93,9 @@ class Worker:
 
     @property
     def identity(self) -> str:
-        """SHA-256 of what devices and server must share: the base, and how text becomes tokens."""
-        return sha256(f"{self.backbone.digest} {self.backbone.prompt_digest}".encode()).hexdigest()
+        """SHA-256 of what devices and server must share: base, how text becomes tokens, and a computed start."""
+        parts = [self.backbone.digest, self.backbone.prompt_digest, *([self.start] if self.start else [])]
+        return sha256(" ".join(parts).encode()).hexdigest()
 
     def keys(self, round: int, device: int, state: Update) -> list[int]:
         """Return the directions of a device's local steps in a round, those that it chooses among where it does.
@@ -112,7 +121,8 @@ class Worker:
 
     @property
     def extra(self) -> dict[str, str]:
-        """What a ledger says besides: factors of layer-wise scaling, and what the base was rounded to."""
+        """What a ledger says besides: factors of layer-wise scaling, a computed start, what the base was rounded to."""
         scales = self.tuned.scales if isinstance(self.tuned, ProjectedTuned) else {}
         said = {LAYER_SCALE: json.dumps(scales, sort_keys=True)} if scales else {}
+        said |= {START: self.start} if self.start else {}
         return said | ({BASE_GRID: self.residency.grid.name} if self.residency.grid else {})

@@ -71,6 +71,9 @@ class MethodSection(Section):
     """Scaling numerator of LoRA."""
     freeze_a: bool | None = None
     """Tune only the second factor of LoRA; the first stays as the seed made it, and nobody sends it."""
+    initialiser: str | None = None
+    """Where LoRA's factors begin: default (A the seed's, B zero), gaussian, orthogonal, pissa, olora, or from the
+    server's own sample eva, lora_ga; all but the first are computed once, at the server, and sent."""
     layer_scale: str | dict[str, float] | None = None
     """parameter_norm, or a table {part of a parameter name = c}: perturb by z / c, move by c z (all weights only)."""
     prefix_tokens: Small | None = None

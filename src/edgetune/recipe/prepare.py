@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import torch
 
+from edgetune.core.batch import Batch
 from edgetune.core.errors import ConfigError
 from edgetune.core.events import DataPrepared
 from edgetune.data.corpus import base_records
-from edgetune.data.encode import Encoded, Example, encode_whole, padding_id
+from edgetune.data.encode import Encoded, Example, batches, encode_whole, padding_id
 from edgetune.data.manifest import Manifest
 from edgetune.data.prompts import PROMPTS, default_prompt
 from edgetune.data.records import Record
@@ -40,6 +41,8 @@ DTYPES = {
 }
 
 
+SAMPLED = 8
+"""Records of a batch of the server's sample."""
 TYPICAL_TOKENS = 128
 """Tokens of the forward pass by which the number of threads is chosen."""
 
@@ -90,6 +93,11 @@ class Prepared:
     def asked(self) -> list[int]:
         """Positions of the held-out records that ask something; plain text does not."""
         return [index for index, record in enumerate(self.held_out) if not record.plain]
+
+    @property
+    def sample(self) -> list[Batch]:
+        """The calibration records by batches, for what a server computes before a run."""
+        return list(batches(self.calibration_examples, SAMPLED, self.pad_id))
 
     def answers(self, generated: Sequence[str]) -> list[str]:
         """Return the answers in what a model said to the held-out prompts, without what the template adds to them."""

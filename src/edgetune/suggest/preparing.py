@@ -14,6 +14,7 @@ from edgetune.data.encode import collate
 from edgetune.directions.draw import Directions
 from edgetune.directions.space import BoundSpace
 from edgetune.federation.precision import least_radius
+from edgetune.federation.start import Start
 from edgetune.federation.worker import Worker
 from edgetune.measure.realised import sample_weights
 from edgetune.measure.scores import token_f1
@@ -113,7 +114,8 @@ def find_prepared(prepared: Prepared, *, single: bool, progress: Progress = sile
     Cost: `work_ahead`'s records at most, and those of a first radius.
     """
     method, seed = prepared.method, prepared.recipe.seed
-    worker = Worker(prepared.backbone, method, seed, RESIDENCIES[prepared.recipe.model.residency])
+    residency, start = RESIDENCIES[prepared.recipe.model.residency], Start(prepared.sample)
+    worker = Worker(prepared.backbone, method, seed, residency, start=start)
     batch, ahead, tuned = _batches(prepared), work_ahead(prepared, single=single), worker.tuned
     try:
         progress("range test", 0, 1)

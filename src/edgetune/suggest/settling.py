@@ -6,6 +6,7 @@ import contextlib
 import json
 import time
 from array import array
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
@@ -20,6 +21,7 @@ from edgetune.core.event_log import read_events
 from edgetune.core.events import RateFound
 from edgetune.core.files import write_text_atomic
 from edgetune.core.progress import Progress, silent
+from edgetune.data.encode import Example
 from edgetune.federation.residency import digest_of
 from edgetune.recipe.open_settings import left_open, recipe_method, settled
 from edgetune.recipe.prepare import Prepared
@@ -140,19 +142,19 @@ def key_of(prepared: Prepared, *, single: bool) -> str:
         "device": backbone.model.device.type,
         "residency": recipe.model.residency,
         "method": prepared.method.digest,
-        "records": _digest(prepared),
+        "records": _digest([one for share in prepared.devices.values() for one in share]),
         "seed": recipe.seed,
         "ahead": asdict(ahead),
     }
+    parts |= {"sample": _digest(prepared.calibration_examples)} if prepared.method.target.sampled else {}
     return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _digest(prepared: Prepared) -> str:
-    """Name the encoded training records in the order in which the test counts them."""
+def _digest(examples: Sequence[Example]) -> str:
+    """Name encoded records in their order, that in which the test counts those that are trained on."""
     digest = sha256()
-    for share in prepared.devices.values():
-        for example in share:
-            digest.update(array("q", (len(example.input_ids), example.response_start, *example.input_ids)))
+    for example in examples:
+        digest.update(array("q", (len(example.input_ids), example.response_start, *example.input_ids)))
     return digest.hexdigest()
 
 

@@ -33,6 +33,7 @@ class DenseTuned:
         self.placed, self._weights = placed, placed.weights
         self._initial = self._snapshot()
         self._start, self._residuals = self._initial, dict[str, torch.Tensor]()
+        self._beneath = self._residuals
         self._only: dict[str, list[Piece]] | None = None
 
     @property
@@ -63,6 +64,15 @@ class DenseTuned:
         """The module with the tuned tensors."""
         return self.placed.model
 
+    def begin(self, state: Dense) -> None:
+        """Take a state in place of the initial one, from now on.
+
+        Raises:
+            ModelError: as `reset`.
+        """
+        self.reset(state)
+        self._initial, self._beneath = self._start, self._residuals
+
     @torch.no_grad()
     def reset(self, state: Update | None) -> None:
         """Take the tensors of `state`, or the initial ones, and carry its residuals.
@@ -73,7 +83,7 @@ class DenseTuned:
         if isinstance(state, Projected):
             raise ModelError("tensors that gradients move cannot take projected coefficients")
         values = self._initial if state is None else trained(state).tensors
-        added = {} if state is None else residuals(state)
+        added = self._beneath if state is None else residuals(state)
         shapes = {name: weight.shape for name, weight in self._weights.items()}
         if {name: one.shape for name, one in values.items()} != shapes:
             raise ModelError("the tuned tensors do not belong to this model", hint="load its own base")

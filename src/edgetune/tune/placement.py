@@ -51,7 +51,7 @@ def place_lora(model: PreTrainedModel, *, rank: int, alpha: float, seed: int, fr
     Cost: r (inputs + outputs) weights a layer.
     Source: Hu et al. 2021, arXiv:2106.09685; placement by peft; initial values by `tune.initial`.
     """
-    with _peft("LoRA") as peft:
+    with peft_for("LoRA") as peft:
         config = peft.LoraConfig(
             r=rank,
             lora_alpha=alpha,
@@ -92,7 +92,7 @@ def place_prefix(model: PreTrainedModel, *, tokens: int, scale: float, seed: int
     Cost: 2 tokens x width weights a layer (fewer with grouped queries); `tokens` more positions a pass.
     Source: Li and Liang 2021, arXiv:2101.00190, without re-parametrisation, as princeton-nlp/MeZO; placed by peft.
     """
-    with _peft("prefix tuning") as peft:
+    with peft_for("prefix tuning") as peft:
         config = peft.PrefixTuningConfig(num_virtual_tokens=tokens, task_type="CAUSAL_LM")
         placed = peft.get_peft_model(model, config).eval()
     with torch.no_grad():
@@ -136,7 +136,13 @@ def _left_out(model: PreTrainedModel) -> list[str]:
 
 
 @contextmanager
-def _peft(purpose: str) -> Iterator[Any]:
+def peft_for(purpose: str) -> Iterator[Any]:
+    """Lend peft, one thread at a time; its errors become ours, and modules that it makes are not filled at random.
+
+    Raises:
+        MissingExtraError: if it is not installed.
+        ModelError: if it cannot do what it is asked for with this model.
+    """
     try:
         import peft
     except ImportError as error:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PreTrainedModel
 
+from edgetune.core.batch import Batch
 from edgetune.core.part import TENSORS, Part
 from edgetune.core.tuned import Space
+from edgetune.core.update import Dense
 from edgetune.tune.dense import DenseTuned
 from edgetune.tune.placed import Placed
 from edgetune.tune.projected import ProjectedTuned
@@ -34,6 +36,26 @@ class Target(Part):
     def factor_scale(self) -> float:
         """What multiplies `B A` where the tuned tensors are low-rank factors; 0 elsewhere."""
         return 0.0
+
+    @property
+    def ships(self) -> bool:
+        """Whether a run's state before its first step is computed at the server and sent, instead of the seed's."""
+        return False
+
+    @property
+    def sampled(self) -> bool:
+        """Whether that state is computed on a sample of the server's own."""
+        return False
+
+    def start(self, tuned: DenseTuned, seed: int, sample: Sequence[Batch]) -> Dense:
+        """Return the state before the first step of a target that `ships` one.
+
+        Args:
+            tuned: the handle, as `open` returns it.
+            seed: of what is drawn at random.
+            sample: the server's own records, by batches; may be empty unless `sampled`.
+        """
+        return tuned.state()
 
     @abstractmethod
     def open(

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from transformers import PreTrainedModel
 
+from edgetune.core.batch import Batch
 from edgetune.core.errors import ConfigError
-from edgetune.core.part import DIRECTIONS, FACTORS, FIXED_FACTOR, PROMPTS, TENSORS, by_name
+from edgetune.core.part import DIRECTIONS, FACTORS, FIXED_FACTOR, GRADIENTS, PROMPTS, TENSORS, by_name
+from edgetune.core.residual import folded, pairs
+from edgetune.core.residual import named as residuals_named
 from edgetune.core.tuned import Space
+from edgetune.core.update import Dense
 from edgetune.tune.dense import DenseTuned
+from edgetune.tune.informed import Eva, LoraGa
+from edgetune.tune.initialisers import Gaussian, Initialiser, Olora, Orthogonal, Pissa
 from edgetune.tune.own import OwnPlaced, need_float32
 from edgetune.tune.peft_placed import PeftPlaced
 from edgetune.tune.placed import Placed
@@ -20,6 +26,12 @@ from edgetune.tune.placement import place_lora, place_prefix
 from edgetune.tune.projected import ProjectedTuned
 from edgetune.tune.scaled import ByNorm, ByTable, Scaling
 from edgetune.tune.target import Placing
+
+INITIALISERS: dict[str, Initialiser | None] = {
+    "default": None,
+    **{one.name: one for one in (Gaussian(), Orthogonal(), Pissa(), Olora(), Eva(), LoraGa())},
+}
+"""Where LoRA begins, by name; the default's A is the seed's, and its B zero."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,20 +117,42 @@ class Lora(Placing):
         alpha: scaling numerator, > 0.
         freeze_a: A keeps the seed's values and only B is tuned (FFA-LoRA): half the numbers, and a sum of products
             is the product of the sum.
+        initialiser: where A and B begin instead, a name of `tune.initialisers`: computed once, at the server, and sent
+            with every message, with -B A for the base beneath where B A is not 0.
+
+    Raises:
+        ConfigError: if a number is out of its range, or no initialiser has that name.
     Source: Hu et al. 2021, arXiv:2106.09685; Sun et al. 2024, arXiv:2403.12313 (A frozen).
     """
 
     rank: int = 8
     alpha: float = 16.0
     freeze_a: bool = False
+    initialiser: str = "default"
     name: ClassVar[str] = "lora"
-    options: ClassVar[Mapping[str, str]] = {"rank": "rank", "alpha": "alpha", "freeze_a": "freeze_a"}
+    options: ClassVar[Mapping[str, str]] = {
+        "rank": "rank",
+        "alpha": "alpha",
+        "freeze_a": "freeze_a",
+        "initialiser": "initialiser",
+    }
 
     def __post_init__(self) -> None:
         if self.rank < 1 or self.alpha <= 0:
             raise ConfigError(
                 f"LoRA needs a rank of at least 1 and a positive alpha, not {self.rank}, {self.alpha}"
             )
+        chosen = by_name(self.initialiser, INITIALISERS, "initialiser")
+        if chosen is not None and self.rank % chosen.multiple:
+            raise ConfigError(
+                f"the initialiser {self.initialiser} needs a rank that is a multiple of {chosen.multiple}, "
+                f"not {self.rank}"
+            )
+
+    @property
+    def title(self) -> str:
+        """What a message calls it."""
+        return f"lora with the initialiser {self.initialiser}" if self.ships else self.name
 
     @property
     def gives(self) -> frozenset[str]:
@@ -126,16 +160,57 @@ class Lora(Placing):
         return frozenset({TENSORS, FIXED_FACTOR if self.freeze_a else FACTORS})
 
     @property
+    def needs(self) -> frozenset[str]:
+        """Gradients, if the start is sent: along directions only coefficients are, relative to the seed's start."""
+        return frozenset({GRADIENTS} if self.ships else ())
+
+    @property
+    def refuses(self) -> frozenset[str]:
+        """A fixed A, if the start is sent: nobody sends that A."""
+        return frozenset({FIXED_FACTOR} if self.ships else ())
+
+    @property
     def factor_scale(self) -> float:
         """Alpha over rank."""
         return self.alpha / self.rank
+
+    @property
+    def ships(self) -> bool:
+        """Whether the start is more than a function of the seed."""
+        return INITIALISERS[self.initialiser] is not None
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the initialiser looks at records."""
+        chosen = INITIALISERS[self.initialiser]
+        return chosen is not None and chosen.sampled
+
+    def start(self, tuned: DenseTuned, seed: int, sample: Sequence[Batch]) -> Dense:
+        """Return the initialiser's factors, and what they are taken off the base.
+
+        Raises:
+            ModelError, ConfigError: as `Initialiser.factors`.
+        """
+        chosen, before = INITIALISERS[self.initialiser], tuned.state()
+        if chosen is None:
+            return before
+        named = pairs(before.tensors)
+        like = {stem: (before.tensors[b], before.tensors[a]) for stem, (b, a) in named.items()}
+        found = chosen.factors(tuned.placed.model, like, seed, sample)
+        after = {named[stem][side]: factors[side] for stem, factors in found.items() for side in (0, 1)}
+        typed = {name: one.to(before.tensors[name].dtype) for name, one in after.items()}
+        if chosen.cancels:
+            return Dense(typed)
+        taken = {stem: (-typed[b].float(), typed[a].float().clone()) for stem, (b, a) in named.items()}
+        return folded(Dense(typed | residuals_named(before, taken)))
 
     def place(
         self, model: PreTrainedModel, seed: int, base: Mapping[str, torch.Tensor] | None = None
     ) -> Placed:
         """Put the factors on the model; a ledger needs the seed where A does not travel."""
         placed = place_lora(model, rank=self.rank, alpha=self.alpha, seed=seed, freeze_a=self.freeze_a)
-        said = {"seed": seed} | ({"freeze_a": True} if self.freeze_a else {})
+        said: dict[str, Any] = {"seed": seed} | ({"freeze_a": True} if self.freeze_a else {})
+        said |= {"initialiser": self.initialiser} if self.ships else {}
         return PeftPlaced(placed, said, base)
 
     @classmethod

@@ -45,8 +45,8 @@ PUBLISHED = Study(
     200, 0.05, 120, 200, 700, (128, 256, 512, 700, 1024, 2048, 4096), learning_rate=3e-7, eps=5e-4
 )
 """Section III.D of arXiv:2408.10691; rate, radius and sizes are FedKSeed's, the survey states none."""
-PROXY = Study(200, 0.05, 10, 200, 700, (4, 16, 64, 256, 700, 1024, 4096), held_out=64)
-"""The same devices, shares and steps on a model of a million weights or fewer, where ten rounds show what 120 do there,
+PROXY = Study(200, 0.05, 6, 200, 700, (4, 16, 64, 256, 700, 1024, 4096), held_out=64)
+"""The same devices, shares and steps on a model of a million weights or fewer, where six rounds show what 120 do there,
 with numbers of seeds small enough to hurt: a proxy, whose figures say nothing of a model of a billion."""
 
 

@@ -69,7 +69,38 @@ def test_an_infinite_threshold_is_a_plain_mean_every_round() -> None:
     assert step.coefficients.tolist() == [-1.0, -3.0]
 
 
-@pytest.mark.parametrize("wrong", [{"lr": -1.0}, {"threshold": 0.0}, {"most": 1}, {"most": 1 << 17}])
+def test_a_threshold_that_is_found_is_half_of_what_the_first_round_varied() -> None:
+    rule = Paced(lr=1.0, threshold=0.0)
+    memory = rule.start(NONE)
+    assert rule.combine([told(0, 0, [30.0] * 4)], NONE, memory) is None
+    assert float(memory["threshold"]) == variance_of_mean(np.full(4, 30, np.float32)) / 2
+    assert len(rule.combine([told(0, 4, [30.0] * 4)], NONE, memory).keys) == 8
+    assert len(rule.combine([told(0, 8, [15.0] * 4)], NONE, memory).keys) == 4
+
+
+def test_the_steepest_slopes_point_more_along_the_gradient_than_all() -> None:
+    random = np.random.default_rng(0)
+    gradient, found = random.normal(size=200), []
+    directions = random.normal(size=(400, 200))
+    slopes = (directions @ gradient).astype(np.float32)
+    for share in (1.0, 0.1):
+        rule = Paced(lr=1.0, threshold=float("inf"), keep=share)
+        step = rule.combine([told(0, 0, slopes.tolist())], NONE, rule.start(NONE))
+        kept = sorted(np.argsort(-np.abs(slopes))[: int(400 * share)].tolist())
+        assert step.keys.tolist() == kept
+        assert step.coefficients.tolist() == pytest.approx((-slopes[kept] / len(kept)).tolist())
+        cosines = np.abs(slopes[kept]) / np.linalg.norm(directions[kept], axis=1) / np.linalg.norm(gradient)
+        found.append(float(cosines.mean()))
+    assert found[1] > 1.8 * found[0]
+
+
+@pytest.mark.parametrize("share", [0.0, 1.5])
+def test_a_share_of_slopes_that_is_none_is_refused(share: float) -> None:
+    with pytest.raises(ConfigError, match="keeps a share"):
+        Paced(lr=1.0, threshold=1.0, keep=share)
+
+
+@pytest.mark.parametrize("wrong", [{"lr": -1.0}, {"threshold": -1.0}, {"most": 1}, {"most": 1 << 17}])
 def test_numbers_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="pacing needs"):
         Paced(**{"lr": 1.0, "threshold": 1.0} | wrong)

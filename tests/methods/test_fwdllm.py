@@ -19,7 +19,7 @@ METHOD = tuning_method("fwdllm")
 def test_the_published_settings() -> None:
     assert (METHOD.estimate, METHOD.directions, METHOD.batch_size) == (TwoPoint(1e-2), Fresh(Gaussian()), 8)
     assert METHOD.target == Lora(8, 16.0)
-    assert METHOD.aggregate == Paced(lr=1e-2, threshold=0.1)
+    assert METHOD.aggregate == Paced(lr=1e-2, threshold=0.0)
 
 
 def test_a_recipe_may_take_forward_mode_and_set_the_pace() -> None:

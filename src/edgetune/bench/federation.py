@@ -52,6 +52,7 @@ def settings_of(name: str, model: str, work: int) -> dict[str, object]:
     own = recipe.method.model_dump(exclude={"name"}, exclude_none=True)
     if model != EMBEDDED:
         own |= dict.fromkeys(("learning_rate", "eps"), AUTO)
+        own.pop("variance_threshold", None)  # a size of slopes of the embedded model
     method = with_options(tuning_method(name), {key: value for key, value in own.items() if value != AUTO})
     each = method.local_steps * method.batch_size * method.estimate.passes
     said = {f"method.{key}": value for key, value in own.items() if value != AUTO}

@@ -121,7 +121,9 @@ class MethodSection(Section):
     controlled (momentum and control variates); for LoRA also ffa (A frozen), flora (products stacked into the base) or
     fedex (what the mean lacks, too)."""
     variance_threshold: float | None = None
-    """Variance of the gathered mean at which a paced server takes its step."""
+    """Variance of the gathered mean at which a paced server takes its step; 0 takes half of the first round's."""
+    keep_slopes: float | None = None
+    """Share of the gathered slopes that a paced server steps along, the steepest of them, in (0, 1]."""
     most_slopes: Count | None = None
     """Slopes after which a paced server takes its step in any case."""
     server: str | None = None

@@ -21,7 +21,7 @@ METHOD = TuningMethod(
     local=Hold(),
     up=Slopes(),
     down=Terms(),
-    aggregate=Paced(lr=1e-2, threshold=0.1),
+    aggregate=Paced(lr=1e-2, threshold=0.0),
     local_steps=10,
     batch_size=8,
 )

@@ -71,6 +71,8 @@ def _settings(study: Study, model: str, alpha: float, size: int) -> dict[str, ob
         "method.local_steps": study.steps, "method.batch_size": 1, "method.pool": size,
         "evaluation.every": max(1, study.rounds // 12), "data.held_out": study.held_out,
     }  # fmt: skip
+    if study is PROXY:
+        said["split.minimum"] = 1  # a thousand records of a proxy are few for two hundred devices
     if model != EMBEDDED:
         said |= {
             "data.held_out_category": HELD_OUT_CATEGORY,

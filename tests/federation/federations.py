@@ -12,7 +12,8 @@ from edgetune.core.ledger import Ledger
 from edgetune.core.tuned import Tuned
 from edgetune.data.encode import Example, batches
 from edgetune.federation.device import Device
-from edgetune.federation.federate import Plan, federate
+from edgetune.federation.federate import federate
+from edgetune.federation.plan import Plan
 from edgetune.federation.server import Server
 from edgetune.federation.single import tune
 from edgetune.federation.start import Start

@@ -18,10 +18,11 @@ from edgetune.core.part import STALE
 from edgetune.core.update import Contribution, Dense, Projected, Update
 from edgetune.federation.beside import FLIGHT, beside
 from edgetune.federation.buffer import Buffer
-from edgetune.federation.federate import Plan, federate
+from edgetune.federation.federate import federate
 from edgetune.federation.fleet import Fleet
 from edgetune.federation.flight import Flight
 from edgetune.federation.messages import Messages
+from edgetune.federation.plan import Plan
 from edgetune.federation.reply import Reply, binding
 from edgetune.federation.server import Server
 from edgetune.federation.tickets import Tickets

@@ -11,8 +11,9 @@ import pytest
 from federations import SEED, MakeToy, evaluate
 
 from edgetune.core.events import RoundFinished
-from edgetune.federation.federate import Plan, federate
+from edgetune.federation.federate import federate
 from edgetune.federation.fleet import Fleet
+from edgetune.federation.plan import Plan
 from edgetune.federation.turns import sample_devices
 from edgetune.recipe.asking import asked_for
 

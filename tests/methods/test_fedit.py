@@ -13,7 +13,8 @@ from edgetune.core.residual import residuals, trained
 from edgetune.core.update import Contribution, Dense
 from edgetune.data.encode import Example
 from edgetune.federation.device import Device
-from edgetune.federation.federate import Plan, federate
+from edgetune.federation.federate import federate
+from edgetune.federation.plan import Plan
 from edgetune.federation.reply import Reply
 from edgetune.federation.server import Server
 from edgetune.federation.state import Checkpoint

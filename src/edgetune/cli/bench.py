@@ -64,23 +64,50 @@ def bench(
     survey's section III.D, `initialisers` one of LoRA's starts beside tuning all weights; all go on where they were
     interrupted.
     """
-    if what == "federation":
-        from edgetune.cli.tables import federation_table
-
-        return federation_table([model] if model else [], data, only or [], seeds, out, jobs, work)
-    if what == "case-study":
-        from edgetune.cli.tables import case_study_table
-
-        return case_study_table(model or "embedded", data, seeds, out, jobs)
-    if what == "initialisers":
-        from edgetune.cli.tables import initialisers_table
-
-        return initialisers_table(model or "embedded", data, only or [], seeds, out, jobs, work)
+    if what in TABLES:
+        return _table(what, model, data, only or [], seeds, out, jobs, work)
     with Display(Console(), quiet=as_json):  # for the import only: what moves would disturb what is timed
         import torch
 
+    _check(what, device, model)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    suite = SUITES[what] if device == "cpu" else partial(ON_GPUS[what], device=device)
+    with _environment(kernel):
+        _report(suite() if model is None else _step(model, device), as_json, rows=what == "rows")
+
+
+def _table(
+    what: str,
+    model: str | None,
+    data: str | None,
+    only: list[str],
+    seeds: int,
+    out: Path,
+    jobs: int,
+    work: int,
+) -> None:
+    """Run one of the tables, which go on where they were interrupted."""
+    from edgetune.cli import tables
+
+    if what == "federation":
+        tables.federation_table([model] if model else [], data, only, seeds, out, jobs, work)
+    elif what == "case-study":
+        tables.case_study_table(model or "embedded", data, seeds, out, jobs)
+    else:
+        tables.initialisers_table(model or "embedded", data, only, seeds, out, jobs, work)
+
+
+def _check(what: str, device: str, model: str | None) -> None:
+    """Refuse a benchmark that there is not, or not of this device or model.
+
+    Raises:
+        ConfigError: naming the option.
+    """
+    import torch
+
     if what not in SUITES:
-        known = [*SUITES, "federation", "case-study", "initialisers"]
+        known = [*SUITES, *TABLES]
         close = nearest(what, known)
         hint = f"did you mean {close!r}?" if close else f"one of {', '.join(known)}"
         raise ConfigError(f"no benchmark {what!r}", hint=hint)
@@ -94,11 +121,6 @@ def bench(
         raise ConfigError(
             f"the benchmark {what!r} takes no model", where="--model", hint="edgetune bench step"
         )
-    if threads is not None:
-        torch.set_num_threads(threads)
-    suite = SUITES[what] if device == "cpu" else partial(ON_GPUS[what], device=device)
-    with _environment(kernel):
-        _report(suite() if model is None else _step(model, device), as_json, rows=what == "rows")
 
 
 @contextmanager
@@ -186,6 +208,7 @@ def _catchup() -> Iterator[Ratio]:
 
 
 DEVICES = ("cpu", "cuda")
+TABLES = ("federation", "case-study", "initialisers")
 SUITES: dict[str, Callable[[], Iterator[Ratio]]] = {
     "directions": _directions,
     "step": _step,

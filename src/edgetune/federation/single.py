@@ -12,8 +12,8 @@ from edgetune.core.ledger import Ledger
 from edgetune.core.progress import Progress, silent
 from edgetune.data.encode import Example
 from edgetune.federation.beside import forget_states
-from edgetune.federation.federate import Plan
 from edgetune.federation.pace import Pace
+from edgetune.federation.plan import Plan
 from edgetune.federation.state import Checkpoint, Evaluate
 from edgetune.federation.steps import take_steps
 from edgetune.federation.worker import Worker

@@ -17,8 +17,9 @@ from edgetune.federation.buffer import Buffer
 from edgetune.federation.course import Course
 from edgetune.federation.crew import Crew
 from edgetune.federation.device import Device
-from edgetune.federation.federate import Plan, federate
+from edgetune.federation.federate import federate
 from edgetune.federation.fleet import Fleet
+from edgetune.federation.plan import Plan
 from edgetune.federation.residency import digest_of
 from edgetune.federation.single import tune
 from edgetune.federation.start import Start
@@ -59,17 +60,7 @@ def tune_prepared(
     folder, fingerprint = ledger_path.parent, _fingerprint(prepared, single)
     start = Start(prepared.sample, folder, fingerprint)
     worker = Worker(prepared.backbone, prepared.method, recipe.seed, residency, scratch=folder, start=start)
-    plan = Plan(
-        recipe.federation.rounds,
-        recipe.federation.participation,
-        recipe.seed,
-        recipe.evaluation.every,
-        recipe.evaluation.answer_every,
-        recipe.federation.over_selection,
-        recipe.federation.minimum_replies,
-        _fleet(recipe),
-        buffer_of(recipe.federation),
-    )
+    plan = _plan(recipe)
     watched = course if prepared.method.objective is None else None
     checkpoint = Checkpoint(ledger_path, worker, fingerprint, watched)
 
@@ -95,6 +86,20 @@ def tune_prepared(
             listener=listener, progress=progress,
         )  # fmt: skip
     return ledger, plain_model(worker.tuned)
+
+
+def _plan(recipe: Recipe) -> Plan:
+    return Plan(
+        recipe.federation.rounds,
+        recipe.federation.participation,
+        recipe.seed,
+        recipe.evaluation.every,
+        recipe.evaluation.answer_every,
+        recipe.federation.over_selection,
+        recipe.federation.minimum_replies,
+        _fleet(recipe),
+        buffer_of(recipe.federation),
+    )
 
 
 def buffer_of(section: FederationSection) -> Buffer | None:

@@ -16,8 +16,8 @@ Written by `edgetune bench federation`; do not edit. Every device that is asked 
 in all, a backward pass counting as two; 20 devices, 10 % a round. Loss in nats a response token and Rouge-L on the same
 held-out records, mean and standard deviation over seeds. Bytes are lengths of payloads: the longest reply, the longest
 message of the first round, the mean message later, and all of a run. Memory is the peak of a device's answer above that
-of a forward pass over its batch, in a process of its own. Seconds are those of the rounds, one thread, on a shared
-machine.
+of a forward pass over its batch, in a process of its own. Seconds are those of the rounds, one thread; seeds may have
+run on different machines and beside other runs, so that they say the order of magnitude.
 """
 
 

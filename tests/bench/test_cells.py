@@ -142,10 +142,12 @@ def test_figures_are_whole_pictures() -> None:
     assert all(word in pictures[0] for word in ("lora", "mezo", "1.0", "2.0"))
 
 
-def test_the_memory_of_a_private_device_is_measured_with_its_noise() -> None:
-    pytest.importorskip("dp_accounting", reason="the extra `privacy` is not installed")
+@pytest.mark.parametrize("name", ["dpzero", "fedselft", "fedpeptao"])
+def test_the_memory_of_a_device_is_measured_with_its_noise_and_its_survey(name: str) -> None:
+    if name == "dpzero":
+        pytest.importorskip("dp_accounting", reason="the extra `privacy` is not installed")
     recipe = load_recipe(
-        packaged_recipe("dpzero"),
+        packaged_recipe(name),
         [
             "federation.rounds=2",
             "method.local_steps=2",

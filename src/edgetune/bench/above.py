@@ -25,7 +25,7 @@ from edgetune.recipe.recipe import Recipe
 
 
 def above_inference(recipe: Recipe) -> dict[str, int]:
-    """Measure the peak of a device's answer beside that of a forward pass over its first batch.
+    """Measure the peak of a device's round, survey and answer, beside that of a forward pass over its first batch.
 
         above = peak of the answer - peak of the pass,   both of the whole process, the model loaded
 
@@ -47,11 +47,14 @@ def above_inference(recipe: Recipe) -> dict[str, int]:
         with torch.no_grad(), PeakMemory() as plain:
             response_loss(worker.tuned.model, batch)
     server = Server(
-        prepared.method, worker.identity, [0], participation=1.0, seed=recipe.seed, state=worker.tuned.state()
-    )
+        prepared.method, worker.identity, [0], participation=1.0, seed=recipe.seed, state=worker.tuned.state(),
+        layers=worker.layers, initial=worker.initial,
+    )  # fmt: skip
     device = Device(0, share, worker, pad_id=prepared.pad_id)
     with PeakMemory() as tuned:
-        device.answer(server.open_round()[0])
+        down = server.open_round()[0]
+        chosen = server.choose({0: device.survey(down)} if server.surveys else {})
+        device.answer(down, choice=chosen[0] if chosen else None)
     inference, answer = (
         peak.cuda_peak_bytes if place.type == "cuda" else peak.peak_bytes for peak in (plain, tuned)
     )

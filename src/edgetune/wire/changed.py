@@ -77,7 +77,12 @@ class Changed(Codec):
 
 
 def _differs(layer: Layer, one: Dense, other: Dense) -> bool:
+    """Compare bits, by which states are named: -0 and 0 are equal numbers."""
     return any(
-        not torch.equal(piece.of(one.tensors[piece.name]), piece.of(other.tensors[piece.name]))
+        not torch.equal(_bits(piece.of(one.tensors[piece.name])), _bits(piece.of(other.tensors[piece.name])))
         for piece in layer
     )
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.contiguous().reshape(-1).view(torch.uint8)

@@ -175,16 +175,18 @@ def test_a_run_killed_while_it_climbs_comes_to_the_same_end(
     assert not saved.with_name("best.ledger").exists()
 
 
+@pytest.mark.parametrize("name", ["mezo", "server_momentum", "fedpeptao"])
 def test_a_run_that_was_stopped_does_not_climb_again(
-    toy: MakeToy, scripted: list[float], monkeypatch: pytest.MonkeyPatch
+    name: str, toy: MakeToy, scripted: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wild = toy("mezo", run="a")
+    """What a server remembered is gone by then."""
+    wild = toy(name, run="a")
     scripted += [4.0, 5.0, 6.0]
     monkeypatch.setattr(wild, "checkpoint", lambda: watching(wild, 4.5))
     wild.federate(9)
     (stop,) = [event for event in wild.events if isinstance(event, Stopped)]
     before = wild.ledger.read_bytes()
-    again = toy("mezo", run="a")
+    again = toy(name, run="a")
     course = Course(4.5, {1: 4.0, 2: 5.0, 3: 6.0}, stop)
     monkeypatch.setattr(again, "checkpoint", lambda: Checkpoint(again.ledger, again.worker, "f", course))
     assert again.federate(9).round == 1

@@ -273,6 +273,8 @@ def waiting_for_workers(
         ),
         ("lora", []),
         ("fedselft", ["method.layer_budget=2", "method.learning_rate=0.05"]),
+        ("fedselft", ["method.target=lora", "method.initialiser=gaussian"]),
+        ("fedpeptao", ["method.spectrum_steps=3"]),
         ("lora", ["method.initialiser=pissa"]),
         ("lora", ["method.initialiser=lora_ga"]),
     ],
@@ -305,7 +307,8 @@ def test_worker_processes_give_the_bits_of_one(
         assert {one.processes for one in rounds} == {number}
         assert not [event for event in heard if isinstance(event, WorkerLost)]
         kept = ["start.safetensors"] if "initialiser" in str(more) else []
-        wanted = ["events.jsonl", "manifest.json", *kept, "tuned.ledger"]
+        kept += ["tuned.optimiser-2.safetensors"] if method == "fedpeptao" else []
+        wanted = sorted(["events.jsonl", "manifest.json", *kept, "tuned.ledger"])
         assert sorted(one.name for one in out.iterdir()) == wanted
     assert found[1] == found[2]
     peaks = {

@@ -19,6 +19,7 @@ from edgetune.data.encode import Example
 from edgetune.federation.choosing import write_choice
 from edgetune.federation.device import Device
 from edgetune.federation.server import Server
+from edgetune.federation.start import Start
 from edgetune.federation.worker import Worker
 from edgetune.methods.catalogue import tuning_method
 from edgetune.methods.method import TuningMethod
@@ -182,3 +183,34 @@ def test_a_device_alone_chooses_nothing() -> None:
         SELFT.check_alone()
     with pytest.raises(ConfigError, match="at least 1"):
         with_options(SELFT, {"layer_budget": 0})
+
+
+@pytest.mark.parametrize("initialiser", ["gaussian", "orthogonal"])
+def test_a_computed_start_reaches_a_device_that_computes_none(initialiser: str, save_tiny: Any) -> None:
+    folder = save_tiny()
+    method = with_options(SELFT, {"target": "lora", "rank": 2, "initialiser": initialiser})
+    house = House(folder, method)
+    (payload, *_) = house.server.open_round().values()
+    there = Worker(load_backbone(folder), method, SEED, start=Start(awaited=True))
+    there.start = house.worker.start
+    _, state, _ = Device(0, [Example((10, 7, 8, 0), 3)], there, pad_id=0).receive(payload)
+    for name, one in state_of(house).tensors.items():
+        assert torch.equal(state.tensors[name], one)
+
+
+def test_a_start_that_is_taken_off_the_base_is_refused() -> None:
+    with pytest.raises(ConfigError, match="taken off the base"):
+        with_options(SELFT, {"target": "lora", "initialiser": "pissa"})
+
+
+def test_a_controlled_server_remembers_the_pieces_that_are_chosen(save_tiny: Any) -> None:
+    method = with_options(
+        SELFT, {"target": "prefix", "prefix_tokens": 2, "aggregate": "controlled", "batch_size": 2}
+    )
+    house = House(save_tiny(), method)
+    before = state_of(house)
+    house.round()
+    (name,) = before.tensors
+    labels = {piece.label for layer in house.worker.layers for piece in layer}
+    assert {f"control.v.{label}" for label in labels} <= set(house.server.memory)
+    assert not torch.equal(state_of(house).tensors[name], before.tensors[name])

@@ -46,12 +46,13 @@ def suggest(
         from edgetune.suggest.suggesting import suggest_prepared
 
         prepared = prepare(asked.resolve(method__name=method))
+        served = prepared.method.holds or prepared.method.survey is not None
         if quick:
-            cautious = find_prepared(prepared, single=not prepared.method.holds, progress=display.progress)
+            cautious = find_prepared(prepared, single=not served, progress=display.progress)
         else:
             found = suggest_prepared(prepared, display.progress)
     if quick:
-        command = _command(method, asked, cautious, "federate" if prepared.method.holds else "tune")
+        command = _command(method, asked, cautious, "federate" if served else "tune")
         typer.echo(json.dumps({**asdict(cautious), "command": command}, indent=1) if as_json else command)
         return
     command = _command(method, asked, found)

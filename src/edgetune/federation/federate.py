@@ -57,6 +57,9 @@ def federate(
             better than the base.
     """
     ledger, buffer = checkpoint.resume(listener), plan.buffer
+    if checkpoint.over:
+        worker.tuned.reset(ledger.update)
+        return ledger
     kept = checkpoint.under_way(ledger) if buffer else {}
     flight = Flight(buffer, plan.fleet.deadline if plan.fleet else math.inf, kept) if buffer else None
     server = _server(

@@ -30,7 +30,7 @@ class Messages:
         binds: names of method and base (`reply.binding`).
         seed: master seed.
         layers: the tuned tensors by depth, where gradients move them.
-        initial: their values before the first round, where messages of the server are relative to them.
+        initial: the seed's values of them, where messages of the server are relative to those.
     """
 
     method: TuningMethod

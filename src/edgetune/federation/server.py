@@ -62,7 +62,7 @@ class Server:
         memory: what the aggregator remembers of the rounds so far; its start if not given.
         minimum: usable replies without which a round changes nothing, at least 1.
         layers: the tuned tensors by depth, where gradients move them.
-        initial: their values before the first round, where messages are relative to them.
+        initial: the seed's values of them, where messages are relative to those.
         buffer: what replies to earlier rounds count; such are refused if not given.
         tickets: which replies it still takes; those of the coming round if not given.
 

@@ -77,6 +77,10 @@ class Worker:
         else:
             base = stored_weights(backbone.folder, backbone.model)
             self.tuned = method.target.open(backbone.model, space, seed, base)
+        self.initial: Dense | None = None
+        """The seed's tensors, where messages are relative to them: nobody else's start, so that it needs no message."""
+        if method.down.relative and isinstance(self.tuned, DenseTuned):
+            self.initial = self.tuned.state()
         self.start = start.begin(method.target, self.tuned, seed)
         """Digest of the computed start; empty if it is the seed's. A worker that awaits it is told by its server."""
         self.objective: Objective | None = (
@@ -84,10 +88,6 @@ class Worker:
         )
         self.watch = UpdateWatch(self.tuned, method, seed)
         self.layers: Layers = self.tuned.layers if isinstance(self.tuned, DenseTuned) else ()
-        self.initial: Dense | None = None
-        """The tensors before the first round, where messages are relative to them."""
-        if method.down.relative and isinstance(self.tuned, DenseTuned):
-            self.initial = self.tuned.state()
         self.states: dict[int, Update] = {}
         """What the devices of this process received of late, by completed rounds."""
 

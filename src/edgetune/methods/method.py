@@ -196,7 +196,8 @@ class TuningMethod:
             devices: all of the federation, with the examples that each holds.
         """
         chosen = {} if self.survey is None else self.survey.start(len(layers))
-        parts = cut(state, layers) if chosen and isinstance(state, Dense) else self.whole(state)
+        surveyed = self.survey is not None
+        parts = cut(state, layers) if surveyed and isinstance(state, Dense) else self.whole(state)
         return {
             **self.aggregate.start(parts), **self.aggregate.enrol(parts, devices or {}),
             **self.server.start(state, self.pool_size), **chosen,

@@ -11,7 +11,16 @@ from transformers import PreTrainedModel
 
 from edgetune.core.batch import Batch
 from edgetune.core.errors import ConfigError
-from edgetune.core.part import DIRECTIONS, FACTORS, FIXED_FACTOR, GRADIENTS, PROMPTS, TENSORS, by_name
+from edgetune.core.part import (
+    DIRECTIONS,
+    FACTORS,
+    FIXED_FACTOR,
+    GRADIENTS,
+    PROMPTS,
+    TAKEN_OFF,
+    TENSORS,
+    by_name,
+)
 from edgetune.core.residual import folded, pairs
 from edgetune.core.residual import named as residuals_named
 from edgetune.core.tuned import Space
@@ -156,8 +165,10 @@ class Lora(Placing):
 
     @property
     def gives(self) -> frozenset[str]:
-        """Few tensors, and whether they are pairs of factors that both move."""
-        return frozenset({TENSORS, FIXED_FACTOR if self.freeze_a else FACTORS})
+        """Few tensors, whether they are pairs of factors that both move, and whether their start is off the base."""
+        chosen = INITIALISERS[self.initialiser]
+        beneath = {TAKEN_OFF} if chosen is not None and not chosen.cancels else set[str]()
+        return frozenset({TENSORS, FIXED_FACTOR if self.freeze_a else FACTORS} | beneath)
 
     @property
     def needs(self) -> frozenset[str]:

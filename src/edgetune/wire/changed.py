@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from edgetune.core.errors import DataError, DigestError
-from edgetune.core.part import CHOSEN_LAYERS, GRADIENTS
+from edgetune.core.part import CHOSEN_LAYERS, GRADIENTS, TAKEN_OFF
 from edgetune.core.pieces import Layer, cut, put
 from edgetune.core.update import Dense, Update
 from edgetune.wire.codec import Codec
@@ -21,7 +21,8 @@ from edgetune.wire.tensors import Tensors
 class Changed(Codec):
     """Which layers differ from the receiver's, one bit each, and their values as named tensors.
 
-    A newcomer holds the base and its adapter's initial values, and gets the layers that ever moved.
+    A newcomer holds the base and the seed's values of its adapter, and gets the layers that ever moved, or all where
+    the run begins at others (`Start`).
 
     Cost: the changed layers' bytes, about 100 a tensor, and ceil(L / 8).
     """
@@ -37,6 +38,11 @@ class Changed(Codec):
     def needs(self) -> frozenset[str]:
         """Gradients, and rounds in which some layers stay."""
         return frozenset({GRADIENTS, CHOSEN_LAYERS})
+
+    @property
+    def refuses(self) -> frozenset[str]:
+        """What is no layer, and no newcomer can compute: it would have to travel, too."""
+        return frozenset({TAKEN_OFF})
 
     def encode(self, update: Update, known: Known) -> bytes:
         """Return the bits, ascending by depth, and the safetensors bytes.
@@ -71,7 +77,12 @@ class Changed(Codec):
 
 
 def _differs(layer: Layer, one: Dense, other: Dense) -> bool:
+    """Compare bits, by which states are named: -0 and 0 are equal numbers."""
     return any(
-        not torch.equal(piece.of(one.tensors[piece.name]), piece.of(other.tensors[piece.name]))
+        not torch.equal(_bits(piece.of(one.tensors[piece.name])), _bits(piece.of(other.tensors[piece.name])))
         for piece in layer
     )
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.contiguous().reshape(-1).view(torch.uint8)

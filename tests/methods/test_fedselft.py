@@ -214,3 +214,23 @@ def test_a_controlled_server_remembers_the_pieces_that_are_chosen(save_tiny: Any
     labels = {piece.label for layer in house.worker.layers for piece in layer}
     assert {f"control.v.{label}" for label in labels} <= set(house.server.memory)
     assert not torch.equal(state_of(house).tensors[name], before.tensors[name])
+
+
+def test_a_choice_counts_in_its_own_round_only(save_tiny: Any) -> None:
+    house = House(save_tiny(), SELFT)
+    house.round()
+    down = house.server.open_round()
+    before = {id: house.devices[id].survey(payload) for id, payload in down.items()}
+    chosen = house.server.choose(before)
+    assert chosen is not None
+    up = {id: house.devices[id].answer(down[id], choice=choice) for id, choice in chosen.items()}
+    restarted = House(save_tiny(), SELFT)
+    restarted.server.state, restarted.server.round = house.server.state, 1
+    closed = restarted.server.close_round(up)
+    assert closed.void
+    assert all("no layers were chosen" in why for why in closed.refused.values())
+
+
+def test_momentum_would_move_layers_that_nobody_trained() -> None:
+    with pytest.raises(ConfigError, match="does not go with replies that hold the layers"):
+        with_options(SELFT, {"server": "momentum"})

@@ -37,7 +37,7 @@ def test_keys_are_exactly_those_documented(write: Write) -> None:
     ]  # fmt: skip
     assert list(content["rounds"][0]) == [
         "round", "train_loss", "loss", "rouge_l", "payload_up_bytes", "payload_down_bytes", "dropped", "seconds",
-        "peak_memory_bytes", "digest", "realised", "aggregation_residual",
+        "peak_memory_bytes", "digest", "realised", "aggregation_residual", "layers", "staleness",
     ]  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import torch
 
 from edgetune.aggregate.aggregator import Memory
 from edgetune.core.errors import ConfigError
-from edgetune.core.part import FRESH, RESIDUALS, STEPPED, Part
+from edgetune.core.part import CHOSEN_LAYERS, FRESH, RESIDUALS, STEPPED, Part
 from edgetune.core.residual import trained
 from edgetune.core.update import Dense, Projected, Update
 
@@ -84,8 +84,8 @@ class ServerMomentum(ServerStep):
 
     @property
     def refuses(self) -> frozenset[str]:
-        """Directions that no later round moves again, factors whose product is in the base, and another such step."""
-        return frozenset({FRESH, RESIDUALS, STEPPED})
+        """Directions and layers that a later round may not move, a product in the base, and another such step."""
+        return frozenset({CHOSEN_LAYERS, FRESH, RESIDUALS, STEPPED})
 
     def start(self, state: Update, size: int) -> Memory:
         """Return zero moments, `server.m.NAME`."""
@@ -137,8 +137,8 @@ class ServerAdam(ServerStep):
 
     @property
     def refuses(self) -> frozenset[str]:
-        """Directions that no later round moves again, factors whose product is in the base, and another such step."""
-        return frozenset({FRESH, RESIDUALS, STEPPED})
+        """Directions and layers that a later round may not move, a product in the base, and another such step."""
+        return frozenset({CHOSEN_LAYERS, FRESH, RESIDUALS, STEPPED})
 
     def start(self, state: Update, size: int) -> Memory:
         """Return the moments before the first round, `server.m.NAME` and `server.v.NAME`."""

@@ -99,6 +99,8 @@ class Chooser:
     examples: Mapping[int, int]
     masks: Masks = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
+    round: int = 0
+    """The round that masks and refusals are of."""
 
     def choose(
         self, round: int, ticket: bytes, asked: Sequence[int], answers: Mapping[int, bytes], memory: Memory
@@ -113,7 +115,7 @@ class Chooser:
             memory: changed in place.
         """
         usable, held, size = dict[int, Scores](), dict[int, int](), self.survey.size(len(self.layers))
-        self.refused = {}
+        self.refused, self.round = {}, round
         for device, payload in sorted(answers.items()):
             try:
                 if device not in asked:
@@ -132,12 +134,16 @@ class Chooser:
             device: write_choice(self.messages, round, ticket, mask) for device, mask in self.masks.items()
         }
 
-    def layers_of(self, device: int) -> list[Layer]:
-        """Return the layers that were chosen for a device.
+    def refused_in(self, round: int) -> dict[int, str]:
+        """Return whose scores were left out before a round, and why."""
+        return dict(self.refused) if round == self.round else {}
+
+    def layers_of(self, device: int, round: int) -> list[Layer]:
+        """Return the layers that were chosen for a device in a round.
 
         Raises:
-            DigestError: if none were.
+            DigestError: if none were; a server that was restarted has forgotten its choice, and opens the round anew.
         """
-        if device not in self.masks:
+        if round != self.round or device not in self.masks:
             raise DigestError("no layers were chosen for this device in this round")
         return chosen(self.layers, self.masks[device])

@@ -176,8 +176,8 @@ class Server:
     def close_round(self, replies: Mapping[int, bytes]) -> Closed:
         """Combine the replies and move on by one round; a reply that cannot be used is left out, and the others count.
 
-        The round need not have been opened by this object: after a restart, late replies still fit. With a buffer,
-        those to earlier rounds count too, each by the state that it was made from, and once.
+        The round need not have been opened by this object: after a restart, late replies still fit, if no
+        layers were chosen for it. With a buffer, those to earlier rounds count too, each by its own state, and once.
 
         Args:
             replies: payload by device; devices that did not answer are absent.
@@ -189,7 +189,7 @@ class Server:
         self.tickets.open(self.round + 1, self._messages.ticket(self.round + 1, self.state))
         asked = {round: set(self.sample(round)) for round in self.tickets.rounds}
         usable, rounds, dropped, numeric = list[Contribution](), list[int](), 0, False
-        refused = dict(self._chooser.refused) if self._chooser is not None else {}
+        refused = self._chooser.refused_in(self.round + 1) if self._chooser is not None else {}
         for device, payload in sorted(replies.items()):
             try:
                 round, one = self._open(device, payload, asked)
@@ -262,7 +262,7 @@ class Server:
         ticket = self.tickets.named(device, frame.round, self.round + 1)
         if device not in asked[frame.round]:
             raise DigestError("this device was not asked in this round")
-        only = self._chooser.layers_of(device) if self._chooser is not None else None
+        only = self._chooser.layers_of(device, frame.round) if self._chooser is not None else None
         shared = self._messages.reply_known(frame.round, device, self.state, only)
         reply = Reply.decode(frame.body, self.method.up, shared)
         content = reply.content

@@ -179,7 +179,8 @@ def write_summary(folder: Path) -> Path:
     - `rounds`: list of `round`, `train_loss`, `loss`, `rouge_l`, `payload_up_bytes`, `payload_down_bytes`
       (sum over the devices), `dropped`, `seconds`, `peak_memory_bytes`, `digest`, `realised` (as `precision.update`),
       `aggregation_residual` (null, or the norm of what the mean of low-rank factors lacks),
-      `layers` (device to the layers chosen for it, by depth from 0; empty where all train all).
+      `layers` (device to the layers chosen for it, by depth from 0; empty where all train all), `staleness` (of each
+      reply that counted, in server steps; empty without a buffer).
     - `base_style_loss`: stage to loss on the base's own kind of text; empty where it was not measured.
     - `layers`: `count`, `fallbacks`, `median_error`, `median_rounding_error`.
     - `verified`: null, or the fields of the check of the exported file.
@@ -276,6 +277,7 @@ def _round_row(event: RoundFinished) -> dict[str, Any]:
         "realised": event.realised,
         "aggregation_residual": event.aggregation_residual,
         "layers": event.layers,
+        "staleness": event.staleness,
     }
 
 

@@ -14,7 +14,7 @@ from edgetune.core.residual import Factors
 from edgetune.tune.initialisers import Initialiser, LayerFactors, by_peft
 from edgetune.tune.placement import peft_for
 
-MOST_PASSES = 100
+MOST_PASSES = 15
 """Passes over the sample in which directions of activations must settle."""
 
 

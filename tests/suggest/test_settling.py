@@ -42,9 +42,9 @@ def mine(save_tiny: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def tuned(out: Path, mine: list[str], *more: str, method: str = "mezo") -> int:
-    held = tuning_method(method).holds
-    alone = ["federate", method, "--set", "federation.devices=2"] if held else ["tune", method]
-    return execute([*alone, *mine, "--rounds", "1", *more, "--out", str(out)])
+    served = tuning_method(method).holds or tuning_method(method).survey is not None
+    command = ["federate", method, "--set", "federation.devices=2"] if served else ["tune", method]
+    return execute([*command, *mine, "--rounds", "1", *more, "--out", str(out)])
 
 
 def rate_of(out: Path) -> dict[str, Any]:
@@ -204,7 +204,7 @@ def test_a_handle_that_is_released_leaves_the_model_bit_by_bit(
     with torch.no_grad():
         before = backbone.model(ids).logits
     for _ in range(2):
-        handle = Worker(backbone, with_options(tuning_method(method), {"batch_size": 1}), 0).tuned
+        handle = Worker(backbone, with_options(tuning_method(method), {"batch_size": 2}), 0).tuned
         release(handle)
     assert {name for name, _ in backbone.model.named_parameters()} == set(names)
     assert all(torch.equal(weight, names[name]) for name, weight in backbone.model.named_parameters())

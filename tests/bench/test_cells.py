@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,19 +68,21 @@ def test_a_failed_run_stops_no_other_and_rows_that_are_done_are_not_done_again(
     monkeypatch.setattr(cells, "_run", run)
     wanted = [Cell("t", "embedded", "lora", seed, {}) for seed in (0, 1, 2)]
     rows, heard = tmp_path / "t.jsonl", list[str]()
-    with pytest.raises(DataError, match=r"t-embedded-lora-0: 1 of 3 runs failed, .* exit 9"):
+    with pytest.raises(DataError, match=r"t-embedded-lora-0-44136fa3: 1 of 3 runs failed, .* exit 9"):
         run_cells(wanted, rows, tmp_path, jobs=1, told=lambda one: heard.append(one["cell"]))
     assert [json.loads(line)["seed"] for line in rows.read_text().splitlines()] == [1, 2]
     ran.append("later")
     found = run_cells(wanted, rows, tmp_path, jobs=1, told=lambda one: heard.append(one["cell"]))
     assert [one["seed"] for one in found] == [0, 1, 2]
-    assert ran == ["t-embedded-lora-1", "t-embedded-lora-2", "later", "t-embedded-lora-0"]
+    names = [f"t-embedded-lora-{seed}-44136fa3" for seed in range(3)]
+    assert ran == [names[1], names[2], "later", names[0]]
     assert len(heard) == 3
 
 
 def test_a_cells_command_says_all_that_it_sets() -> None:
     cell = Cell("t", "m/stories", "lora", 7, {"method.rank": 2, "split.kind": "iid"}, "d.jsonl", {"K": 4})
-    assert cell.name == "t-stories-lora-K4-7"
+    assert cell.name == "t-stories-lora-K4-7-57a0633d"
+    assert replace(cell, settings={"federation.rounds": 99}).name != cell.name  # another setting, another row
     assert cell.command == [
         "federate", "lora", "--model", "m/stories", "--data", "d.jsonl", "--quiet", "--set=seed=7", "--set=threads=1",
         "--set=federation.workers=1", "--set=method.rank=2", "--set=split.kind=iid",

@@ -46,8 +46,9 @@ PUBLISHED = Study(
 )
 """Section III.D of arXiv:2408.10691; rate, radius and sizes are FedKSeed's, the survey states none."""
 PROXY = Study(200, 0.05, 6, 200, 700, (4, 16, 64, 256, 700, 1024, 4096), held_out=64)
-"""The same devices, shares and steps on a model of a million weights or fewer, where six rounds show what 120 do there,
-with numbers of seeds small enough to hurt: a proxy, whose figures say nothing of a model of a billion."""
+"""The same devices, shares and steps on a model of a million weights or fewer, with numbers of seeds small enough to
+hurt, and a twentieth of the rounds, after which the loss still falls: a proxy, whose figures say nothing of a model of
+a billion."""
 
 
 def cells_of(study: Study, model: str, data: str | None, repeats: int) -> list[Cell]:

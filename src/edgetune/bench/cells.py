@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,10 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Names the cell among all: a row of this name is this cell's."""
+        """Names the cell among all, by a digest of its settings too: a row of this name is this cell's."""
         told = "".join(f"-{key}{value}" for key, value in self.told.items())
-        return f"{self.table}-{Path(self.model).name}-{self.method}{told}-{self.seed}"
+        digest = sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:8]
+        return f"{self.table}-{Path(self.model).name}-{self.method}{told}-{self.seed}-{digest}"
 
     @property
     def command(self) -> list[str]:

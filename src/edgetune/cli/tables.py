@@ -58,7 +58,7 @@ def federation_table(
 STUDY = """# The case study of the survey, section III.D{proxy}
 
 Written by `edgetune bench case-study`; do not edit. FedKSeed on {model}: {devices} devices, {share:g} % a round,
-{steps} local iterations of one record, {rounds} rounds; means and standard deviations over {repeats} seeds.
+{steps} local iterations of one record, {rounds} rounds{of}; means and standard deviations over {repeats} seeds.
 
 Figure 4(a), held-out loss by round and concentration of the Dirichlet split, K = {seeds}:
 
@@ -99,6 +99,7 @@ def case_study_table(model: str, data: str | None, repeats: int, out: Path, jobs
 
     rows = run_cells(cells, out / "case-study.jsonl", out / "runs", jobs=jobs, told=told)
     short, note = Path(model).name, " (a proxy)" if study is case.PROXY else ""
+    of = f" of the study's {case.PUBLISHED.rounds}" if note else ""
     lines = {f"alpha {alpha:g}": points for alpha, points in case.by_alpha(study, rows).items()}
     rouge, loss = case.by_size(study, rows), case.by_size(study, rows, "loss")
     pictures = {
@@ -113,7 +114,7 @@ def case_study_table(model: str, data: str | None, repeats: int, out: Path, jobs
     )
     text = STUDY.format(
         proxy=f": a proxy of {weights:,} weights" if note else "", model=short, devices=study.devices,
-        share=100 * study.participation, steps=study.steps, rounds=study.rounds, repeats=repeats,
+        share=100 * study.participation, of=of, steps=study.steps, rounds=study.rounds, repeats=repeats,
         seeds=study.seeds, alpha=study.alphas[0], table=table, verdict=case.verdict(study, rows),
         base=spread(rows, "base_loss")[0], rouge=spread(rows, "base_rouge_l")[0],
     )  # fmt: skip

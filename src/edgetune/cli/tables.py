@@ -25,17 +25,18 @@ def federation_table(
     models: Sequence[str], data: str | None, only: Sequence[str], seeds: int, out: Path, jobs: int, work: int
 ) -> None:
     """Run the table of federated systems on the embedded model and others; print it, and write `systems.md`."""
-    from edgetune.bench.federation import cells_of, federation
-    from edgetune.methods.catalogue import tuning_method, tuning_names
+    from edgetune.bench.federation import cells_of, federation, runnable
+    from edgetune.methods.catalogue import tuning_names
 
     console = Console(highlight=False, soft_wrap=True)
     methods = list(only) or [name for name in tuning_names() if name != "zo_sgd"]
-    named = [
-        name for name in methods if not tuning_method(name).private
-    ]  # no rate is looked for on hidden records
     cells = [
         *cells_of(methods, seeds, work=work),
-        *(cell for model in models for cell in cells_of(named, seeds, model=model, data=data, work=work)),
+        *(
+            cell
+            for model in models
+            for cell in cells_of(runnable(methods, model), seeds, model=model, data=data, work=work)
+        ),
     ]
 
     def told(row: Mapping[str, Any]) -> None:

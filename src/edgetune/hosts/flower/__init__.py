@@ -1,0 +1,1 @@
+"""Flower as the engine that carries the messages; nothing outside this package imports it."""

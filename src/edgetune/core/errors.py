@@ -102,6 +102,12 @@ class DivergenceError(EdgetuneError):
     exit_code = 9
 
 
+class LinkError(EdgetuneError):
+    """Server and device do not come together: nobody there, a key or a certificate refused (exit code 11)."""
+
+    exit_code = 11
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name closest to a misspelt one, or None if nothing is close."""
     found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)

@@ -9,12 +9,12 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from edgetune.core.events import Listener, WorkerLost
 from edgetune.core.progress import Progress, silent
-from edgetune.federation.hands import Task
+from edgetune.federation.hands import Member, Task
 from edgetune.federation.pipes import Message, receive, send, to_error
 from edgetune.federation.tasks import told_task
 
@@ -41,6 +41,9 @@ class Crew:
         share: what it is told of a device before that device's first task.
         listener: told of workers that were lost.
     """
+
+    members: Mapping[int, Member] | None = None
+    unanswered: Mapping[int, str] = MappingProxyType({})
 
     def __init__(
         self,
@@ -129,6 +132,9 @@ class Crew:
             self._listener(lost)
         self._lost.clear()
         return {task.device: self._replies[task.device] for task in tasks}
+
+    def closed(self, round: int) -> None:
+        """Do nothing."""
 
     def wait(self) -> None:
         """Wait until every worker that still lives has loaded the model."""

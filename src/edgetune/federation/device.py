@@ -72,6 +72,19 @@ class Device:
                 del states[old]
         return round, state, named
 
+    def named(self, payload: bytes) -> bytes:
+        """Return the ticket of the state that a message gives; what answers to the same one is the same reply.
+
+        Raises:
+            DigestError: if it is damaged, or belongs to another method, seed or base model.
+        """
+        return self._messages.named(payload)
+
+    def holds(self, payload: bytes) -> bool:
+        """Say whether this device has the state that a message builds on; the base it always has."""
+        since = self._messages.since(payload) if self._worker.method.down.relative else 0
+        return not since or since in self._worker.states
+
     def survey(self, payload: bytes, turn: int | None = None) -> bytes:
         """Measure what the server chooses layers by, at the received state, and return it.
 

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from edgetune.federation.device import Device
 from edgetune.federation.fleet import ABSENT, Fates
 from edgetune.federation.flight import Flight
-from edgetune.federation.hands import Hands, Task
+from edgetune.federation.hands import Hands, Member, Task
 from edgetune.federation.pace import Pace
 from edgetune.federation.plan import Plan
 from edgetune.federation.server import Closed, Server
@@ -78,7 +77,7 @@ class Exchanges:
     """
 
     def __init__(
-        self, server: Server, devices: Mapping[int, Device], plan: Plan, hands: Hands, flight: Flight | None
+        self, server: Server, devices: Mapping[int, Member], plan: Plan, hands: Hands, flight: Flight | None
     ) -> None:
         self._server, self._devices, self._plan, self._hands = server, len(devices), plan, hands
         self._turns = Turns(list(devices), server.participation, seed=plan.seed)
@@ -97,7 +96,9 @@ class Exchanges:
         before, chosen = self._chosen(tasks)
         if chosen is not None:
             tasks = [replace(task, choice=chosen[task.device]) for task in tasks if task.device in chosen]
-        up = self._hands.answer(tasks, pace.step)
+        up = self._hands.answer(tasks, pace.step) if tasks else {}
+        if self._hands.unanswered:
+            fates = replace(fates, unanswered={**fates.unanswered, **self._hands.unanswered})
         self._held |= dict.fromkeys(up, server.round)
         if flight is not None:
             up, seconds = flight.landed(up, fates.times, coming)

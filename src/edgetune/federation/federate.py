@@ -14,7 +14,7 @@ from edgetune.federation.beside import FLIGHT, forget_states
 from edgetune.federation.device import Device
 from edgetune.federation.exchange import Exchanges
 from edgetune.federation.flight import Flight
-from edgetune.federation.hands import Alone, Hands
+from edgetune.federation.hands import Alone, Hands, Member
 from edgetune.federation.pace import Pace
 from edgetune.federation.plan import Plan
 from edgetune.federation.server import Server
@@ -27,7 +27,7 @@ from edgetune.recipe.asking import asked_for
 
 def federate(
     worker: Worker,
-    devices: Mapping[int, Device],
+    devices: Mapping[int, Member],
     plan: Plan,
     checkpoint: Checkpoint,
     evaluate: Evaluate,
@@ -43,7 +43,7 @@ def federate(
 
     Args:
         worker: the model that all devices of this process share.
-        devices: by id.
+        devices: by id; those of this process answer here if no hands are given.
         plan: rounds, participation, seed.
         checkpoint: where the ledger is kept.
         evaluate: held-out loss, computed on the server.
@@ -65,7 +65,7 @@ def federate(
     server = _server(
         worker, devices, plan, checkpoint, ledger, Tickets(buffer.oldest, kept) if buffer else None
     )
-    hands = hands or Alone(devices)
+    hands = hands or Alone({id: one for id, one in devices.items() if isinstance(one, Device)})
     exchanges = Exchanges(server, devices, plan, hands, flight)
     pace = Pace(progress, "rounds", plan.rounds)
     pace.begin(server.round, len(server.sample()))
@@ -92,6 +92,7 @@ def federate(
                 under_way=len(flight.devices) if flight else 0,
                 **made.told(),
             )
+            hands.closed(server.round)
             checkpoint.close(ledger, done, listener)
             forget_states(checkpoint.path, but=server.round)
             pace.begin(server.round, len(made.down))
@@ -105,14 +106,14 @@ def federate(
 
 def _server(
     worker: Worker,
-    devices: Mapping[int, Device],
+    devices: Mapping[int, Member],
     plan: Plan,
     checkpoint: Checkpoint,
     ledger: Ledger,
     tickets: Tickets | None,
 ) -> Server:
     """Return the server as it stood after a ledger's round."""
-    examples = {id: device.examples for id, device in devices.items()}
+    examples = {id: device.examples for id, device in devices.items() if device.examples}
     return Server(
         worker.method,
         worker.identity,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 from edgetune.core.progress import Progress, silent
@@ -53,8 +54,54 @@ class Hands(Protocol):
         """Peak memory of the processes beside this one."""
         ...
 
+    @property
+    def unanswered(self) -> Mapping[int, str]:
+        """Why devices that were asked last did not answer, by device; nobody where all do."""
+        ...
+
     def answer(self, tasks: list[Task], progress: Progress = silent) -> dict[int, bytes]:
-        """Return the reply of every task's device; `progress` is told how far each is, by one thread at a time."""
+        """Return the reply of every device that gives one; `progress` is told how far each is, by one thread at a time."""
+        ...
+
+    def closed(self, round: int) -> None:
+        """Take note that a round was closed; nothing of it is on disk yet."""
+        ...
+
+
+class Member(Protocol):
+    """A device as its server knows it."""
+
+    @property
+    def examples(self) -> int:
+        """How many examples it registered with; 0 while that is unknown, then what it first claims is taken."""
+        ...
+
+
+class Party(Hands, Protocol):
+    """Hands that a run opens before its first round and closes after its last.
+
+    Args:
+        members: all devices by id, where they are on other hosts; None where they are of the run's own making.
+    """
+
+    members: Mapping[int, Member] | None
+
+    def __enter__(self) -> Party:
+        """Begin."""
+        ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End, whatever is under way."""
+        ...
+
+    def enlist(self, devices: Mapping[int, Device], start: str = "") -> Hands:
+        """Take the devices that answer in this process, and the digest of the run's start, if it has one."""
+        ...
+
+    def close(self) -> None:
+        """End, whatever is under way."""
         ...
 
 
@@ -66,6 +113,7 @@ class Alone:
     """
 
     processes, beside_bytes = 1, 0
+    unanswered: Mapping[int, str] = MappingProxyType({})
 
     def __init__(self, devices: Mapping[int, Device]) -> None:
         self._devices = devices
@@ -73,3 +121,6 @@ class Alone:
     def answer(self, tasks: list[Task], progress: Progress = silent) -> dict[int, bytes]:
         """Return the reply of every task's device."""
         return {task.device: task.done_by(self._devices[task.device], progress) for task in tasks}
+
+    def closed(self, round: int) -> None:
+        """Do nothing."""

@@ -105,6 +105,14 @@ class Messages:
             raise DigestError("the state that arrived is not the one that was sent")
         return frame.round, state, named
 
+    def named(self, payload: bytes) -> bytes:
+        """Return the ticket of the state that a message gives, whatever it builds on."""
+        frame = Frame.decode(payload, kind=DOWN, method=self.binds[0], base=self.binds[1])
+        if len(frame.body) < HEAD.size:
+            raise DigestError("the message is too short to hold a state")
+        ticket: bytes = HEAD.unpack_from(frame.body)[2]
+        return ticket
+
     def since(self, payload: bytes) -> int:
         """Return the completed rounds of the state that a message builds on; 0 if it is the base."""
         frame = Frame.decode(payload, kind=DOWN, method=self.binds[0], base=self.binds[1])

@@ -46,7 +46,9 @@ def releases_of(
     ]
 
 
-def protect(prepared: Prepared, *, single: bool) -> tuple[Prepared, Privacy | None]:
+def protect(
+    prepared: Prepared, *, single: bool, held: Mapping[int, int] | None = None
+) -> tuple[Prepared, Privacy | None]:
     """Return what a run works on with its noise, and what all its rounds spend.
 
     A run that stops early has spent less. One that was killed and goes on repeats a round: whoever heard the devices'
@@ -55,6 +57,7 @@ def protect(prepared: Prepared, *, single: bool) -> tuple[Prepared, Privacy | No
     Args:
         prepared: model, data, method.
         single: one device holds all data.
+        held: number of records by device; those that are prepared if not given.
 
     Raises:
         ConfigError: if the target cannot be met, or the noise that is named does not meet it, or nobody would add it.
@@ -70,7 +73,8 @@ def protect(prepared: Prepared, *, single: bool) -> tuple[Prepared, Privacy | No
             where=f"method {method.name}",
             hint=f"edgetune federate {method.name}",
         )
-    held = {device: len(share) for device, share in prepared.devices.items()}
+    if held is None:
+        held = {device: len(share) for device, share in prepared.devices.items()}
     held = {0: sum(held.values())} if single else held
     plan = recipe.federation
     participation = 1.0 if single else asked_for(len(held), plan.participation, plan.over_selection)

@@ -15,10 +15,10 @@ from edgetune.core.progress import Progress, silent
 from edgetune.core.tuned import Tuned
 from edgetune.federation.buffer import Buffer
 from edgetune.federation.course import Course
-from edgetune.federation.crew import Crew
 from edgetune.federation.device import Device
 from edgetune.federation.federate import federate
 from edgetune.federation.fleet import Fleet
+from edgetune.federation.hands import Party
 from edgetune.federation.plan import Plan
 from edgetune.federation.residency import digest_of
 from edgetune.federation.single import tune
@@ -40,7 +40,7 @@ def tune_prepared(
     listener: Listener,
     progress: Progress = silent,
     single: bool = False,
-    crew: Crew | None = None,
+    crew: Party | None = None,
     course: Course | None = None,
 ) -> tuple[Ledger, PreTrainedModel]:
     """Tune, and return the ledger and the model with the tuned weights.
@@ -51,7 +51,7 @@ def tune_prepared(
         listener: receives one event a round.
         progress: told how far it is.
         single: one device holds all data; nothing is sent.
-        crew: the processes that devices answer in; this one alone if not given.
+        crew: who lets devices answer; this process alone if not given.
         course: watches the held-out loss, so that a run that climbs goes back to its best round. What is minimised must
             be that loss.
     """
@@ -80,8 +80,9 @@ def tune_prepared(
         devices = {
             id: Device(id, share, worker, pad_id=prepared.pad_id) for id, share in prepared.devices.items()
         }
+        elsewhere = crew.members if crew else None
         ledger = federate(
-            worker, devices, plan, checkpoint, evaluate,
+            worker, devices if elsewhere is None else elsewhere, plan, checkpoint, evaluate,
             answer=answer, hands=crew.enlist(devices, worker.start) if crew else None,
             listener=listener, progress=progress,
         )  # fmt: skip

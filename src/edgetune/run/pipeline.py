@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ from edgetune.core.events import (
     Event,
     Failed,
     Listener,
+    Privacy,
     RunFinished,
     ignore,
 )
 from edgetune.core.files import owned_folder
 from edgetune.core.progress import Progress, silent
 from edgetune.federation.arithmetic import refuse_other_arithmetic
+from edgetune.federation.hands import Party
 from edgetune.federation.precision import check_precision, check_reads
 from edgetune.federation.privacy import protect
 from edgetune.federation.tuning import completed_rounds
@@ -28,6 +31,7 @@ from edgetune.recipe.asking import check_buffer
 from edgetune.recipe.preflight import compression_of, look_ahead
 from edgetune.recipe.prepare import Prepared, prepare, recipe_method
 from edgetune.recipe.recipe import Recipe
+from edgetune.run.elsewhere import Elsewhere
 from edgetune.run.stage import File, Model, Stage, check_order
 from edgetune.run.stages import stage_named
 from edgetune.run.work import EVENTS, LEDGER, MODEL, Work
@@ -49,6 +53,7 @@ def run(
     progress: Progress = silent,
     stages: Sequence[str] | None = None,
     single: bool = False,
+    elsewhere: Elsewhere | None = None,
 ) -> Model | File:
     """Do a recipe's stages; a killed run with the same recipe and folder goes on after its last round.
 
@@ -60,6 +65,7 @@ def run(
         progress: told how far long work is.
         stages: names in order; the recipe's if not given, and `STAGES` if it names none.
         single: one device holds all data.
+        elsewhere: devices on other hosts; the recipe's data are spread over devices of this process if not given.
 
     Returns:
         What the last stage gave.
@@ -71,7 +77,9 @@ def run(
     chosen = [stage_named(name) for name in stages or recipe.stages or STAGES]
     check_order(chosen)
     _refuse_unmerged(recipe, chosen)
-    with _logged(recipe, out, chosen, command, listener, progress, single=single) as work:
+    with _logged(
+        recipe, out, chosen, command, listener, progress, single=single, elsewhere=elsewhere
+    ) as work:
         artefact: Any = Model(work.prepared.backbone.model)
         for stage in chosen:
             artefact = stage.work(work, artefact)
@@ -101,6 +109,7 @@ def _logged(
     progress: Progress,
     *,
     single: bool,
+    elsewhere: Elsewhere | None,
 ) -> Iterator[Work]:
     """Open the log, announce the run, and close the log with its end or its error.
 
@@ -114,7 +123,7 @@ def _logged(
             recipe_method(recipe).check_alone()
         elif tunes:
             check_buffer(recipe.federation, recipe_method(recipe))
-        prepared = prepare(recipe)
+        prepared = prepare(recipe) if elsewhere is None else elsewhere.stood_in(prepare(recipe, split=False))
         plan, planned = look_ahead(prepared, out / MODEL, compression, file=bool(writers))
         found: list[Event | None] = [planned]
         if tunes:
@@ -122,7 +131,7 @@ def _logged(
             if not resumed:
                 refuse_equal_scores(prepared)
             prepared, rate = settle(prepared, out / EVENTS, single=single, resumed=resumed, progress=progress)
-            prepared, spent = protect(prepared, single=single)
+            prepared, spent = _protected(prepared, single, elsewhere, resumed=resumed, progress=progress)
             found += [rate, spent, *_checked(prepared)]
         done = completed_rounds(prepared, out / LEDGER, single=single) if tunes else 0
         if done:
@@ -135,7 +144,11 @@ def _logged(
 
         start = time.perf_counter()
         rounds = 0 if single or not tunes else recipe.federation.rounds - done
-        crew = open_crew(prepared, rounds=rounds, scratch=out, listener=tell)
+        crew: Party
+        if elsewhere is None:
+            crew = open_crew(prepared, rounds=rounds, scratch=out, listener=tell)
+        else:
+            crew = elsewhere.party(tell)
         try:
             work = Work(prepared, out, tell, progress, crew, single=single, done=done, plan=plan)
             work.announce(command)
@@ -151,6 +164,20 @@ def _logged(
         except KeyboardInterrupt as stop:
             tell(Failed("interrupted", getattr(stop, "exit_code", INTERRUPTED)))
             raise
+
+
+def _protected(
+    prepared: Prepared, single: bool, elsewhere: Elsewhere | None, *, resumed: bool, progress: Progress
+) -> tuple[Prepared, Privacy | None]:
+    """Return what `protect` does; devices on other hosts are told of the run, and say what they hold, before it."""
+    if elsewhere is None:
+        return protect(prepared, single=single)
+    prepared = replace(prepared, devices={})
+    held = elsewhere.meet(prepared, resumed=resumed, progress=progress)
+    prepared, spent = protect(prepared, single=False, held=held)
+    if spent is not None:  # the noise is told as well
+        elsewhere.meet(prepared, resumed=resumed, progress=progress)
+    return prepared, spent
 
 
 def _checked(prepared: Prepared) -> list[Event | None]:

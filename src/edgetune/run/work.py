@@ -26,7 +26,7 @@ from edgetune.core.progress import Progress
 from edgetune.directions.kernel import describe_kernel
 from edgetune.export.plan import ExportPlan
 from edgetune.federation.course import Course
-from edgetune.federation.crew import Crew
+from edgetune.federation.hands import Party
 from edgetune.measure.memory import PeakMemory
 from edgetune.measure.versions import versions
 from edgetune.recipe.prepare import Prepared
@@ -43,7 +43,7 @@ class Work:
         out: folder of the results.
         tell: told of every event.
         progress: told how far long work is.
-        crew: the processes that devices answer in.
+        crew: who lets devices answer.
         single: one device holds all data.
         done: rounds that an earlier run completed.
         plan: the file that a stage is going to write; None if none does.
@@ -55,7 +55,7 @@ class Work:
         out: Path,
         tell: Listener,
         progress: Progress,
-        crew: Crew,
+        crew: Party,
         *,
         single: bool,
         done: int,

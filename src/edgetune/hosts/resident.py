@@ -1,0 +1,168 @@
+"""The process on a device: the base model loaded once, and every message of the server answered with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from edgetune.core.errors import DigestError, EdgetuneError
+from edgetune.core.progress import Progress, silent
+from edgetune.data.encode import Example, padding_id
+from edgetune.federation.device import Device
+from edgetune.federation.pipes import Message, from_error
+from edgetune.federation.start import Start
+from edgetune.federation.tasks import task_of
+from edgetune.federation.worker import Worker
+from edgetune.hosts.examples import examples_of_file
+from edgetune.hosts.kinds import ANSWER, BYE, NO, OPEN, OPENED, OVER, RECALL, REPLY
+from edgetune.hosts.limits import Limits
+from edgetune.hosts.opening import check_base, recipe_told
+from edgetune.measure.machine import resident_bytes
+from edgetune.measure.memory import PeakMemory
+from edgetune.models.backbone import Backbone, load_backbone
+from edgetune.models.device import find_device
+from edgetune.recipe.prepare import DTYPES, recipe_method
+from edgetune.recipe.recipe import Recipe
+from edgetune.recipe.residency import RESIDENCIES
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """What is the device's own.
+
+    Args:
+        data: file of its records.
+        columns: which column says what, if it does not follow the names that are known.
+        model: where the base model is; where the server's recipe says if not given.
+        method: a file of a method that does not come with edgetune.
+        scratch: folder for what is set aside on disk.
+        limits: what it will do.
+    """
+
+    data: Path
+    columns: dict[str, str] | None
+    model: str | None
+    method: Path | None
+    scratch: Path
+    limits: Limits
+
+
+class Resident:
+    """Answers the messages of a server; what goes wrong is an answer too.
+
+    The reply to a round is a function of its state, so that the last one is kept: a server that was killed before it
+    had it for good asks again and gets the same bytes without a step.
+
+    Args:
+        own: data, model and limits of this device.
+        tell: told in one line what happens.
+        progress: told after every local step.
+    Cost: one copy of the model beside its memory-mapped base, the encoded records, and one reply.
+    """
+
+    def __init__(self, own: Own, *, tell: Callable[[str], None], progress: Progress = silent) -> None:
+        self._own, self._tell, self._progress = own, tell, progress
+        self._recipe: Recipe | None = None
+        self._backbone: Backbone | None = None
+        self._worker: Worker | None = None
+        self._device: Device | None = None
+        self._examples = list[Example]()
+        self._last: tuple[tuple[object, ...], bytes] | None = None
+        self._needed, self.over = 0, False
+        self._does: dict[str, Callable[[Message], Message]] = {
+            OPEN: self._open, ANSWER: self._answer, OVER: self._end,
+        }  # fmt: skip
+
+    def answer(self, message: Message) -> Message:
+        """Return the answer to a message."""
+        try:
+            known = self._does.get(message.kind)
+            if known is None:
+                raise DigestError(f"a message of a kind that is not known: {message.kind[:40]}")
+            return known(message)
+        except EdgetuneError as error:
+            self._tell(str(error))
+            return from_error(error)
+        except MemoryError:
+            self._tell("out of memory")
+            return Message(NO, {"why": "out of memory"})
+        except OSError as error:
+            what = f"{error.strerror or error}"
+            self._tell(what)
+            return Message(NO, {"why": what})
+
+    def _open(self, message: Message) -> Message:
+        recipe = recipe_told(message, model=self._own.model, method=self._own.method)
+        if recipe != self._recipe or self._backbone is None:
+            self._begin(message, recipe)
+        else:
+            check_base(message, self._backbone, recipe)
+        head = {
+            "examples": len(self._examples),
+            "threads": torch.get_num_threads(),
+            "memory": resident_bytes(),
+        }
+        return Message(OPENED, head)
+
+    def _begin(self, opening: Message, recipe: Recipe) -> None:
+        """Load the base, if it is not there yet, and encode the records."""
+        self._recipe, self._device, self._last = None, None, None
+        if recipe.threads is not None:
+            torch.set_num_threads(recipe.threads)
+        self._own.limits.apply()
+        source, dtype = recipe.model.source, DTYPES[recipe.model.dtype]
+        if self._worker is not None or self._backbone is None:  # tuned in place, or never loaded
+            self._worker, self._backbone = None, None
+            self._backbone = load_backbone(source, dtype=dtype, device=find_device(recipe.model.device))
+        check_base(opening, self._backbone, recipe)
+        self._examples = examples_of_file(recipe, self._backbone, self._own.data, self._own.columns)
+        residency = RESIDENCIES[recipe.model.residency]
+        self._own.scratch.mkdir(parents=True, exist_ok=True)
+        self._worker = Worker(
+            self._backbone, recipe_method(recipe), recipe.seed, residency,
+            scratch=self._own.scratch, start=Start(awaited=True),
+        )  # fmt: skip
+        self._recipe = recipe
+        self._tell(f"{len(self._examples):,} records, {recipe.method.name} on {Path(source).name}")
+
+    def _answer(self, message: Message) -> Message:
+        head, task = message.head, task_of(message)
+        device = self._named(task.device, str(head.get("start", "")))
+        recalled = int(head.get("recalled", 0))
+        if recalled:
+            device.receive(task.payload[:recalled])
+        task = replace(task, payload=task.payload[recalled:])
+        key = (device.named(task.payload), task.survey, task.choice)
+        if self._last is not None and self._last[0] == key:
+            return Message(REPLY, {"again": True}, self._last[1])
+        if not device.holds(task.payload):
+            return Message(RECALL)
+        why = self._own.limits.refusal(self._needed)
+        if why is not None:
+            self._tell(f"not now: {why}")
+            return Message(NO, {"why": why})
+        before = resident_bytes()
+        with PeakMemory() as memory, self._own.limits.watch(self._progress) as progress:
+            reply = task.done_by(device, progress)
+        self._needed = max(0, memory.peak_bytes - before)
+        self._last = (key, reply)
+        self._tell(f"round {head.get('round', '?')}: {len(task.payload):,} bytes down, {len(reply):,} up")
+        return Message(REPLY, {"peak": memory.peak_bytes}, reply)
+
+    def _named(self, number: int, start: str) -> Device:
+        """Return this device under the number that the server gives it, in a run that began at `start`."""
+        worker, backbone = self._worker, self._backbone
+        if worker is None or backbone is None:
+            raise DigestError("this device has not been told of the run")
+        if self._device is None or self._device.id != number or worker.start != start:
+            worker.start = start
+            worker.states.clear()
+            self._device = Device(number, self._examples, worker, pad_id=padding_id(backbone.tokenizer))
+        return self._device
+
+    def _end(self, message: Message) -> Message:
+        self.over = True
+        return Message(BYE)

@@ -1,0 +1,48 @@
+"""What a server waits for, how long, and what it knows of whom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgetune.federation.hands import Task
+from edgetune.federation.pipes import Message
+from edgetune.hosts.kinds import NO
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a server waits.
+
+    Args:
+        wanted: replies that end a round, at least 1; the first ones count.
+        minimum: replies without which it waits on, at least 1.
+        seconds: after which a round takes no more, if it has the minimum.
+    """
+
+    wanted: int
+    minimum: int
+    seconds: float
+
+
+@dataclass(slots=True)
+class Registered:
+    """A device as its server knows it: how many examples it has said, in which session it was told of the run."""
+
+    examples: int = 0
+    session: str = ""
+    refused: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A message under way: to whom, in which session, what for; None if it tells of the run."""
+
+    device: int
+    session: str
+    task: Task | None
+
+
+def why_not(said: Message) -> str:
+    """Return what a device gives as its reason, on one line and of a length that a log can bear."""
+    text = said.head.get("why") if said.kind == NO else said.head.get("what")
+    return " ".join(str(text or f"it answers {said.kind[:20]!r}").split())[:300]

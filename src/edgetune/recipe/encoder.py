@@ -7,13 +7,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from edgetune.core.errors import ConfigError
 from edgetune.core.events import DataPrepared
 from edgetune.data.controls import unknown_characters
 from edgetune.data.encode import Encoded, Example, encode_fitting, shorten
+from edgetune.data.prompts import PROMPTS, default_prompt
 from edgetune.data.records import Record
 from edgetune.data.turns import Prompt, Renderer
 from edgetune.measure.evaluate import end_tokens
+from edgetune.methods.method import TuningMethod
 from edgetune.models.backbone import Backbone, rows_of
+from edgetune.recipe.recipe import Recipe
 
 
 class Encoder:
@@ -51,6 +55,11 @@ class Encoder:
             self._characters.append(frozenset("".join(record.texts)))
         return [replace(one, example=shorten(one.example, self._longest)) for one in encoded]
 
+    @property
+    def cut(self) -> int:
+        """How many records were shortened."""
+        return self._tally["cut"]
+
     def ends(self) -> tuple[int, ...]:
         """Return every id that ends an answer: first those that responses really end with, the commonest first."""
         tokenizer = self._backbone.tokenizer
@@ -74,3 +83,30 @@ class Encoder:
             characters="".join(sorted(unknown)[:10]),
             **others,
         )
+
+
+def prompt_of(recipe: Recipe, backbone: Backbone) -> Prompt:
+    """Return the prompt template that a recipe names, or the one that the base model's tokenizer asks for."""
+    named = recipe.data.prompt
+    return default_prompt(backbone.tokenizer) if named == "auto" else PROMPTS[named]
+
+
+def longest_of(recipe: Recipe, method: TuningMethod, backbone: Backbone) -> int:
+    """Return how many tokens a record may have, so that an answer fits behind its prompt.
+
+    Raises:
+        ConfigError: the model's context leaves too few.
+    """
+    answer = max(recipe.evaluation.max_new_tokens, method.objective.max_new_tokens if method.objective else 0)
+    longest = min(recipe.data.max_tokens, context_of(backbone) - answer)
+    if longest < 8:
+        raise ConfigError(
+            f"the model holds {context_of(backbone)} tokens, too few for answers of {answer}",
+            where="evaluation.max_new_tokens",
+        )
+    return longest
+
+
+def context_of(backbone: Backbone) -> int:
+    """Return the greatest number of tokens of a model, a large number where it does not say."""
+    return int(getattr(backbone.model.config, "max_position_embeddings", 0) or 1 << 20)

@@ -13,7 +13,6 @@ from edgetune.core.events import DataPrepared
 from edgetune.data.corpus import base_records
 from edgetune.data.encode import Encoded, Example, batches, encode_whole, padding_id
 from edgetune.data.manifest import Manifest
-from edgetune.data.prompts import PROMPTS, default_prompt
 from edgetune.data.records import Record
 from edgetune.data.turns import Frame, Prompt
 from edgetune.measure.machine import usable_cores
@@ -25,7 +24,7 @@ from edgetune.models.device import find_device
 from edgetune.models.embedded import EMBEDDED
 from edgetune.recipe.asking import asked_devices, asked_for
 from edgetune.recipe.division import HELD_OUT, divide
-from edgetune.recipe.encoder import Encoder
+from edgetune.recipe.encoder import Encoder, context_of, longest_of, prompt_of
 from edgetune.recipe.open_settings import recipe_method
 from edgetune.recipe.recipe import Recipe
 from edgetune.recipe.residency import RESIDENCIES, check_streams
@@ -142,11 +141,10 @@ def prepare(recipe: Recipe, *, split: bool = True) -> Prepared:
         _refuse_few_replies(recipe, len(data.shares))
     scoring = scoring_of(recipe.evaluation, data.held_out, data.records)
     backbone = load_backbone(recipe.model.source, dtype=DTYPES[recipe.model.dtype], device=device)
-    named = recipe.data.prompt
-    prompt = default_prompt(backbone.tokenizer) if named == "auto" else PROMPTS[named]
+    prompt = prompt_of(recipe, backbone)
     own = recipe.data.source == EMBEDDED and split
     with prompt.renderer(backbone.tokenizer) as renderer:
-        encode = Encoder(backbone, prompt, renderer, _longest(recipe, method, backbone))
+        encode = Encoder(backbone, prompt, renderer, longest_of(recipe, method, backbone))
         devices = {device: encode(share) for device, share in enumerate(data.shares)}
         held = encode.with_turns(data.held_out)
         calibration_examples = encode(data.calibration)
@@ -222,24 +220,8 @@ def _refuse_large_batch(recipe: Recipe, trained: int) -> None:
 @torch.no_grad()
 def _settle_threads(backbone: Backbone, examples: Sequence[Example]) -> None:
     """Set the CPU threads that a forward pass over a short batch is worth; nothing to do where only one is allowed."""
-    many = min(TYPICAL_TOKENS, _context(backbone))
+    many = min(TYPICAL_TOKENS, context_of(backbone))
     ids = [index for example in examples for index in example.input_ids][:many]
     batch = torch.tensor([ids])
     most = min(torch.get_num_threads(), usable_cores())
     worthwhile_threads(lambda: backbone.model(batch, use_cache=False), most)
-
-
-def _longest(recipe: Recipe, method: TuningMethod, backbone: Backbone) -> int:
-    """Return how many tokens a record may have, so that an answer fits behind its prompt."""
-    answer = max(recipe.evaluation.max_new_tokens, method.objective.max_new_tokens if method.objective else 0)
-    longest = min(recipe.data.max_tokens, _context(backbone) - answer)
-    if longest < 8:
-        raise ConfigError(
-            f"the model holds {_context(backbone)} tokens, too few for answers of {answer}",
-            where="evaluation.max_new_tokens",
-        )
-    return longest
-
-
-def _context(backbone: Backbone) -> int:
-    return int(getattr(backbone.model.config, "max_position_embeddings", 0) or 1 << 20)

@@ -102,6 +102,10 @@ class DivergenceError(EdgetuneError):
     exit_code = 9
 
 
+class LimitError(EdgetuneError):
+    """A round takes more than its device allows; it ends a round and no command: there is no exit code of its own."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name closest to a misspelt one, or None if nothing is close."""
     found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)

@@ -107,6 +107,9 @@ class LinkError(EdgetuneError):
 
     exit_code = 11
 
+class LimitError(EdgetuneError):
+    """A round takes more than its device allows; it ends a round and no command: there is no exit code of its own."""
+
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name closest to a misspelt one, or None if nothing is close."""

@@ -1,0 +1,143 @@
+"""What a device is willing to do: threads, memory, and when."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from decimal import Decimal
+
+from edgetune.core.errors import ConfigError, LimitError
+from edgetune.core.progress import Progress, silent
+from edgetune.hosts.conditions import Condition
+from edgetune.measure.machine import resident_bytes, usable_memory
+
+FORMS = "2GB, 1.5G, 512MiB or 800000000"
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_BINARY = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+_SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,9})?)\s*(?:([kmgt]?)b?|([kmgt])ib)", re.IGNORECASE | re.ASCII)
+
+
+def parse_size(text: str) -> int:
+    """Read a number of bytes: a number, and a unit if any.
+
+    MB and M are 10^6 bytes, MiB is 2^20; capital letters or not. Where people mean either by G, the smaller one is the
+    bound that nobody is surprised by.
+
+    Returns:
+        Bytes, at least 1.
+
+    Raises:
+        ConfigError: if it is no size, or none above zero.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise ConfigError(f"cannot read the size {text!r}", hint=f"write it like {FORMS}")
+    number, decimal, binary = found.groups()
+    size = int(Decimal(number) * (_BINARY[binary.lower()] if binary else _UNITS[decimal.lower()]))
+    if size < 1:
+        raise ConfigError(f"a size of {text!r} leaves nothing", hint=f"write it like {FORMS}")
+    return size
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a device is willing to do; nothing of it is known to the server but the reason of a refusal.
+
+    Memory is what the system counts as resident for this process, memory-mapped weights included once they are touched:
+    the quantity of `peak_memory_bytes`. It is measured, not enforced by the system: a bound of the address space counts
+    files that are only mapped, one of private data (RLIMIT_DATA) counts stacks that are never touched, and what is
+    refused memory in the middle of native code ends the process. Where the system shall enforce it, start the device in
+    a control group (systemd: MemoryMax=); its limit counts here as well.
+
+    Args:
+        max_threads: that torch computes with; None leaves them.
+        max_memory: resident bytes of this process; None for no bound but the machine's.
+        only_when: asked before every round.
+        resident: measures this process.
+        usable: bytes that the machine has left.
+
+    Raises:
+        ConfigError: if a bound is below 1.
+    """
+
+    max_threads: int | None = None
+    max_memory: int | None = None
+    only_when: Condition | None = None
+    resident: Callable[[], int] = resident_bytes
+    usable: Callable[[], int] = usable_memory
+
+    def __post_init__(self) -> None:
+        for where, bound in (("--max-threads", self.max_threads), ("--max-memory", self.max_memory)):
+            if bound is not None and bound < 1:
+                raise ConfigError(f"{bound} leaves nothing", where=where, hint="1 is the least")
+
+    def refusal(self, needed_bytes: int) -> str | None:
+        """Return why this device does no round now, None if it does.
+
+        Args:
+            needed_bytes: what the round adds at its peak to what is resident now.
+
+        Cost: that of the condition, at most 10 seconds; microseconds for the memory.
+        """
+        return self._too_much(needed_bytes) or (self.only_when.refusal() if self.only_when else None)
+
+    def apply(self) -> None:
+        """Let torch compute with no more threads than allowed; fewer stay fewer."""
+        import torch  # seconds: a size on a command line is read without it
+
+        if self.max_threads is not None:
+            torch.set_num_threads(min(self.max_threads, torch.get_num_threads()))
+
+    @contextmanager
+    def watch(self, progress: Progress = silent) -> Iterator[Progress]:
+        """Bound a round while it goes on.
+
+        Args:
+            progress: who else is told how far it is.
+
+        Yields:
+            What the round is to tell after each step.
+
+        Raises:
+            LimitError: after the first step that leaves more resident than `max_memory`; if the system itself has no
+                more memory for the block.
+        Cost: 20 microseconds a step.
+        """
+
+        def checked(what: str, done: float, total: int) -> None:
+            resident = self.resident() if self.max_memory is not None else 0
+            if self.max_memory is not None and resident > self.max_memory:
+                raise LimitError(
+                    f"the round came to {_shown(resident)}, {_shown(self.max_memory)} are allowed",
+                    where="--max-memory",
+                )
+            progress(what, done, total)
+
+        try:
+            yield checked
+        except (MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            raise LimitError("there was no more memory in the middle of the round") from error
+
+    def _too_much(self, needed: int) -> str | None:
+        if self.max_memory is not None and (total := self.resident() + needed) > self.max_memory:
+            return (
+                f"too little memory: the round needs {_shown(total)}, {_shown(self.max_memory)} are allowed"
+            )
+        if needed > (left := self.usable()):
+            return f"too little memory: the round needs {_shown(needed)} more, the machine has {_shown(left)}"
+        return None
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Tell whether memory ran out: torch has a class for it on a GPU, and on a CPU only a sentence."""
+    import torch
+
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
+def _shown(size: int) -> str:
+    return f"{size:,} B"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from edgetune.core.events import (
@@ -17,6 +18,7 @@ from edgetune.core.events import (
     Traffic,
 )
 from edgetune.core.export_events import Verified
+from edgetune.core.host_events import DeviceSeen, HostsRound
 
 Write = Callable[[Iterable[Event]], Path]
 
@@ -136,4 +138,39 @@ def full_run() -> list[Event]:
         *samples(),
         traffic(),
         RunFinished(seconds=131.0),
+    ]
+
+
+def hosts_round(number: int, *, gone: str | None = None, late: bool = False) -> HostsRound:
+    """What the network did in `round_(number)`; device 4 did not answer if there is a reason."""
+    heard = [1, 7, 9] if gone else [1, 4, 7, 9]
+    return HostsRound(
+        round=number,
+        online=len(heard) + 1,
+        registered=6,
+        accepted=heard,
+        unanswered={"4": gone} if gone else {},
+        late=[4] if late else [],
+        transport_up_bytes={str(device): 5000 + device for device in range(6, 10)} | {"1": 4000},
+        transport_down_bytes={str(device): 20_000 for device in (1, 4, 7, 9)},
+        waited_seconds=2.5,
+    )
+
+
+def hosts_run() -> list[Event]:
+    """Three rounds across hosts: device 4 was offline in the second, and its reply came in the third."""
+    return [
+        started(),
+        DeviceSeen(1, "online"),
+        DeviceSeen(4, "online"),
+        DeviceSeen(None, "refused", "no such key"),
+        hosts_round(1),
+        round_(1),
+        DeviceSeen(4, "offline"),
+        hosts_round(2, gone="offline"),
+        replace(round_(2), payload_up_bytes=[1204, 1210, 1201]),
+        DeviceSeen(4, "online"),
+        hosts_round(3, late=True),
+        round_(3),
+        RunFinished(seconds=30.0),
     ]

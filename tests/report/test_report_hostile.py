@@ -22,10 +22,11 @@ from edgetune.report.html import render
 from edgetune.report.summary import summarise, to_json
 from edgetune.report.table import print_result
 
-from .logs import full_run
+from .logs import full_run, hosts_run
 
 EVENTS: list[Event] = [
     *full_run(),
+    *hosts_run()[1:-1],
     RunResumed(3),
     Precision("float16", 1e-3, 0.9),
     ExportPlanned("llama", "Q4_0", 1000, 256, 10, 10, 0, ["a note"]),
@@ -73,6 +74,10 @@ ODD: dict[str, tuple[str, str, Any]] = {
     "alternatives of another form": ("traffic", "alternatives", {"x": 3}),
     "a configuration that is text": ("run_started", "config", "none"),
     "a configuration without a bottom": ("run_started", "config", nested(200)),
+    "an online count that is text": ("hosts_round", "online", "many"),
+    "reasons that are a list": ("hosts_round", "unanswered", ["offline"]),
+    "bytes on a socket that are text": ("hosts_round", "transport_up_bytes", {"1": "many"}),
+    "a device that is text": ("device", "device", "the second"),
     "a time that is text": ("stage", "time", "noon"),
     "a time that never comes": ("stage", "time", float("inf")),
     "a time before all times": ("stage", "time", -1e30),

@@ -11,17 +11,21 @@ from jinja2 import Environment, StrictUndefined
 
 from edgetune.core.errors import MissingExtraError
 from edgetune.core.files import write_text_atomic
-from edgetune.report import grids, units
+from edgetune.report import grids, host_grids, units
+from edgetune.report.host_grids import hosts_notes
 from edgetune.report.notes import data_notes, export_notes, privacy_note, words_note
 from edgetune.report.page import PAGE
-from edgetune.report.plots import Plot, plots
+from edgetune.report.plots import plots
 from edgetune.report.style import CSS
 from edgetune.report.summary import Summary, read_summary
+from edgetune.report.svg import Plot
 from edgetune.report.table import forgetting, verification
 from edgetune.report.verdict import points, trouble
 
 FEW, MANY = 3, 5
 """Answers side by side at most, on a screen of middling width and on a wide one."""
+SHOWN = 12
+"""Devices whose table is not folded away."""
 
 
 def write_report(folder: Path) -> Path:
@@ -69,6 +73,9 @@ def render(summary: Summary) -> str:
         traffic=grids.traffic(summary),
         total=_total(summary),
         rounds=grids.rounds(summary),
+        devices=host_grids.devices(summary),
+        few_devices=len(summary.hosts.devices) <= SHOWN if summary.hosts else True,
+        hosts=[f"{note[:1].upper()}{note[1:]}." for note in hosts_notes(summary.hosts)],
         layers=grids.layers(summary),
         samples=_samples(summary),
         digest=summary.rounds[-1] if summary.rounds else None,

@@ -59,6 +59,13 @@ PAGE = """<!DOCTYPE html>
 {{ figures(["loss-by-round", "rouge-by-round"]) }}
 <details{% if no_plots %} open{% endif %}><summary>Every round as a table</summary>
 {{ grid(rounds, "Bytes are sums over the devices of the round.") }}</details></section>{% endif %}
+{% if hosts %}<section><h2>Devices</h2>
+{% for note in hosts %}<p>{{ note }}</p>{% endfor %}
+{{ figures(["online-by-round", "transport-by-round"]) }}
+{% if devices.rows %}<details{% if few_devices %} open{% endif %}><summary>Every device as a table</summary>
+{{ grid(devices,
+        "Sums over the rounds that count; a socket carries payloads, requests, encryption, polls and retries.") }}
+</details>{% endif %}</section>{% endif %}
 {% if layers.rows %}<section><h2>Compression, matrix by matrix</h2>
 {{ figures(["layer-errors"]) }}
 <details{% if no_plots %} open{% endif %}><summary>Every matrix as a table</summary>

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING
 
 from edgetune.report import axis, svg, units
+from edgetune.report.host_plots import online_by_round, transport_by_round
 from edgetune.report.summary import Summary
+from edgetune.report.svg import Plot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-
-@dataclass(frozen=True, slots=True)
-class Plot:
-    """One figure: where it belongs, what it says, and the drawing."""
-
-    name: str
-    title: str
-    svg: str
 
 
 def plots(summary: Summary) -> list[Plot]:
@@ -44,6 +37,8 @@ def plots(summary: Summary) -> list[Plot]:
         size_by_stage,
         memory_by_stage,
         bytes_by_method,
+        online_by_round,
+        transport_by_round,
         layer_errors,
     )
     found = (drawing(summary) for drawing in drawings)

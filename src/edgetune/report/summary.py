@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal, TypeVar
@@ -29,7 +28,9 @@ from edgetune.core.events import (
 )
 from edgetune.core.export_events import ExportPlanned, Verified
 from edgetune.core.files import write_text_atomic
-from edgetune.report.log import Line, newest_run, typed
+from edgetune.report.hosts import Hosts, hosts_json, hosts_of
+from edgetune.report.log import newest_run, typed
+from edgetune.report.rounds import by_round, counted, elapsed
 from edgetune.report.units import finite
 
 Status = Literal["finished", "failed", "unfinished"]
@@ -67,6 +68,8 @@ class Summary:
     """What the file was planned to be; None if no file was wanted."""
     privacy: Privacy | None = None
     """What the run spends of privacy; None if its method hides nobody."""
+    hosts: Hosts | None = None
+    """What the devices of other hosts did; None for a run in one process."""
 
     @property
     def method(self) -> str | None:
@@ -115,7 +118,7 @@ def summarise(events: Iterable[dict[str, Any]], where: Path | None = None) -> Su
     """
     lines = newest_run(typed(events, where))
     log = [line.event for line in lines]
-    rounds = _rounds(log)
+    rounds = by_round(RoundFinished, log)
     turns = [event for event in log if isinstance(event, (RunStarted, RunResumed, Failed, RunFinished))]
     last = turns[-1] if turns else None
     traffic = _of(Traffic, log)
@@ -128,14 +131,15 @@ def summarise(events: Iterable[dict[str, Any]], where: Path | None = None) -> Su
         stages=tuple({stage.name: stage for stage in _of(StageFinished, log)}.values()),
         samples=tuple({(sample.prompt, sample.stage): sample for sample in _of(Sample, log)}.values()),
         layers=tuple({layer.name: layer for layer in _of(LayerCompressed, log)}.values()),
-        traffic=traffic[-1] if traffic else _counted(rounds),
+        traffic=traffic[-1] if traffic else counted(rounds),
         verified=next(iter(reversed(_of(Verified, log))), None),
-        seconds=_elapsed(lines),
+        seconds=elapsed(lines),
         last_time=lines[-1].time if lines else 0.0,
         precision=next(iter(reversed(_of(Precision, log))), None),
         data=next(iter(reversed(_of(DataPrepared, log))), None),
         planned=next(iter(reversed(_of(ExportPlanned, log))), None),
         privacy=next(iter(reversed(_of(Privacy, log))), None),
+        hosts=hosts_of(log, rounds),
     )
 
 
@@ -161,6 +165,7 @@ def to_json(summary: Summary) -> dict[str, Any]:
         "data": asdict(summary.data) if summary.data else None,
         "planned": asdict(summary.planned) if summary.planned else None,
         "privacy": asdict(summary.privacy) if summary.privacy else None,
+        "hosts": hosts_json(summary.hosts),
     }
     plain: dict[str, Any] = finite(content)
     return plain
@@ -191,6 +196,13 @@ def write_summary(folder: Path) -> Path:
       counts as a word.
     - `planned`: null, or the fields of what the file was planned to be (`core.export_events.ExportPlanned`).
     - `privacy`: null, or what a private method spends over all rounds (`core.events.Privacy`).
+    - `hosts`: null for a run in one process, else `registered` (devices with a key; null before the first round),
+      `rounds` (list of `round`, `online` at its close, `accepted` replies, `unanswered` (why to count), `late` replies
+      to earlier rounds, the four sums of bytes below, `waited_seconds`), `unanswered` and `late` of all rounds,
+      `turned_away` (why to count, of devices and strangers that were not let in), `payload_up_bytes`,
+      `payload_down_bytes`, `transport_up_bytes`, `transport_down_bytes` (on the socket: payloads, requests, encryption,
+      polls, retries; between the rounds that count, not before the first nor of rounds lost with a killed server), and
+      `devices`: number to `answered` rounds, `unanswered`, `late` and the same four sums.
 
     A loss or perplexity that is NaN or infinite is written as null, because JSON has no such number.
 
@@ -231,35 +243,6 @@ def _status(last: Event | None) -> Status:
     if isinstance(last, Failed):
         return "failed"
     return "finished" if isinstance(last, RunFinished) else "unfinished"
-
-
-def _rounds(log: list[Event]) -> tuple[RoundFinished, ...]:
-    rounds: dict[int, RoundFinished] = {}
-    for event in log:
-        if isinstance(event, RoundFinished):
-            rounds[event.round] = event
-        elif isinstance(event, RunResumed):
-            # What came after the checkpoint is lost with the process that did it.
-            rounds = {number: done for number, done in rounds.items() if number <= event.round}
-    return tuple(rounds[number] for number in sorted(rounds))
-
-
-def _counted(rounds: tuple[RoundFinished, ...]) -> Traffic:
-    return Traffic(
-        rounds=len(rounds),
-        devices_per_round=max((len(done.devices) for done in rounds), default=0),
-        payload_up_bytes=max((size for done in rounds for size in done.payload_up_bytes), default=0),
-        payload_down_bytes=max((size for done in rounds for size in done.payload_down_bytes), default=0),
-        total_bytes=sum(sum(done.payload_up_bytes) + sum(done.payload_down_bytes) for done in rounds),
-    )
-
-
-def _elapsed(lines: list[Line]) -> float:
-    return sum(
-        max(0.0, later.time - earlier.time)
-        for earlier, later in pairwise(lines)
-        if not isinstance(later.event, RunStarted) and not isinstance(earlier.event, (Failed, RunFinished))
-    )
 
 
 def _round_row(event: RoundFinished) -> dict[str, Any]:

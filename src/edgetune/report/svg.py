@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgetune.core.errors import MissingExtraError
@@ -47,6 +48,15 @@ _STYLE: dict[str, Any] = {
 }
 WIDTH = 6.0
 """Inches; narrow enough that labels are still readable on a telephone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """One figure: where it belongs, what it says, and the drawing."""
+
+    name: str
+    title: str
+    svg: str
 
 
 def drawn(name: str, height: float, draw: Callable[[Axes], None]) -> str:

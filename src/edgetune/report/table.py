@@ -10,6 +10,7 @@ from rich.text import Text
 from edgetune.core.export_events import Verified
 from edgetune.report import units
 from edgetune.report.grids import Grid, stages, traffic
+from edgetune.report.host_grids import hosts_notes
 from edgetune.report.notes import words_note
 from edgetune.report.summary import Summary
 from edgetune.report.verdict import trouble
@@ -28,7 +29,13 @@ def print_result(console: Console, summary: Summary) -> None:
     for grid in (stages(summary), traffic(summary)):
         if grid.rows:
             console.print(_table(grid))
-    for line in (words_note(summary.data), forgetting(summary), verification(summary)):
+    notes = (
+        words_note(summary.data),
+        *hosts_notes(summary.hosts),
+        forgetting(summary),
+        verification(summary),
+    )
+    for line in notes:
         if line:
             console.print(Text(line))
 

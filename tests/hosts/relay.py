@@ -57,7 +57,7 @@ class Way:
     free: float = 0.0
 
     async def leave(self, count: int) -> float:
-        """Wait until so many bytes have left on a link that sends one piece after the other; returns when they arrive."""
+        """Wait until so many bytes have left, one piece after the other; returns when they arrive."""
         now = time.monotonic()
         if self.rate:
             self.free = max(now, self.free) + count * 8 / self.rate

@@ -45,7 +45,7 @@ def run(asked: Asked, out: Out = Path("out"), quiet: Quiet = False) -> None:
         from edgetune.run.work import EVENTS
 
         recipe = asked.resolve()
-        with _reported(out):
+        with reported(out):
             result = pipeline.run(
                 recipe, out, command=_command(), listener=display.listen, progress=display.progress
             )
@@ -100,7 +100,7 @@ def _tune(asked: Asked, out: Path, quiet: bool, *, single: bool, **settings: obj
             heard.append(type(event))
             display.listen(event)
 
-        with _reported(out):
+        with reported(out):
             pipeline.run(
                 recipe,
                 out,
@@ -135,7 +135,7 @@ def _leave(display: Display) -> None:
 
 
 @contextmanager
-def _reported(out: Path) -> Iterator[None]:
+def reported(out: Path) -> Iterator[None]:
     """Write summary and report of whatever a run tells its log, also if it ends in an error.
 
     A run that is refused before it tells anything leaves the folder to whom it belongs.

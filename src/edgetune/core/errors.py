@@ -107,6 +107,7 @@ class LinkError(EdgetuneError):
 
     exit_code = 11
 
+
 class LimitError(EdgetuneError):
     """A round takes more than its device allows; it ends a round and no command: there is no exit code of its own."""
 

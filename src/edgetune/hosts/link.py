@@ -43,6 +43,10 @@ class Link(Protocol):
         """Return the bytes on the socket, by device."""
         ...
 
+    def turned_away(self) -> list[tuple[int | None, str]]:
+        """Return who was turned away since this was asked last, None for a stranger, and why."""
+        ...
+
 
 class Post(Protocol):
     """A device's end."""

@@ -19,6 +19,7 @@ from edgetune.hosts.envelope import seal, unseal
 from edgetune.hosts.kinds import ERROR, OPENED, OVER, RECALL, REPLY
 from edgetune.hosts.link import Carried, Link
 from edgetune.hosts.waiting import Patience, Registered, Sent, why_not
+from edgetune.wire.frame import HEADER
 
 PAUSE = 0.02, 0.25
 """Seconds between two looks at the link: at first, and the most that they grow to while nothing happens."""
@@ -41,7 +42,8 @@ class Remote:
         devices: all ids.
         patience: how long a round waits.
         listener: told of devices that come, go or are refused, and of every round.
-        changed: told after everything that `status` shows has changed.
+        changed: told after anything that `status` shows has changed.
+        known: how many examples devices have said before this server was started, by device.
     """
 
     processes, beside_bytes = 1, 0
@@ -54,13 +56,14 @@ class Remote:
         *,
         listener: Callable[[Event], None],
         changed: Callable[[], None],
+        known: Mapping[int, int],
     ) -> None:
         self._link, self._patience = link, patience
         self._listener, self._changed = listener, changed
-        self._known = {id: Registered() for id in devices}
-        self.members: Mapping[int, Member] | None = self._known
+        self.known = {id: Registered(known.get(id, 0)) for id in devices}
+        self.members: Mapping[int, Member] | None = self.known
         self.unanswered: Mapping[int, str] = {}
-        self.asked, self.heard, self.phase = list[int](), list[int](), WAITING
+        self.asked, self.heard, self.phase, self.round = list[int](), list[int](), WAITING, 0
         self._opening, self._start = b"", ""
         self._online = dict[int, str]()
         self._under_way, self._stale = dict[str, Sent](), dict[str, int]()
@@ -84,12 +87,12 @@ class Remote:
     @property
     def ready(self) -> list[int]:
         """Devices that are there and can take part."""
-        return sorted(id for id, session in self._online.items() if self._known[id].session == session)
+        return sorted(id for id, session in self._online.items() if self.known[id].session == session)
 
     def open(self, opening: Message) -> None:
         """Take what devices are told of the run before anything else; those that are there are told at once."""
         self._opening = seal(opening)
-        for one in self._known.values():
+        for one in self.known.values():
             one.session = one.refused = ""
         self._meet()
 
@@ -117,6 +120,7 @@ class Remote:
             PAUSE[0],
         )
         self.asked, self.heard, self.phase = sorted(open), [], ASKING
+        self.round = HEADER.unpack_from(tasks[0].payload)[5]
         declined, until = dict[int, str](), dict[int, float]()
         self._changed()
         while not self._enough(open, up, declined, time.monotonic() - begin):
@@ -147,7 +151,7 @@ class Remote:
             HostsRound(
                 round=round,
                 online=len(self._online),
-                registered=len(self._known),
+                registered=len(self.known),
                 accepted=sorted(self.heard),
                 unanswered={str(id): why for id, why in sorted(self.unanswered.items())},
                 late=self._late,
@@ -184,6 +188,8 @@ class Remote:
 
     def _meet(self) -> None:
         """See who came and who went, and tell those that came of the run."""
+        for stranger, why in self._link.turned_away():
+            self._listener(DeviceSeen(stranger, "refused", why))
         now = dict(self._link.sessions())
         for id in sorted(now.keys() | self._online.keys()):
             here, before = now.get(id), self._online.get(id)
@@ -198,7 +204,7 @@ class Remote:
         changed, self._online = now != self._online, now
         told = {sent.device for sent in self._under_way.values() if sent.task is None}
         for id, session in now.items():
-            known = self._known[id]
+            known = self.known[id]
             if self._opening and known.session != session and known.refused != session and id not in told:
                 self._under_way[self._link.send(id, self._opening)] = Sent(id, session, None)
         if changed:
@@ -209,14 +215,14 @@ class Remote:
         busy = {sent.device for sent in self._under_way.values() if sent.task is not None}
         for task in tasks:
             session = self._online.get(task.device)
-            if session is None or session != self._known[task.device].session or task.device in busy:
+            if session is None or session != self.known[task.device].session or task.device in busy:
                 continue
             self._post(task, session, b"")
             self._sent(task.device)
 
     def _post(self, task: Task, session: str, recalled: bytes) -> None:
         told = told_task(replace(task, payload=recalled + task.payload))
-        head = {**told.head, "start": self._start, "recalled": len(recalled)}
+        head = {**told.head, "start": self._start, "recalled": len(recalled), "round": self.round}
         ticket = self._link.send(task.device, seal(Message(told.kind, head, told.body)))
         self._under_way[ticket] = Sent(task.device, session, task)
 
@@ -245,7 +251,7 @@ class Remote:
 
     def _told(self, sent: Sent, said: Message) -> None:
         """Take what a device said when it was told of the run."""
-        known, examples = self._known[sent.device], said.head.get("examples")
+        known, examples = self.known[sent.device], said.head.get("examples")
         if said.kind == OPENED and isinstance(examples, int) and examples > 0:
             known.examples, known.session = examples, sent.session
         else:

@@ -72,6 +72,8 @@ class Resident:
         self._examples = list[Example]()
         self._last: tuple[tuple[object, ...], bytes] | None = None
         self._needed, self.over = 0, False
+        self.barred: EdgetuneError | None = None
+        """What keeps this device out of the run, once it has been told to the server."""
         self._does: dict[str, Callable[[Message], Message]] = {
             OPEN: self._open, ANSWER: self._answer, OVER: self._end,
         }  # fmt: skip
@@ -95,6 +97,13 @@ class Resident:
             return Message(NO, {"why": what})
 
     def _open(self, message: Message) -> Message:
+        try:
+            return self._opened(message)
+        except EdgetuneError as error:
+            self.barred = error
+            return from_error(error)
+
+    def _opened(self, message: Message) -> Message:
         recipe = recipe_told(message, model=self._own.model, method=self._own.method)
         if recipe != self._recipe or self._backbone is None:
             self._begin(message, recipe)

@@ -27,7 +27,7 @@ AGAIN = (408, 412, 429, 500, 502, 503, 504)
 Answer = TypeVar("Answer")
 
 
-class Turned(Exception):  # noqa: N818 - not an error: the server may be another one by now
+class Turned(Exception):
     """The server answered a request with no.
 
     Args:

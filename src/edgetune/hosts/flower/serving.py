@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -20,15 +21,17 @@ from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
 
 from edgetune.core.errors import ConfigError, LinkError
-from edgetune.hosts.flower.gate import Gate, Refused, Returned
+from edgetune.hosts.flower.gate import Gate, Returned
 from edgetune.hosts.flower.meter import Meter, metered
 from edgetune.hosts.flower.superlink import SuperLink
 from edgetune.hosts.link import Carried
 
 PATIENCE = 30.0
 """Seconds that the thread has to begin."""
+SELDOM, MANY = 60.0, 1000
+"""Seconds until the same refusal is told again, and how many are remembered."""
 KEEP_ALIVE = 90
-"""Seconds that a connection without requests stays open: longer than between two polls, which then cost no handshake."""
+"""Seconds that a connection without requests stays open: longer than between two looks, which cost no handshake then."""
 
 
 class Serving:
@@ -40,7 +43,6 @@ class Serving:
         certificate: certificate and key; None serves without TLS.
         token: of the status.
         status: makes the answer to whoever has the token.
-        refused: told of those who are turned away; may be called from another thread.
 
     Raises:
         ConfigError: if the address cannot be listened on.
@@ -54,12 +56,15 @@ class Serving:
         *,
         token: str | None,
         status: Callable[[], dict[str, Any]],
-        refused: Refused,
     ) -> None:
         self._link, self._meter = SuperLink(keys), Meter()
+        self._refusals, self._said = (
+            deque[tuple[int | None, str]](maxlen=MANY),
+            dict[tuple[int | None, str], float](),
+        )
         self._socket = _listening(*listen)
         gate = Middleware(
-            Gate, link=self._link, meter=self._meter, status=status, token=token, refused=refused
+            Gate, link=self._link, meter=self._meter, status=status, token=token, refused=self._refuse
         )
         app = FastAPI(
             docs_url=None, redoc_url=None, openapi_url=None,
@@ -77,7 +82,7 @@ class Serving:
         signed, key = certificate or (None, None)
         self._server = uvicorn.Server(
             uvicorn.Config(
-                app, http=metered(self._meter), log_config=None, access_log=False, lifespan="off", ws="none",
+                app, http=metered(self._meter), log_config=None, access_log=False, lifespan="off", ws="none", loop="asyncio",
                 timeout_keep_alive=KEEP_ALIVE, timeout_graceful_shutdown=1, ssl_certfile=signed, ssl_keyfile=key,
             )
         )  # fmt: skip
@@ -128,6 +133,18 @@ class Serving:
     def carried(self) -> dict[int, Carried]:
         """Return the bytes on the sockets, by device."""
         return self._meter.carried()
+
+    def turned_away(self) -> list[tuple[int | None, str]]:
+        """Return who was turned away since this was asked last, and why; the same not twice in a minute."""
+        return [self._refusals.popleft() for _ in range(len(self._refusals))]
+
+    def _refuse(self, device: int | None, why: str) -> None:
+        now = time.monotonic()
+        if now - self._said.get((device, why), -SELDOM) >= SELDOM:
+            if len(self._said) >= MANY:  # strangers without number make no server grow
+                self._said.clear()
+            self._said[device, why] = now
+            self._refusals.append((device, why))
 
 
 def _listening(host: str, port: int) -> socket.socket:

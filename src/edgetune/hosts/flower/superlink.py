@@ -54,14 +54,15 @@ class SuperLink:
             "edgetune/edgetune", "0", "none", {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, TaskType.SERVER_APP
         )
         (run,) = self._state.get_run_info(run_ids=[self._run])
-        self._task = run.primary_task_id
+        self._task = int(run.primary_task_id or 0)
         self._state.claim_task(self._task)
         self._state.activate_task(self._task)
         self._beaten = time.monotonic()
 
     def device_of(self, key: bytes) -> int | None:
         """Return the number of the device with a public key; None for a stranger's."""
-        return self._devices.get(self._state.get_node_id_by_public_key(key))
+        node = self._state.get_node_id_by_public_key(key)
+        return None if node is None else self._devices.get(node)
 
     def gone(self, key: bytes) -> None:
         """Take note that a device's former process is no more."""

@@ -16,7 +16,7 @@ OFF = {
 
 
 def switch_off() -> None:
-    """Switch off telemetry, update check and run-time installation, and Flower's own lines on the terminal.
+    """Switch off telemetry, update check and run-time installation, and the libraries' own lines on the terminal.
 
     Raises:
         MissingExtraError: if Flower is not installed.
@@ -26,4 +26,5 @@ def switch_off() -> None:
         import flwr.supercore.logger  # noqa: F401 - it sets its own level when it is imported
     except ImportError as error:
         raise MissingExtraError("flwr", "flower", "a federation across hosts") from error
-    logging.getLogger("flwr").setLevel(logging.CRITICAL)
+    for name in ("flwr", "uvicorn.error", "httpx"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -33,7 +33,8 @@ LONGEST = 2000
 """Characters of an error's line; hostile input must not fill a terminal."""
 EPILOG = """Exit codes: 0 done, 2 bad option or recipe, 3 data, 4 model, 5 digest mismatch, 6 cannot write,
 7 exported file differs, 8 missing extra, 9 diverged, 10 diverged after it had learnt: completed with the best round,
-11 server and device do not come together, 70 internal error, 130 interrupted (129 and 143: by the system's signals HUP and TERM)."""
+11 server and device do not come together, 70 internal error, 130 interrupted (129 and 143: by the system's signals
+HUP and TERM)."""
 
 app = typer.Typer(
     name="edgetune",

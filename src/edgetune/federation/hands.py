@@ -60,7 +60,7 @@ class Hands(Protocol):
         ...
 
     def answer(self, tasks: list[Task], progress: Progress = silent) -> dict[int, bytes]:
-        """Return the reply of every device that gives one; `progress` is told how far each is, by one thread at a time."""
+        """Return the replies that devices give; `progress` is told how far each is, by one thread at a time."""
         ...
 
     def closed(self, round: int) -> None:

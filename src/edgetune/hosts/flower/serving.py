@@ -31,7 +31,7 @@ PATIENCE = 30.0
 SELDOM, MANY = 60.0, 1000
 """Seconds until the same refusal is told again, and how many are remembered."""
 KEEP_ALIVE = 90
-"""Seconds that a connection without requests stays open: longer than between two looks, which cost no handshake then."""
+"""Seconds that a connection without requests stays open: longer than between two looks, which need no handshake."""
 
 
 class Serving:
@@ -82,8 +82,9 @@ class Serving:
         signed, key = certificate or (None, None)
         self._server = uvicorn.Server(
             uvicorn.Config(
-                app, http=metered(self._meter), log_config=None, access_log=False, lifespan="off", ws="none", loop="asyncio",
-                timeout_keep_alive=KEEP_ALIVE, timeout_graceful_shutdown=1, ssl_certfile=signed, ssl_keyfile=key,
+                app, http=metered(self._meter), log_config=None, access_log=False, lifespan="off", ws="none",
+                loop="asyncio", timeout_keep_alive=KEEP_ALIVE, timeout_graceful_shutdown=1,
+                ssl_certfile=signed, ssl_keyfile=key,
             )
         )  # fmt: skip
         self._thread = threading.Thread(

@@ -128,10 +128,19 @@ def test_an_expired_certificate_is_said_and_renewed_by_the_same_authority(tmp_pa
     with pytest.raises(ConfigError, match=r"server.pem: this certificate expired on .*edgetune certs"):
         server_files(tmp_path, now=LATER)
     made = make_certs(tmp_path, 1, days=30, now=LATER)
-    assert "expired" in made.certificate
+    assert made.certificate == f"the old one ends on {NOW + timedelta(days=30):%Y-%m-%d}"
     changed = {name for name, data in contents(tmp_path).items() if data != before[name]}
     assert changed == {"server.pem"}
     assert server_files(tmp_path, now=LATER).ends == LATER.replace(microsecond=0) + timedelta(days=30)
+
+
+def test_a_certificate_is_renewed_a_month_before_its_end_if_the_authority_is_at_hand(tmp_path: Path) -> None:
+    make_certs(tmp_path, 1, days=365)
+    assert not make_certs(tmp_path, 1, now=NOW + timedelta(days=334)).certificate
+    (tmp_path / "ca.key").rename(tmp_path / "elsewhere")
+    assert not make_certs(tmp_path, 1, now=NOW + timedelta(days=336)).certificate
+    (tmp_path / "elsewhere").rename(tmp_path / "ca.key")
+    assert make_certs(tmp_path, 1, now=NOW + timedelta(days=336)).ends > NOW + timedelta(days=700)
 
 
 def test_an_expired_authority_is_refused(tmp_path: Path) -> None:
@@ -184,8 +193,13 @@ def test_the_authoritys_key_may_lie_elsewhere_until_it_must_sign(tmp_path: Path)
     make_certs(tmp_path, 1)
     (tmp_path / "ca.key").unlink()
     assert make_certs(tmp_path, 2).new == (1,)
+    for damaged in ("server.pem", "server.key"):
+        with pytest.raises(ConfigError, match=r"ca.key: the authority's key is not here"):
+            make_certs(tmp_path, 2, ["new.example"])
+        (tmp_path / damaged).unlink()
     with pytest.raises(ConfigError, match=r"ca.key: the authority's key is not here"):
-        make_certs(tmp_path, 2, ["new.example"])
+        make_certs(tmp_path, 2)
+    assert not (tmp_path / "server.key").exists()
     assert not (tmp_path / "ca.key").exists()
 
 

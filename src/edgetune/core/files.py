@@ -14,14 +14,17 @@ from edgetune.core.errors import OutputError
 
 PARTIAL = ".edgetune-"
 """How names of files begin that are not yet what they will be; a killed run may leave some."""
+PRIVATE = 0o600
+"""Permissions of a file that only its owner may read."""
 
 
-def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
+def write_atomic(path: Path, write: Callable[[Path], object], *, mode: int = 0o666) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it over `path`.
 
     Args:
         path: the final file; its folder is created if missing.
         write: called once with the temporary path, which has the same suffix.
+        mode: permissions, less those that the user's mask takes away; until the end only the owner may read.
 
     Raises:
         OutputError: if the target is no regular file, the folder is read-only or the disk is full; nothing is
@@ -40,7 +43,7 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
             os.fsync(written.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        temporary.chmod(mode & ~umask)
         temporary.replace(path)
     except OSError as error:
         raise unwritable(error, path) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from edgetune.core.errors import DataError, nearest
 from edgetune.data.records import Message, Record, Role
@@ -31,8 +32,9 @@ def records_of(messages: object, place: str, category: str = "", system: str = "
     """Return one record an answer, with what was said before it as its history.
 
     Messages of one speaker that follow each other are one message, with a blank line between. What an assistant says
-    before anybody asked stays out, and so does a question without an answer. A history has at most `LONGEST_HISTORY`
-    messages besides the system's: of a longer one the last.
+    before anybody asked stays out, and so does a question without an answer. An answer whose `weight` is 0 is history
+    alone, as in OpenAI's fine-tuning format. A history has at most `LONGEST_HISTORY` messages besides the system's: of
+    a longer one the last.
 
     Args:
         messages: a list of objects with `role` and `content`, or with `from` and `value`; a content is a text, or a
@@ -49,34 +51,50 @@ def records_of(messages: object, place: str, category: str = "", system: str = "
             text. The message names the place.
     """
     said = _alternating(_read(messages, place))
-    first = [Message("system", system)] if system.strip() else []
-    if said and said[0].role == "system":
+    first = [_Said(Message("system", system))] if system.strip() else []
+    if said and said[0].message.role == "system":
         first = _alternating([*first, said.pop(0)])
-    if any(message.role == "system" for message in said):
+    if any(one.message.role == "system" for one in said):
         what = "a system message stands in the middle of a conversation"
         raise DataError(what, where=place, hint="put it first, or leave such conversations out")
-    if said and said[0].role == "assistant":
+    if said and said[0].message.role == "assistant":
         del said[0]
-    turns = said[: len(said) // 2 * 2]
-    key = _key([*first, *turns]) if len(turns) > 2 else ""
+    opening, turns = [one.message for one in first], [one.message for one in said[: len(said) // 2 * 2]]
+    key = _key([*opening, *turns]) if len(turns) > 2 else ""
     return [
         Record(
             turns[at].text,
             "",
             turns[at + 1].text,
             category,
-            (*first, *turns[max(0, at - LONGEST_HISTORY) : at]),
+            (*opening, *turns[max(0, at - LONGEST_HISTORY) : at]),
             key,
         )
         for at in range(0, len(turns), 2)
-        if turns[at + 1].text.strip()
+        if turns[at + 1].text.strip() and said[at + 1].trained
     ]
 
 
-def _read(messages: object, place: str) -> list[Message]:
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """A message, and whether it may be trained on where it is an answer."""
+
+    message: Message
+    trained: bool = True
+
+
+def _read(messages: object, place: str) -> list[_Said]:
     if not isinstance(messages, Sequence) or isinstance(messages, str):
         raise DataError(f"a conversation is a list of messages, not {type(messages).__name__}", where=place)
-    return [_message(one, f"{place}, message {number}") for number, one in enumerate(messages, start=1)]
+    return [
+        _Said(_message(one, f"{place}, message {number}"), _weighs(one))
+        for number, one in enumerate(messages, start=1)
+    ]
+
+
+def _weighs(one: object) -> bool:
+    """Say whether a message has a weight, which is 1 where none is given."""
+    return not (isinstance(one, Mapping) and one.get("weight") is not None and one["weight"] == 0)
 
 
 def _message(one: object, place: str) -> Message:
@@ -120,12 +138,14 @@ def checked_text(text: str, what: str, place: str) -> str:
     return text
 
 
-def _alternating(messages: Sequence[Message]) -> list[Message]:
-    """Make one message of those that one speaker says in a row."""
-    joined = list[Message]()
-    for one in messages:
-        if joined and joined[-1].role == one.role:
-            joined[-1] = Message(one.role, f"{joined[-1].text}\n\n{one.text}")
+def _alternating(said: Sequence[_Said]) -> list[_Said]:
+    """Make one message of those that one speaker says in a row; it weighs nothing if one of them does."""
+    joined = list[_Said]()
+    for one in said:
+        last = joined[-1] if joined else None
+        if last is not None and last.message.role == one.message.role:
+            text = f"{last.message.text}\n\n{one.message.text}"
+            joined[-1] = _Said(Message(one.message.role, text), last.trained and one.trained)
         else:
             joined.append(one)
     return joined

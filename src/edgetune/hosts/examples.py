@@ -35,13 +35,13 @@ class OwnData:
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences about all this, without a full stop."""
-        said = [f"{len(self.examples):,} records ({self.shape}), all trained on here"]
+        count = len(self.examples)
+        said = [f"{count:,} {'record' if count == 1 else 'records'} ({self.shape}), trained on here"]
         if self.empty:
-            said.append(f"{self.empty:,} of {self.rows:,} rows have no answer to train on and are left out")
+            said.append(f"{self.empty:,} of {self.rows:,} rows have no answer to train on: left out")
         if self.cut:
-            said.append(
-                f"{self.cut:,} records are longer than the recipe's greatest length and are shortened"
-            )
+            are = "record is" if self.cut == 1 else "records are"
+            said.append(f"{self.cut:,} {are} longer than the recipe allows (data.max_tokens) and shortened")
         return tuple(said)
 
 

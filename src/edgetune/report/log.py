@@ -26,6 +26,7 @@ from edgetune.core.events import (
     Traffic,
 )
 from edgetune.core.export_events import ExportPlanned, ExportRefused, Verified
+from edgetune.core.host_events import DeviceSeen, HostsRound
 from edgetune.report.checked import FieldError, Read, reader
 
 LATEST = 253402300799.0
@@ -42,6 +43,8 @@ _KINDS: dict[str, type[Event]] = {
         Precision,
         Privacy,
         RateFound,
+        DeviceSeen,
+        HostsRound,
         RoundFinished,
         LayerCompressed,
         StageFinished,

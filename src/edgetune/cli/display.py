@@ -108,6 +108,10 @@ class Display:
         if line is not None and not self._quiet:
             self._console.print(line, highlight=False, soft_wrap=True)
 
+    def warn(self, text: str) -> None:
+        """Say, even if quiet, what a person should know."""
+        self._console.print(f"[yellow]warning:[/] {escape(text)}", highlight=False, soft_wrap=True)
+
     def _warn(self, event: Event) -> None:
         """Say, even if quiet, what a person should know: slow directions, a worse model, steps that rounding hides."""
         if isinstance(event, RunStarted):

@@ -160,6 +160,14 @@ Out = Annotated[
         help="Folder for the results; an unfinished run there goes on.",
     ),
 ]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--track",
+        metavar="TRACKER[:FOLDER]",
+        help="Write the run's numbers as curves too: tensorboard (into OUT/tensorboard). Repeatable.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")]
 
 

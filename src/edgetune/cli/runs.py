@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from edgetune.cli.display import Display
-from edgetune.cli.options import Asked, Out, Quiet, asking
+from edgetune.cli.options import Asked, Out, Quiet, Track, asking
 from edgetune.core.errors import STOPPED
 
 if TYPE_CHECKING:
@@ -33,22 +33,21 @@ def register(app: typer.Typer) -> None:
 
 
 @asking(*WHERE, "method", *FLEET, *HOW)
-def run(asked: Asked, out: Out = Path("out"), quiet: Quiet = False) -> None:
+def run(asked: Asked, out: Out = Path("out"), track: Track = None, quiet: Quiet = False) -> None:
     """Tune across devices, compress, export, run in llama.cpp, and report."""
     console = Console()
     with Display(console, quiet=quiet) as display:
         from edgetune.core.event_log import read_events
         from edgetune.report.summary import summarise
         from edgetune.report.table import print_result
+        from edgetune.report.trackers import tracking
         from edgetune.run import pipeline
         from edgetune.run.stage import File
         from edgetune.run.work import EVENTS
 
         recipe = asked.resolve()
-        with reported(out):
-            result = pipeline.run(
-                recipe, out, command=_command(), listener=display.listen, progress=display.progress
-            )
+        with reported(out), tracking(track or (), out / EVENTS, display.listen, display.warn) as told:
+            result = pipeline.run(recipe, out, command=_command(), listener=told, progress=display.progress)
     summary = summarise(read_events(out / EVENTS))
     if not quiet:
         _print_answers(console, summary)
@@ -67,10 +66,11 @@ def tune(
     ],
     asked: Asked,
     out: Out = Path("out"),
+    track: Track = None,
     quiet: Quiet = False,
 ) -> None:
     """Tune on one device and write a ledger."""
-    _tune(asked, out, quiet, single=True, method__name=method, federation__devices=1)
+    _tune(asked, out, track, quiet, single=True, method__name=method, federation__devices=1)
 
 
 @asking(*WHERE, *FLEET, *HOW)
@@ -78,20 +78,24 @@ def federate(
     method: Annotated[str, typer.Argument(help="fedkseed, mezo, lora, ..., or a .py file of your own.")],
     asked: Asked,
     out: Out = Path("out"),
+    track: Track = None,
     quiet: Quiet = False,
 ) -> None:
     """Tune across simulated devices in this process and write a ledger."""
-    _tune(asked, out, quiet, single=False, method__name=method)
+    _tune(asked, out, track, quiet, single=False, method__name=method)
 
 
-def _tune(asked: Asked, out: Path, quiet: bool, *, single: bool, **settings: object) -> None:
+def _tune(
+    asked: Asked, out: Path, track: list[str] | None, quiet: bool, *, single: bool, **settings: object
+) -> None:
     console = Console()
     with Display(console, quiet=quiet) as display:
         from edgetune.core.events import Event
         from edgetune.core.export_events import ExportRefused
         from edgetune.core.ledger import read_ledger
+        from edgetune.report.trackers import tracking
         from edgetune.run import pipeline
-        from edgetune.run.work import LEDGER
+        from edgetune.run.work import EVENTS, LEDGER
         from edgetune.tune import merges
 
         recipe, heard = asked.resolve(**settings), list[type[Event]]()
@@ -100,14 +104,14 @@ def _tune(asked: Asked, out: Path, quiet: bool, *, single: bool, **settings: obj
             heard.append(type(event))
             display.listen(event)
 
-        with reported(out):
+        with reported(out), tracking(track or (), out / EVENTS, listen, display.warn) as told:
             pipeline.run(
                 recipe,
                 out,
                 command=_command(),
                 stages=pipeline.TUNING,
                 single=single,
-                listener=listen,
+                listener=told,
                 progress=display.progress,
             )
     path = out / LEDGER

@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 
 from edgetune import __version__
-from edgetune.cli import artefacts, bench, fetch, info, runs, stages, suggest, talk
+from edgetune.cli import artefacts, bench, fetch, info, runs, stages, status, suggest, talk
 from edgetune.core.errors import INTERRUPTED, ConfigError, EdgetuneError, OutputError, TerminatedError
 
 INTERNAL_ERROR = 70
@@ -33,7 +33,8 @@ LONGEST = 2000
 """Characters of an error's line; hostile input must not fill a terminal."""
 EPILOG = """Exit codes: 0 done, 2 bad option or recipe, 3 data, 4 model, 5 digest mismatch, 6 cannot write,
 7 exported file differs, 8 missing extra, 9 diverged, 10 diverged after it had learnt: completed with the best round,
-70 internal error, 130 interrupted (129 and 143: by the system's signals HUP and TERM)."""
+11 another host does not answer or turned us away, 70 internal error, 130 interrupted (129 and 143: by the system's
+signals HUP and TERM)."""
 
 app = typer.Typer(
     name="edgetune",
@@ -64,7 +65,7 @@ def _main(
     pass
 
 
-for group in (runs, suggest, artefacts, talk, fetch, info, stages, bench):
+for group in (runs, suggest, artefacts, talk, status, fetch, info, stages, bench):
     group.register(app)
 
 

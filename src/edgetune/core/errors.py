@@ -102,6 +102,16 @@ class DivergenceError(EdgetuneError):
     exit_code = 9
 
 
+class HostError(EdgetuneError):
+    """Another host is not who it should be, turned us away, or said what nobody understands (exit code 11)."""
+
+    exit_code = 11
+
+
+class UnreachableError(HostError):
+    """Another host does not answer; it may do so later (exit code 11)."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name closest to a misspelt one, or None if nothing is close."""
     found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)

@@ -200,6 +200,12 @@ def test_a_server_that_was_there_may_be_away_for_a_while(
         command._patient(now)()
 
 
+def test_a_server_that_left_after_its_last_round_ends_the_watch(folder: Path) -> None:
+    away = {**status_of(folder), "state": "away", "failure": "it hung up"}
+    assert not command._over(away)
+    assert command._over({**away, "done": 3})
+
+
 def test_a_server_that_turns_us_away_is_not_asked_again() -> None:
     def now() -> dict[str, Any]:
         raise HostError("the server does not know this token")

@@ -17,7 +17,7 @@ import pytest
 from edgetune.core.errors import DataError
 from edgetune.core.event_log import EventLog
 from edgetune.core.events import Event, Failed, RoundFinished, RunFinished, RunResumed, RunStarted
-from edgetune.core.files import write_text_atomic
+from edgetune.core.files import owned_folder, write_text_atomic
 from edgetune.core.host_events import DeviceSeen, HostsRound
 from edgetune.hosts.status import Statuses, status_of
 from edgetune.hosts.status_fields import REPLY, checked
@@ -138,6 +138,21 @@ def test_another_process_with_the_number_of_a_killed_server_is_not_the_server(wr
     folder = write([START])
     serving(folder, since=time.time() - 1e6)
     assert status_of(folder)["state"] == "killed"
+
+
+@pytest.mark.skipif(not Path("/proc/locks").exists(), reason="this system does not show its locks")
+def test_a_run_that_owns_its_folder_goes_on_whatever_its_number_is(write: Write) -> None:
+    folder = write([START, round_(1)])
+    assert status_of(folder)["state"] == "unfinished"
+    with owned_folder(folder):
+        if str(folder.stat().st_ino) not in Path("/proc/locks").read_text():
+            pytest.skip("this file system does not show its locks")
+        assert status_of(folder)["state"] == "running"
+        serving(folder, pid=gone())
+        assert status_of(folder)["state"] == "running", "its number is one of a container"
+    assert status_of(folder)["state"] == "killed"
+    with owned_folder(folder):
+        assert status_of(write([RunFinished(1.0)]))["state"] == "finished"
 
 
 def test_rounds_that_were_done_again_count_once_and_lost_ones_not(write: Write) -> None:

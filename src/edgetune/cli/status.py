@@ -102,7 +102,9 @@ def _patient(now: Now) -> Now:
 
 
 def _over(found: dict[str, Any]) -> bool:
-    return found["state"] in {"finished", "failed"}
+    """Return whether nothing will change: the run ended, or its server left after the last round."""
+    ended = found["state"] == "away" and found["done"] == found["rounds"]
+    return ended or found["state"] in {"finished", "failed"}
 
 
 def _watch_live(console: Console, now: Now) -> None:
@@ -170,7 +172,7 @@ def _reasons(counts: dict[str, int]) -> dict[str, int]:
 def _state(found: dict[str, Any]) -> Text:
     state, pid, phase, when = found["state"], found["pid"], found["phase"], found["last_time"]
     said = {
-        "running": f"running, {phase} (process {pid})",
+        "running": "running" if phase is None else f"running, {phase} (process {pid})",
         "killed": f"killed: the server's process {pid} is gone; the same edgetune server command goes on",
         "failed": f"failed: {shortened(found['failure'] or '')}",
         "unfinished": "not finished: still going, or killed",

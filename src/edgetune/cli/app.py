@@ -17,7 +17,20 @@ import typer
 from rich.console import Console
 
 from edgetune import __version__
-from edgetune.cli import artefacts, bench, certs, fetch, hosts, info, runs, shares, stages, suggest, talk
+from edgetune.cli import (
+    artefacts,
+    bench,
+    certs,
+    fetch,
+    hosts,
+    info,
+    runs,
+    shares,
+    stages,
+    status,
+    suggest,
+    talk,
+)
 from edgetune.core.errors import INTERRUPTED, ConfigError, EdgetuneError, OutputError, TerminatedError
 
 INTERNAL_ERROR = 70
@@ -65,7 +78,7 @@ def _main(
     pass
 
 
-for group in (runs, hosts, suggest, artefacts, talk, fetch, info, stages, bench, certs, shares):
+for group in (runs, hosts, suggest, artefacts, talk, fetch, info, stages, bench, certs, shares, status):
     group.register(app)
 
 

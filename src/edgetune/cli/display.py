@@ -19,6 +19,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from edgetune.cli.presence import Presence
 from edgetune.core.events import (
     DataPrepared,
     Event,
@@ -34,6 +35,7 @@ from edgetune.core.events import (
     WorkerLost,
 )
 from edgetune.core.export_events import ExportPlanned, ExportRefused, Verified
+from edgetune.core.host_events import DeviceSeen, HostsRound
 from edgetune.report.notes import data_notes, export_notes, privacy_note, rate_note
 
 
@@ -76,6 +78,7 @@ class Display:
         self._idle = self._bars.add_task(doing, total=None)
         self._base_loss, self._method, self.stopped = math.inf, "METHOD", False
         self._dtype, self._warned = "half-precision", False
+        self._presence = Presence()
 
     def __enter__(self) -> Display:
         """Start the bars."""
@@ -179,14 +182,18 @@ class Display:
             return privacy_note(event)
         if isinstance(event, RunResumed) and event.round:
             return f"resumed after round {event.round}"
+        if isinstance(event, DeviceSeen):
+            return self._presence.seen(event)
+        if isinstance(event, HostsRound):
+            return self._presence.closed(event)
         if isinstance(event, RoundFinished):
             up = f", {max(event.payload_up_bytes):,} B up" if event.payload_up_bytes else ""
             down = f", {max(event.payload_down_bytes):,} B down" if event.payload_down_bytes else ""
             loss = f"held-out loss {event.loss:.4f}, " if event.loss is not None else ""
             drop = f", [yellow]{event.dropped} steps dropped[/]" if event.dropped else ""
             out = f", [yellow]{len(event.refused)} replies refused[/]" if event.refused else ""
-            away = sum(event.unanswered.values())
-            out += f", {away} did not answer in time" if away else ""
+            away, hosts = sum(event.unanswered.values()), self._presence.of_round(event.round)
+            out += hosts if hosts is not None else f", {away} did not answer in time" if away else ""
             stale = sum(age > 0 for age in event.staleness)
             out += f", {stale} of {len(event.staleness)} stale" if stale else ""
             out += f", {event.under_way} under way" if event.under_way else ""

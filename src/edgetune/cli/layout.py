@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -42,15 +42,27 @@ def fields(console: Console, rows: Iterable[tuple[str, Text | str]], indent: int
         indent: columns before the labels.
     """
     told = [(label, text if isinstance(text, Text) else Text(text)) for label, text in rows]
-    longest = max((len(label) for label, _ in told), default=0)
-    if not console.is_terminal or console.width < indent + longest + NARROWEST:
-        for label, text in told:
-            line = Text.assemble(" " * indent, (f"{label:<{longest}}", "dim"), " ") + text
-            console.print(line, soft_wrap=True, highlight=False)
+    if console.is_terminal and not _narrow(console, told, indent):
+        console.print(Padding(grid(console, told), (0, 0, 0, indent)), highlight=False)
         return
-    grid = Table.grid(padding=(0, 1, 0, 0))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column()
+    longest = max((len(label) for label, _ in told), default=0)
     for label, text in told:
-        grid.add_row(label, text)
-    console.print(Padding(grid, (0, 0, 0, indent)), highlight=False)
+        line = Text.assemble(" " * indent, (f"{label:<{longest}}", "dim"), " ") + text
+        console.print(line, soft_wrap=True, highlight=False)
+
+
+def grid(console: Console, rows: Sequence[tuple[str, Text]]) -> Table | Group:
+    """Return labels with words beside them, aligned where there is room, as something that can be drawn again."""
+    if _narrow(console, rows):
+        return Group(*(Text.assemble((label, "dim"), " ") + text for label, text in rows))
+    made = Table.grid(padding=(0, 1, 0, 0))
+    made.add_column(style="dim", no_wrap=True)
+    made.add_column(overflow="fold")
+    for label, text in rows:
+        made.add_row(label, text)
+    return made
+
+
+def _narrow(console: Console, rows: Sequence[tuple[str, Text]], indent: int = 0) -> bool:
+    longest = max((len(label) for label, _ in rows), default=0)
+    return console.width < indent + longest + NARROWEST

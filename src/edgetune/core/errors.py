@@ -102,10 +102,14 @@ class DivergenceError(EdgetuneError):
     exit_code = 9
 
 
-class LinkError(EdgetuneError):
-    """Server and device do not come together: nobody there, a key or a certificate refused (exit code 11)."""
+class HostError(EdgetuneError):
+    """Another host is not who it should be, turned us away, or said what nobody understands (exit code 11)."""
 
     exit_code = 11
+
+
+class UnreachableError(HostError):
+    """Another host does not answer; it may do so later (exit code 11)."""
 
 
 class LimitError(EdgetuneError):

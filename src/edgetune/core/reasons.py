@@ -1,4 +1,4 @@
-"""Why something did not happen, as other hosts say it: short, printable, and counted without end only in number."""
+"""Why something did not happen, as other hosts say it: short, printable, and of many kinds only the first few."""
 
 from __future__ import annotations
 

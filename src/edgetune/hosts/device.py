@@ -52,7 +52,7 @@ def run_device(
     Raises:
         ConfigError: key or authority cannot be read.
         DataError: there is no such file of records.
-        LinkError: the server refuses this device, or this device the server; or it gave up.
+        HostError: the server refuses this device, or this device the server; or it gave up.
         EdgetuneError: what keeps this device out of the run: another base, another method, unreadable data.
         MissingExtraError: Flower is not installed.
     """

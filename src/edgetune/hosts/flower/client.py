@@ -13,7 +13,7 @@ import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.supernode.fleet_http_client import FleetHttpClient
 
-from edgetune.core.errors import LinkError, ModelError
+from edgetune.core.errors import HostError, ModelError, UnreachableError
 from edgetune.hosts.flower.signing import Signing
 
 TIMEOUT = 30.0
@@ -82,7 +82,7 @@ class Client(FleetHttpClient):
 
         Raises:
             Turned: if the server says no.
-            LinkError: if its certificate is refused, or `give_up` is over.
+            HostError: if its certificate is refused, or `give_up` is over.
         """
         wait, since = LEAST, None
         while True:
@@ -103,7 +103,7 @@ class Client(FleetHttpClient):
                 since = now
                 self._tell(f"no answer from {self.address} ({said}); trying again")
             if self._give_up is not None and now - since > self._give_up:
-                raise LinkError(
+                raise UnreachableError(
                     f"no answer for {self._give_up:g} seconds ({said})", where=self.address,
                     hint="is the server running, and its port open?",
                 )  # fmt: skip
@@ -114,12 +114,12 @@ class Client(FleetHttpClient):
         """Return why a connection failed.
 
         Raises:
-            LinkError: if it was the server's certificate, which trying again does not change.
+            HostError: if it was the server's certificate, which trying again does not change.
         """
         cause: BaseException | None = error
         while cause is not None:
             if isinstance(cause, ssl.SSLCertVerificationError):
-                raise LinkError(
+                raise HostError(
                     f"the server's certificate is refused: {cause.verify_message}", where=self.address,
                     hint="give the ca.pem of its `edgetune certs`; if it has expired, run that again on the server; "
                     "check this device's clock",
@@ -127,7 +127,7 @@ class Client(FleetHttpClient):
             cause = cause.__cause__ or cause.__context__
         text = str(error)
         if "WRONG_VERSION_NUMBER" in text or "record layer" in text:
-            raise LinkError("the server speaks no TLS", where=self.address, hint="--insecure") from error
+            raise HostError("the server speaks no TLS", where=self.address, hint="--insecure") from error
         return text or type(error).__name__
 
 

@@ -20,7 +20,7 @@ from flwr.superlink.routers.fleet.router import router
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
 
-from edgetune.core.errors import ConfigError, LinkError
+from edgetune.core.errors import ConfigError, HostError
 from edgetune.hosts.flower.gate import Gate, Returned
 from edgetune.hosts.flower.meter import Meter, metered
 from edgetune.hosts.flower.superlink import SuperLink
@@ -103,7 +103,7 @@ class Serving:
         until = time.monotonic() + PATIENCE
         while not self._server.started:
             if not self._thread.is_alive() or time.monotonic() > until:
-                raise LinkError("the server's network thread did not begin", where=f"port {self.port}")
+                raise HostError("the server's network thread did not begin", where=f"port {self.port}")
             time.sleep(0.01)
         return self
 

@@ -23,7 +23,7 @@ from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PullObjectRequest, PushObjectRequest
 from flwr.proto.node_pb2 import Node
 
-from edgetune.core.errors import LinkError
+from edgetune.core.errors import HostError
 from edgetune.hosts.flower.client import Client, Turned
 from edgetune.hosts.flower.objects import pack, unpack
 
@@ -44,7 +44,7 @@ class SuperNode:
         tell: told in one line when the server goes away and comes back.
 
     Raises:
-        LinkError: on entering and from every method: the key or the server's certificate is refused, or `give_up` is
+        HostError: on entering and from every method: the key or the server's certificate is refused, or `give_up` is
             over.
     """
 
@@ -131,7 +131,7 @@ class SuperNode:
 
         Raises:
             Turned: if the server does not know the node's run any more; the node has been announced anew then.
-            LinkError: as `Client.attempt`.
+            HostError: as `Client.attempt`.
         """
         request.node.CopyFrom(self._node)
         try:
@@ -144,13 +144,13 @@ class SuperNode:
         """Say that this device is there.
 
         Raises:
-            LinkError: if the server does not know its key, or `Client.attempt` gives up.
+            HostError: if the server does not know its key, or `Client.attempt` gives up.
         """
         request = ActivateNodeRequest(public_key=self._client.signing.public, heartbeat_interval=INTERVAL)
         try:
             answer = self._client.attempt(lambda: self._client.ActivateNode(request))
         except Turned as no:
-            raise LinkError(
+            raise HostError(
                 f"the server turns this device away: {no.why}", where=self._client.address,
                 hint="register the key: its .pub belongs into devices/ of the server's `edgetune certs`",
             ) from no  # fmt: skip

@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM ?= false
 # Small models: one thread each is faster than two that wait for each other.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo model demo-real real-model test fuzz test-slow test-gpu test-triton test-network check format bench bench-learning bench-defaults families docs clean
+.PHONY: demo model demo-real real-model test fuzz test-slow test-gpu test-triton test-network test-deploy check format bench bench-learning bench-defaults families docs clean
 
 demo: $(READY)
 	$(BIN)/edgetune run --out out/demo
@@ -46,6 +46,10 @@ test-gpu: $(READY)
 test-triton: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt triton
 	TRITON_INTERPRET=1 $(BIN)/pytest tests/directions/test_gpu.py
+
+# Units, image, compose file and the commands in them, as far as this machine allows; says what it could not check.
+test-deploy: $(READY)
+	$(BIN)/python scripts/check_deploy.py
 
 test-network: $(READY)
 	HF_HUB_OFFLINE=0 $(BIN)/pytest -m network

@@ -35,10 +35,10 @@ from edgetune.hosts.pem import (
     private_pem,
     public_pem,
     read_certificates,
+    read_curve_key,
     read_node_key,
     read_node_public_key,
     read_private_key,
-    read_curve_key,
     require_cryptography,
 )
 
@@ -51,7 +51,7 @@ MOST_DEVICES, MOST_DAYS = 10_000, 36_500
 TOKEN_BYTES = 32
 PUBLIC = 0o644
 RENEWED = timedelta(days=30)
-"""How long before its end a certificate is renewed, at most a third of its time: a call a month keeps a server valid."""
+"""How long before its end a certificate is renewed, at most a third of its time: a call a month keeps it valid."""
 LONGEST_HOST = 253
 _HOST = re.compile(r"(\*\.)?([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBERS = re.compile(r"[0-9.]+")

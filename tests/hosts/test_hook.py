@@ -105,7 +105,14 @@ def test_garbage_becomes_one_line_that_a_terminal_can_show(script: Script) -> No
 
 
 def test_a_hook_reads_nothing_from_the_device(script: Script) -> None:
-    assert script("cat; exit 0", 2.0).refusal() is None
+    open_, other, before = *os.pipe(), os.dup(0)
+    os.dup2(open_, 0)
+    try:
+        assert script("cat; exit 0", 2.0).refusal() is None
+    finally:
+        os.dup2(before, 0)
+        for handle in (open_, other, before):
+            os.close(handle)
 
 
 def test_words_reach_the_program_as_they_are(tmp_path: Path, script: Script) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
 from edgetune.core.errors import ConfigError, LimitError
-from edgetune.hosts.limits import Limits, parse_size
+from edgetune.hosts.limits import Limits, limits_of, parse_size
 
 GIGA = 10**9
 ROOMY = Limits(resident=lambda: 400, usable=lambda: 64 * GIGA)
@@ -97,6 +98,20 @@ def test_a_hook_is_not_started_for_a_round_that_does_not_fit_anyway() -> None:
     condition = Says(None)
     assert replace(ROOMY, max_memory=10, only_when=condition).refusal(1) is not None
     assert condition.asked == 0
+
+
+def test_options_of_a_command_line_become_limits() -> None:
+    limits = limits_of(2, "1GB", "hook:true")
+    assert (limits.max_threads, limits.max_memory) == (2, GIGA)
+    assert limits.only_when is not None
+    assert limits_of() == Limits()
+
+
+@pytest.mark.parametrize("given", [{"max_threads": 0}, {"max_memory": "much"}, {"only_when": "never"}])
+def test_options_that_cannot_be_read_are_named(given: dict[str, Any]) -> None:
+    option = f"--{next(iter(given)).replace('_', '-')}"
+    with pytest.raises(ConfigError, match=option):
+        limits_of(**given)
 
 
 @pytest.mark.parametrize("bound", [{"max_threads": 0}, {"max_memory": 0}, {"max_threads": -3}])

@@ -11,6 +11,8 @@ from edgetune.hosts.charging import Charging
 from edgetune.hosts.hook import Hook
 from edgetune.hosts.idle import Idle
 
+WHERE = "--only-when"
+
 
 class Condition(Protocol):
     """Something that is asked before every round."""
@@ -23,7 +25,7 @@ class Condition(Protocol):
 def _plain(make: Callable[[], Condition]) -> Callable[[str], Condition]:
     def read(more: str) -> Condition:
         if more:
-            raise ConfigError(f"it takes nothing, not {more!r}", where="--only-when")
+            raise ConfigError(f"it takes nothing, not {more!r}", where=WHERE)
         return make()
 
     return read
@@ -44,4 +46,8 @@ def condition_of(text: str) -> Condition:
         ConfigError: if it is none of them, naming the nearest; if this machine cannot tell whether it holds.
     """
     name, _, more = text.partition(":")
-    return by_name(name.strip(), CONDITIONS, "condition")(more.strip())
+    try:
+        read = by_name(name.strip(), CONDITIONS, "condition")
+    except ConfigError as error:
+        raise ConfigError(error.what, where=WHERE, hint=error.hint) from error
+    return read(more.strip())

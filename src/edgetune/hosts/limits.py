@@ -10,7 +10,7 @@ from decimal import Decimal
 
 from edgetune.core.errors import ConfigError, LimitError
 from edgetune.core.progress import Progress, silent
-from edgetune.hosts.conditions import Condition
+from edgetune.hosts.conditions import Condition, condition_of
 from edgetune.measure.machine import resident_bytes, usable_memory
 
 FORMS = "2GB, 1.5G, 512MiB or 800000000"
@@ -19,11 +19,15 @@ _BINARY = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,9})?)\s*(?:([kmgt]?)b?|([kmgt])ib)", re.IGNORECASE | re.ASCII)
 
 
-def parse_size(text: str) -> int:
+def parse_size(text: str, where: str | None = None) -> int:
     """Read a number of bytes: a number, and a unit if any.
 
     MB and M are 10^6 bytes, MiB is 2^20; capital letters or not. Where people mean either by G, the smaller one is the
     bound that nobody is surprised by.
+
+    Args:
+        text: what was typed.
+        where: the option, for errors.
 
     Returns:
         Bytes, at least 1.
@@ -33,11 +37,11 @@ def parse_size(text: str) -> int:
     """
     found = _SIZE.fullmatch(text.strip())
     if found is None:
-        raise ConfigError(f"cannot read the size {text!r}", hint=f"write it like {FORMS}")
+        raise ConfigError(f"cannot read the size {text!r}", where=where, hint=f"write it like {FORMS}")
     number, decimal, binary = found.groups()
     size = int(Decimal(number) * (_BINARY[binary.lower()] if binary else _UNITS[decimal.lower()]))
     if size < 1:
-        raise ConfigError(f"a size of {text!r} leaves nothing", hint=f"write it like {FORMS}")
+        raise ConfigError(f"a size of {text!r} leaves nothing", where=where, hint=f"write it like {FORMS}")
     return size
 
 
@@ -130,6 +134,21 @@ class Limits:
         if needed > (left := self.usable()):
             return f"too little memory: the round needs {_shown(needed)} more, the machine has {_shown(left)}"
         return None
+
+
+def limits_of(
+    max_threads: int | None = None, max_memory: str | None = None, only_when: str | None = None
+) -> Limits:
+    """Read limits as the options of a command line say them.
+
+    Raises:
+        ConfigError: for what cannot be read, and a condition that this machine cannot tell.
+    """
+    return Limits(
+        max_threads,
+        None if max_memory is None else parse_size(max_memory, "--max-memory"),
+        None if only_when is None else condition_of(only_when),
+    )
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -68,7 +68,7 @@ def test_a_status_says_round_devices_losses_bytes_and_reasons(
 ) -> None:
     assert execute(["status", str(folder)]) == 0
     shown = capsys.readouterr().out
-    assert "fedkseed of edgetune server x" in shown
+    assert "fedkseed: edgetune server x" in shown
     assert f"running, asking (process {os.getpid()})" in shown
     assert re.search(r"round +2 of 3; 1 whole", shown)
     assert "1,000 online of 1,000 registered: 0 1 2 3 4 5 6 7 ... (1,000)" in shown

@@ -149,7 +149,7 @@ def rows_of(found: dict[str, Any]) -> list[Row]:
         found: as `hosts.status.Statuses.now` returns it, from here or another host.
     """
     rows = [
-        ("run", Text(" of ".join(shortened(found[key]) for key in ("method", "command") if found[key]))),
+        ("run", Text(": ".join(shortened(found[key]) for key in ("method", "command") if found[key]))),
         ("state", _state(found)),
         ("round", Text(_round(found))),
         ("devices", Text(_devices(found))),

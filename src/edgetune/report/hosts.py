@@ -195,8 +195,9 @@ def _payloads(event: HostsRound, done: RoundFinished) -> tuple[dict[int, int], d
     The round's event names no senders: they are those who were asked, in its order, or of these the ones that answered
     in time. A round with other counts (one with an exchange before it that somebody did not end) is nobody's.
     """
-    heard = [*(number for number in done.devices if number in set(event.accepted))]
-    heard += [number for number in event.accepted if number not in set(done.devices)]
+    asked, accepted = set(done.devices), set(event.accepted)
+    heard = [number for number in done.devices if number in accepted]
+    heard += [number for number in event.accepted if number not in asked]
     sent = next((who for who in (heard, done.devices) if len(who) == len(done.payload_up_bytes)), [])
     received = done.devices if len(done.devices) == len(done.payload_down_bytes) else []
     return (

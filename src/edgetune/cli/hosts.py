@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from edgetune.cli.display import Display
-from edgetune.cli.options import Asked, Out, Quiet, asking, columns
+from edgetune.cli.options import Asked, Out, Quiet, Track, asking, columns
 from edgetune.cli.runs import reported
 from edgetune.core.errors import ConfigError
 
@@ -48,6 +48,7 @@ def server(
             min=0, show_default=False, help="Devices to wait for before the first round; those of a round."
         ),
     ] = None,
+    track: Track = None,
     quiet: Quiet = False,
 ) -> None:
     """Tune across devices on other hosts: hold the ledger, ask, combine; the same folder goes on."""
@@ -55,7 +56,8 @@ def server(
     with Display(console, quiet=quiet) as display:
         from edgetune.core.ledger import read_ledger
         from edgetune.hosts.serve import Listening, serve
-        from edgetune.run.work import LEDGER
+        from edgetune.report.trackers import tracking
+        from edgetune.run.work import EVENTS, LEDGER
 
         host, port = address(listen, "--listen")
         where = Listening(certs, host, port, insecure, timeout, wait)
@@ -63,11 +65,12 @@ def server(
         def say(line: str) -> None:
             console.print(line, highlight=False, soft_wrap=True, markup=False)
 
-        with reported(out):
+        log = out / EVENTS
+        with reported(out), tracking(track or (), log, display.listen, display.warn) as told:
             serve(
                 asked.resolve(), out, where,
                 command=shlex.join(["edgetune", *sys.argv[1:]]),
-                listener=display.listen, progress=display.progress, say=say,
+                listener=told, progress=display.progress, say=say,
             )  # fmt: skip
         ledger = read_ledger(out / LEDGER)
     say(f"{out / LEDGER}: digest {ledger.digest[:12]}, round {ledger.round}")
@@ -125,18 +128,13 @@ def device(
     with Display(console, quiet=quiet, doing="waiting") as display:
         from edgetune.core.allocator import return_freed_blocks
         from edgetune.core.cache import cache_folder
-        from edgetune.hosts.conditions import condition_of
         from edgetune.hosts.device import Connection, run_device
-        from edgetune.hosts.limits import Limits, parse_size
+        from edgetune.hosts.limits import limits_of
         from edgetune.hosts.resident import Own
 
         return_freed_blocks()
         address(server, "--server")
-        limits = Limits(
-            max_threads,
-            None if max_memory is None else parse_size(max_memory),
-            None if only_when is None else condition_of(only_when),
-        )
+        limits = limits_of(max_threads, max_memory, only_when)
         scratch = state or cache_folder("devices") / key.stem
         own = Own(data, columns(named) if named else None, model, method, scratch, limits)
 

@@ -33,9 +33,6 @@ def commands_of(root: Path) -> Iterator[tuple[str, list[str], bool]]:
     ].items():
         said = one.get("command", "")
         yield f"compose.yaml, {name}", shlex.split(said) if isinstance(said, str) else said, True
-        test = one.get("healthcheck", {}).get("test", [])
-        if test[:2] == ["CMD", "edgetune"]:
-            yield f"compose.yaml, {name}, healthcheck", test[2:], True
     for page in PAGES:
         text = (root / page).read_text(encoding="utf-8")
         fences = re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S)

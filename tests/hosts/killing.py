@@ -54,11 +54,12 @@ class Middle:
     """Dies in the middle of a round: the one place that knows how the server's remote hands are called.
 
     `edgetune.hosts.remote.Remote` calls `_sent(device)` for every message that was left for a device, and
-    `_heard(device)` for every reply that arrived in time.
+    `_heard(device)` for every reply that arrived in time; `ready` are the devices that can take part.
 
     Args:
         round: in which.
-        after_all_were_sent: when every device that the round asks has its message; else after the first reply.
+        after_all_were_sent: when every device that the round asks and that is there has its message; else after the
+            first reply.
     """
 
     def __init__(self, round: int, *, after_all_were_sent: bool) -> None:
@@ -77,7 +78,7 @@ class Middle:
 
     def _sent(self, result: Any, remote: Any, device: int, *rest: Any, **named: Any) -> None:
         self._told.add(device)
-        if self._now == self._round and self._told >= self._asked:
+        if self._now == self._round and self._told >= self._asked & {device, *remote.ready}:
             die("after_sending", self._round)
 
     def _heard(self, result: Any, remote: Any, device: int, *rest: Any, **named: Any) -> None:

@@ -50,6 +50,7 @@ class Remote:
     """As the server's remote hands: what they do is noted."""
 
     happened: list[str]
+    ready = (3, 5, 7)
 
     def _sent(self, device: int) -> None:
         self.happened.append(f"sent {device}")
@@ -65,7 +66,7 @@ def happened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def open_round(server: Any, held: Any = None, busy: Any = ()) -> dict[int, bytes]:
         found.append("opened")
-        return {3: b"", 5: b""}
+        return {3: b"", 5: b"", 9: b""}  # 9 is not there
 
     def answer(
         device: Any, payload: bytes, turn: Any = None, progress: Any = silent, choice: Any = None

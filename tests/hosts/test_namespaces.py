@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from namespaces import Host, network, run, sweep, why_not
+from processes import Processes
 
 WHY_NOT = why_not()
 pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
@@ -100,6 +101,25 @@ def test_hosts_reach_each_other_by_their_own_addresses_and_nothing_else(tmp_path
         process.communicate()
     assert "default" not in routes
     assert len(routes.splitlines()) == 1
+
+
+def test_a_command_of_a_namespace_is_the_process_itself_and_can_be_killed(tmp_path: Path) -> None:
+    with network(1, tmp_path) as net, Processes(tmp_path) as processes:
+        there = processes.start("version", "--version", prefix=net.devices[0].prefix)
+        assert there.wait_for(r"^edgetune \d")
+        assert there.wait() == 0
+        words = [
+            *net.devices[0].prefix,
+            sys.executable,
+            "-c",
+            "import time; print('up', flush=True); time.sleep(600)",
+        ]
+        long = processes.start("long", prefix=words)
+        long.wait_for("up")
+        assert processes.alive() == [long.pid]
+        assert run("ip", "netns", "pids", net.devices[0].name).split() == [str(long.pid)]
+        long.kill()
+        assert processes.alive() == []
 
 
 def test_a_cable_can_be_taken_out_and_put_in_again(tmp_path: Path) -> None:

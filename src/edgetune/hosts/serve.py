@@ -12,7 +12,7 @@ from edgetune.core.progress import Progress, silent
 from edgetune.hosts.fleet import Fleet
 from edgetune.hosts.keys import check_hosts, registered, server_files
 from edgetune.hosts.shown import Shown
-from edgetune.hosts.status import status_of
+from edgetune.hosts.status import Statuses
 from edgetune.recipe.asking import asked_devices
 from edgetune.recipe.recipe import Recipe
 from edgetune.recipe.sections import FleetSection
@@ -80,7 +80,7 @@ def serve(
     shown = Shown(out, recipe.federation.rounds, len(keys))
     certificate = None if where.insecure else (files.certificate, files.key)
     with Serving(
-        keys, (where.host, where.port), certificate, token=files.token, status=lambda: status_of(out)
+        keys, (where.host, where.port), certificate, token=files.token, status=Statuses(out).now
     ) as link:
         secured = "without TLS" if where.insecure else f"certificate until {files.ends:%Y-%m-%d}"
         say(f"listening on {where.host}:{link.port}, {len(keys)} keys, {secured}; telemetry is off")

@@ -14,6 +14,7 @@ from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from edgetune.core.errors import EdgetuneError
 from edgetune.hosts.flower.meter import Meter
 from edgetune.hosts.flower.superlink import SuperLink
 from edgetune.hosts.keys import fingerprint
@@ -85,7 +86,10 @@ class Gate:
         said = request.headers.get("authorization", "")
         if self._token is None or not hmac.compare_digest(said.encode(), f"Bearer {self._token}".encode()):
             return _no(401, "the token is not this server's")
-        return Response(json.dumps(self._status()), media_type="application/json")
+        try:
+            return Response(json.dumps(self._status()), media_type="application/json")
+        except EdgetuneError as error:  # nothing has been written yet
+            return _no(503, error.what)
 
 
 class Returned:

@@ -94,11 +94,13 @@ class Exchanges:
             for id in fates.answering
         ]
         before, chosen = self._chosen(tasks)
+        missed = dict(self._hands.unanswered) if before else {}
         if chosen is not None:
             tasks = [replace(task, choice=chosen[task.device]) for task in tasks if task.device in chosen]
         up = self._hands.answer(tasks, pace.step) if tasks else {}
-        if self._hands.unanswered:
-            fates = replace(fates, unanswered={**fates.unanswered, **self._hands.unanswered})
+        missed |= self._hands.unanswered
+        if missed:
+            fates = replace(fates, unanswered={**fates.unanswered, **missed})
         self._held |= dict.fromkeys(up, server.round)
         if flight is not None:
             up, seconds = flight.landed(up, fates.times, coming)

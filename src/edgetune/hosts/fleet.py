@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,13 +34,23 @@ class Fleet:
         shown: keeps what `edgetune status` shows.
         timeout: seconds after which a round takes no more replies.
         wait: devices that must be there before the first round; those that a round waits for if not given.
+        say: told in one line what is waited for.
     """
 
     def __init__(
-        self, link: Link, devices: Sequence[int], out: Path, shown: Shown, *, timeout: float, wait: int | None
+        self,
+        link: Link,
+        devices: Sequence[int],
+        out: Path,
+        shown: Shown,
+        *,
+        timeout: float,
+        wait: int | None,
+        say: Callable[[str], None],
     ) -> None:
         self._link, self._devices, self._file = link, devices, out / FILE
         self._shown, self._timeout, self._wait = shown, timeout, wait
+        self._say = say
         self._untold = list[Event]()
         self._tell: Listener = self._untold.append
         self._remote: Remote | None = None
@@ -55,13 +65,10 @@ class Fleet:
         remote = self._remote = self._remote or self._opened(prepared, resumed=resumed)
         self._shown.begin(remote)
         remote.open(opening_of(prepared))
-        private = prepared.method.private  # the noise is found for every device's number of records
-        known = sum(one.examples > 0 for one in remote.known.values())
-        if private and known < len(self._devices):
-            remote.wait(len(self._devices), progress)
-        elif not resumed:
-            round = asked_devices(len(self._devices), prepared.recipe.federation.participation)
-            remote.wait(round if self._wait is None else self._wait, progress)
+        wanted = self._awaited(prepared, remote, resumed=resumed)
+        if wanted > len(remote.ready):
+            self._say(f"waiting for {wanted} of {len(self._devices)} devices")
+            remote.wait(wanted, progress)
         return {id: one.examples for id, one in remote.known.items() if one.examples}
 
     def party(self, tell: Listener) -> Party:
@@ -71,6 +78,15 @@ class Fleet:
             tell(event)
         self._tell = tell
         return self._remote
+
+    def _awaited(self, prepared: Prepared, remote: Remote, *, resumed: bool) -> int:
+        """Return how many devices must be there before the first round."""
+        if prepared.method.private:  # the noise is found for every device's number of records
+            return 0 if all(one.examples for one in remote.known.values()) else len(self._devices)
+        if resumed:
+            return 0
+        section = prepared.recipe.federation
+        return asked_devices(len(self._devices), section.participation) if self._wait is None else self._wait
 
     def _opened(self, prepared: Prepared, *, resumed: bool) -> Remote:
         section = prepared.recipe.federation

@@ -87,7 +87,7 @@ def serve(
         return pipeline.run(
             recipe, out, command=command, listener=listener, progress=progress,
             stages=recipe.stages or pipeline.TUNING,
-            elsewhere=Fleet(link, devices, out, shown, timeout=where.timeout, wait=where.wait),
+            elsewhere=Fleet(link, devices, out, shown, timeout=where.timeout, wait=where.wait, say=say),
         )  # fmt: skip
 
 

@@ -19,6 +19,8 @@ from edgetune.core.reasons import counted_reasons, numbers, shortened
 
 Now = Callable[[], dict[str, Any]]
 Row = tuple[str, Text]
+PORT = 9092
+"""Of a server that is named without one."""
 INTERVAL = 1.0
 """Seconds between two looks."""
 AWAY = 60.0
@@ -34,7 +36,12 @@ def register(app: typer.Typer) -> None:
 
 
 def status(
-    target: Annotated[str, typer.Argument(metavar="HOST:PORT|DIR", help="A server, or the folder of a run.")],
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="HOST|DIR", help="A server (HOST:PORT; 9092 if not said), or the folder of a run."
+        ),
+    ],
     certs: Annotated[
         Path | None,
         typer.Option(
@@ -71,7 +78,9 @@ def status(
 def _asking(target: str, certs: Path | None, insecure: bool) -> Now:
     """Return what says how the run stands; a folder of that name goes before a host."""
     folder = Path(target)
-    if folder.is_dir():
+    if certs is not None and ":" not in target:
+        target = f"{target}:{PORT}"
+    elif folder.is_dir():
         from edgetune.hosts.status import Statuses
 
         return Statuses(folder).now

@@ -10,11 +10,11 @@ import typer
 from rich.console import Console
 
 from edgetune.cli.options import folder
+from edgetune.hosts import PORT
 
 if TYPE_CHECKING:
     from edgetune.hosts.certs import Made
 
-PORT = 9092
 FOR_TESTING = (
     "This authority is made for testing and for a small fleet of your own: whoever has ca.key can pretend to be the "
     "server. Keep that file to yourself, best on another disk, or bring certificates of an authority that you trust."

@@ -15,10 +15,10 @@ from edgetune.cli.display import Display
 from edgetune.cli.options import Asked, Out, Quiet, Track, asking, columns
 from edgetune.cli.runs import reported
 from edgetune.core.errors import ConfigError
+from edgetune.hosts import PORT
 
 WHERE = ("model", "device", "residency", "data", "test_data", "columns", "held_out_category")
 HOW = ("method", "participation", "rounds", "learning_rate", "metric", "extract", "seed", "threads")
-PORT = 9092
 Certs = Annotated[Path, typer.Option("--certs", help="Folder of `edgetune certs`.")]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Without TLS: for a network of your own.")]
 

@@ -22,6 +22,7 @@ EXTRAS = {
     "gguf": ("deploy", "writing GGUF files"),
     "xllamacpp": ("deploy", "running GGUF files in llama.cpp"),
     "matplotlib": ("plots", "the report's plots"),
+    "flwr": ("flower", "devices on other hosts"),
     "tensorboardX": ("tensorboard", "curves for TensorBoard (--track)"),
     "triton": ("gpu", "direction kernels for CUDA tensors"),
 }

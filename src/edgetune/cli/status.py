@@ -16,11 +16,10 @@ from rich.text import Text
 from edgetune.cli.layout import fields, grid
 from edgetune.core.errors import INTERRUPTED, DataError, UnreachableError
 from edgetune.core.reasons import counted_reasons, numbers, shortened
+from edgetune.hosts import PORT
 
 Now = Callable[[], dict[str, Any]]
 Row = tuple[str, Text]
-PORT = 9092
-"""Of a server that is named without one."""
 INTERVAL = 1.0
 """Seconds between two looks."""
 AWAY = 60.0

@@ -90,13 +90,13 @@ class Client(FleetHttpClient):
                 answer = ask()
             except httpx.HTTPStatusError as error:
                 if error.response.status_code not in AGAIN:
+                    self._back(since)
                     raise Turned(error.response.status_code, _detail(error.response)) from error
                 said = f"it answers {error.response.status_code}"
             except httpx.TransportError as error:
                 said = self._unless_refused(error)
             else:
-                if since is not None:
-                    self._tell(f"{self.address} answers again")
+                self._back(since)
                 return answer
             now = time.monotonic()
             if since is None:
@@ -109,6 +109,10 @@ class Client(FleetHttpClient):
                 )  # fmt: skip
             time.sleep(wait)
             wait = min(2 * wait, MOST)
+
+    def _back(self, since: float | None) -> None:
+        if since is not None:
+            self._tell(f"{self.address} answers again")
 
     def _unless_refused(self, error: httpx.TransportError) -> str:
         """Return why a connection failed.

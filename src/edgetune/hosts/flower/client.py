@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import ssl
 import time
 from collections.abc import Callable
@@ -22,6 +23,8 @@ KEPT = 80.0
 """Seconds that a connection without requests is kept."""
 LEAST, MOST = 0.5, 5.0
 """Seconds between two attempts to reach a server that does not answer: the first, and the most that they grow to."""
+HANDSHAKE = 5.0
+"""Seconds that a server has to show that it speaks TLS."""
 AGAIN = (408, 412, 429, 500, 502, 503, 504)
 """Answers after which the same request may succeed."""
 Answer = TypeVar("Answer")
@@ -64,7 +67,7 @@ class Client(FleetHttpClient):
         tell: Callable[[str], None],
     ) -> None:
         self.signing, self.address = Signing(key), address
-        self._give_up, self._tell = give_up, tell
+        self._give_up, self._tell, self._plain = give_up, tell, authority is None
         scheme = "http" if authority is None else "https"
         super().__init__(f"{scheme}://{address}", interceptors=[self.signing], verify=False)
         self._client.close()
@@ -94,6 +97,10 @@ class Client(FleetHttpClient):
                 said = f"it answers {error.response.status_code}"
             except httpx.TransportError as error:
                 said = self._unless_refused(error)
+            except (httpx.InvalidURL, ValueError) as error:  # not even a damaged answer is of that kind
+                raise HostError(
+                    f"no server of edgetune: {str(error)[:100]}", where=self.address, hint="is the address right?"
+                ) from error  # fmt: skip
             else:
                 if since is not None:
                     self._tell(f"{self.address} answers again")
@@ -126,6 +133,10 @@ class Client(FleetHttpClient):
                 ) from error  # fmt: skip
             cause = cause.__cause__ or cause.__context__
         text = str(error)
+        if self._plain and isinstance(error, httpx.RemoteProtocolError) and _speaks_tls(self.address):
+            raise HostError(
+                "the server speaks TLS", where=self.address, hint="leave out --insecure"
+            ) from error
         if "WRONG_VERSION_NUMBER" in text or "record layer" in text:
             raise HostError("the server speaks no TLS", where=self.address, hint="--insecure") from error
         return text or type(error).__name__
@@ -142,6 +153,21 @@ def _trusting(authority: Path) -> ssl.SSLContext:
             "cannot read the authority's certificate", where=authority, hint="--ca CERTS/ca.pem"
         ) from error
     return context
+
+
+def _speaks_tls(address: str) -> bool:
+    """Say whether a server answers a handshake; nothing is sent to it, so that nobody has to be trusted."""
+    host, _, port = address.rpartition(":")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        with (
+            socket.create_connection((host.strip("[]"), int(port)), HANDSHAKE) as plain,
+            context.wrap_socket(plain),
+        ):
+            return True
+    except OSError:
+        return False
 
 
 def _detail(response: httpx.Response) -> str:

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.supernode.fleet_http_client import FleetHttpClient
 
 from edgetune.core.errors import HostError, ModelError, UnreachableError
+from edgetune.core.reasons import shortened
 from edgetune.hosts.flower.signing import Signing
 
 TIMEOUT = 30.0
@@ -174,7 +175,7 @@ def _detail(response: httpx.Response) -> str:
     """Return what a server said in a refusal."""
     try:
         said = json.loads(response.text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return response.reason_phrase
     found = said.get("detail") or said.get("message") if isinstance(said, dict) else None
-    return str(found or response.reason_phrase)
+    return shortened(str(found or response.reason_phrase))

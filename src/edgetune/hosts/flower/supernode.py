@@ -65,7 +65,11 @@ class SuperNode:
 
     def __enter__(self) -> SuperNode:
         """Connect."""
-        self._activate()
+        try:
+            self._activate()
+        except BaseException:
+            self._client.close()
+            raise
         self._beating.start()
         return self
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from edgetune.core.errors import ConfigError, DataError
 from edgetune.core.progress import Progress, silent
-from edgetune.hosts.envelope import seal, unseal
 from edgetune.hosts.keys import AUTHORITY, read_key
 from edgetune.hosts.link import Post
 from edgetune.hosts.resident import Own, Resident
@@ -88,7 +87,7 @@ def attend(post: Post, resident: Resident, *, sleep: Callable[[float], None] = t
             pause = min(GROWTH * pause, LATER)
             continue
         pause = SOON
-        post.reply(came[0], seal(resident.answer(unseal(came[1]))))
+        post.reply(came[0], resident.answered(came[1]))
         if resident.barred is not None:
             raise resident.barred
 

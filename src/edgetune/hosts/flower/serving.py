@@ -28,8 +28,8 @@ from edgetune.hosts.link import Carried
 
 PATIENCE = 30.0
 """Seconds that the thread has to begin."""
-SELDOM, MANY = 60.0, 1000
-"""Seconds until the same refusal is told again, and how many are remembered."""
+SELDOM, MANY, STRANGERS = 60.0, 1000, 20
+"""Seconds until the same refusal is told again, how many are remembered, and how many of strangers are told in them."""
 KEEP_ALIVE = 90
 """Seconds that a connection without requests stays open: longer than between two looks, which need no handshake."""
 
@@ -62,6 +62,7 @@ class Serving:
             deque[tuple[int | None, str]](maxlen=MANY),
             dict[tuple[int | None, str], float](),
         )
+        self._since, self._strangers = time.monotonic(), 0
         self._socket = _listening(*listen)
         gate = Middleware(
             Gate, link=self._link, meter=self._meter, status=status, token=token, refused=self._refuse
@@ -141,10 +142,15 @@ class Serving:
 
     def _refuse(self, device: int | None, why: str) -> None:
         now = time.monotonic()
+        if now - self._since >= SELDOM:
+            self._since, self._strangers = now, 0
         if now - self._said.get((device, why), -SELDOM) >= SELDOM:
             if len(self._said) >= MANY:  # strangers without number make no server grow
                 self._said.clear()
             self._said[device, why] = now
+            self._strangers += device is None
+            if device is None and self._strangers > STRANGERS:  # nor its log: keys are made by the thousand
+                return
             self._refusals.append((device, why))
 
 

@@ -1,6 +1,5 @@
 """What the server's end of the link keeps: nothing of what is over."""
 
-# ruff: noqa: E402 - Flower is an extra
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone

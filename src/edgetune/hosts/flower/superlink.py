@@ -151,7 +151,7 @@ class SuperLink:
         return id
 
     def _sweep(self) -> None:
-        """End pushes whose time is over: one stays for every reply that nobody waits for; Flower ends none by itself."""
+        """End pushes whose time is over: Flower ends none by itself, and every late reply leaves one."""
         state, now = self._state, datetime.now(timezone.utc)
         with state.lock, state._lock_object_push_sessions:
             for id, push in list(state._object_push_sessions.items()):

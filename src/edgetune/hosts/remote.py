@@ -266,9 +266,8 @@ class Remote:
             for id in open
         }
         given_up = {ticket: sent.device for ticket, sent in self._under_way.items() if sent.task is not None}
-        back = self._link.withdraw(
-            given_up
-        )  # else a slow device does one round after the other that are over
+        # Else a slow device would do one round after the other that are over.
+        back = self._link.withdraw(given_up)
         self._stale |= {ticket: device for ticket, device in given_up.items() if ticket not in back}
         self._under_way = {one: sent for one, sent in self._under_way.items() if one not in given_up}
         self.phase = CLOSING

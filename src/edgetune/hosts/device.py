@@ -13,7 +13,7 @@ from edgetune.hosts.keys import AUTHORITY, read_key
 from edgetune.hosts.link import Post
 from edgetune.hosts.resident import Own, Resident
 
-SOON, LATER, GROWTH = 0.25, 5.0, 1.5
+SOON, LATER, GROWTH = 0.05, 5.0, 1.5
 """Seconds between two looks for messages: after one was there, the most that they grow to while there is none, and how
 fast they do. A look costs about a kilobyte."""
 

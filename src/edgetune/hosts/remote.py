@@ -21,7 +21,7 @@ from edgetune.hosts.link import Carried, Link
 from edgetune.hosts.waiting import MOST, Patience, Registered, Sent, why_not
 from edgetune.wire.frame import HEADER
 
-PAUSE = 0.02, 0.25
+PAUSE = 0.01, 0.05
 """Seconds between two looks at the link: at first, and the most that they grow to while nothing happens."""
 AGAIN = 15.0
 """Seconds after which a device that would not take part is asked again, while the round needs it."""
@@ -273,10 +273,11 @@ class Remote:
             id: declined.get(id) or (ABSENT if id not in self._online else "not needed" if full else "late")
             for id in open
         }
-        for ticket, sent in list(self._under_way.items()):
-            if sent.task is not None:
-                self._stale[ticket] = sent.device
-                del self._under_way[ticket]
+        given_up = {ticket: sent.device for ticket, sent in self._under_way.items() if sent.task is not None}
+        # Else a slow device would do one round after the other that are over.
+        back = self._link.withdraw(given_up)
+        self._stale |= {ticket: device for ticket, device in given_up.items() if ticket not in back}
+        self._under_way = {one: sent for one, sent in self._under_way.items() if one not in given_up}
         self.phase = CLOSING
         self._changed()
 

@@ -132,6 +132,10 @@ class Serving:
         """Take messages back."""
         self._link.forget(tickets)
 
+    def withdraw(self, tickets: Collection[str]) -> set[str]:
+        """Take back what has not been fetched yet, and say what that is."""
+        return self._link.withdraw(tickets)
+
     def carried(self) -> dict[int, Carried]:
         """Return the bytes on the sockets, by device."""
         return self._meter.carried()
@@ -157,10 +161,14 @@ class Serving:
 def _listening(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=512)
+        listening = socket.create_server((host, port), family=family, backlog=512)
     except (OSError, OverflowError) as error:
         raise ConfigError(
             f"cannot listen: {getattr(error, 'strerror', None) or error}",
             where=f"{host}:{port}",
             hint="another --listen, or end what listens there",
         ) from error
+    # asyncio sets this on sockets that name their protocol, which `create_server`'s do not: head and body of an answer
+    # are two segments, and the second would wait 40 ms for a delayed acknowledgement. Connections inherit it.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening

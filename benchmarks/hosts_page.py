@@ -95,7 +95,7 @@ def many_text(found: list[dict[str, Any]]) -> str:
         f"| {one['devices']} | {one['private_mb']:.0f} | {one['proportional_mb']:.0f} "
         f"| {one['resident_mb']:.0f} "
         f"| {one['server_mb']:.0f} | {one['server_files']} | {one['server_cpu']:.2f} | {one['round_seconds']:.2f} "
-        f"| {one['start_seconds']:.0f} |"
+        f"| {one['start_cpu']:.1f} |"
         for one in found
     )
     few, most = found[0], found[-1]
@@ -108,7 +108,7 @@ def many_text(found: list[dict[str, Any]]) -> str:
 All are asked in every round; the base is memory-mapped and shared. Memory in MB, median of the devices: private is
 what one more process costs, proportional shares what several map. The server's is private.
 
-| devices | private | proportional | resident | server | its open files | its CPU s a round | s a round | start, s |
+| devices | private | proportional | resident | server | open files | its CPU s a round | s a round | CPU s of a start |
 |---|---|---|---|---|---|---|---|---|
 {rows}
 

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -106,13 +107,17 @@ def round_latency(rounds: int = 100) -> list[dict[str, Any]]:
     return found
 
 
-def endurance(rounds: int = 1000, every: int = 50) -> dict[str, Any]:
-    """Measure memory and open files over a long run."""
+def endurance(rounds: int = 1000, every: int = 50, within: float = 240) -> dict[str, Any]:
+    """Measure memory and open files over a long run, of fewer rounds if they take longer than so many seconds."""
     rows = list[dict[str, Any]]()
     with Federation(2, rounds) as federation:
         federation.join(2)
+        until = time.monotonic() + within
         for round in range(every, rounds, every):
-            federation.reached(round)
+            try:
+                federation.reached(round, until - time.monotonic())
+            except AssertionError:
+                break
             server, device = federation.server.footprint(), federation.running[0].footprint()
             sizes = {one.name: one.stat().st_size for one in federation.out.iterdir() if one.is_file()}
             rows.append(
@@ -123,7 +128,7 @@ def endurance(rounds: int = 1000, every: int = 50) -> dict[str, Any]:
                     "files": sizes,
                 }
             )  # fmt: skip
-        federation.ended()
+            print(rows[-1], flush=True)
         done = federation.events("round")
     return {
         "rounds": len(done),

@@ -37,7 +37,7 @@ IMPORTS = [
 ]  # fmt: skip
 
 
-def many(count: int, rounds: int = 8) -> dict[str, Any]:
+def many(count: int, rounds: int = 7) -> dict[str, Any]:
     """Measure a federation of so many devices on this machine, all of them asked in every round."""
     with Federation(count, rounds) as federation:
         begun = time.monotonic()

@@ -156,9 +156,7 @@ Two devices, {found["seconds"]:.0f} s. Resident memory in MB, sizes in kB.
 
 Slope in kB a round, least squares with its standard error. After round 200: server {shown["server_slope"]}, device
 {shown["device_slope"]}; of the second half: server {shown["server_half"]}, device {shown["device_half"]}.
-What the garbage collector has not come to yet is resident too, and rises and falls by some megabytes. Counted instead,
-nothing grows: between rounds 20 and 60, no type of Python's objects and no table of Flower's state had more entries but
-the terminal's progress bars, whose history is bounded.
+What the garbage collector has not come to yet is resident too, and rises and falls by some megabytes.
 """
 
 

@@ -11,10 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from relay import Relay
-
 from edgetune.hosts.device import LATER, SOON
-from hosts_fleet import Federation, median, timed
+from hosts_fleet import Federation, Relay, median, timed
 
 LATEST = 25.0
 """Seconds after which a device that is not asked looks as seldom as it ever does."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -14,8 +15,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "hosts"))
 from processes import Footprint, Processes, Started, footprint, until
+from relay import Relay
 
-__all__ = ["Federation", "Footprint", "footprint", "median", "until"]
+__all__ = ["Federation", "Footprint", "Relay", "footprint", "median", "timed", "until"]
 TIMED = Path(__file__).with_name("hosts_timed.py")
 TINY = {
     "data.records": 64, "data.held_out": 8, "data.calibration": 8, "data.max_tokens": 64,
@@ -52,7 +54,7 @@ class Federation:
         self.devices, self._method = devices, method
         self._settings: dict[str, object] = {**TINY, **own, "federation.rounds": rounds, **(settings or {})}
         self._wait = devices if wait is None else wait
-        self._at: dict[str, Any] = {}
+        self._at, self._seen = 0, list[dict[str, Any]]()
 
     def __enter__(self) -> Federation:
         self._temporary = tempfile.TemporaryDirectory()
@@ -112,12 +114,13 @@ class Federation:
 
     def events(self, kind: str) -> list[dict[str, Any]]:
         """Return the whole lines of the server's log that are of a kind."""
-        try:
-            lines = (self.out / "events.jsonl").read_text().splitlines(keepends=True)
-        except FileNotFoundError:
-            return []
-        found = [json.loads(line) for line in lines if line.endswith("\n")]
-        return [one for one in found if one["event"] == kind]
+        with contextlib.suppress(FileNotFoundError), (self.out / "events.jsonl").open("rb") as log:
+            log.seek(self._at)
+            whole, _, _ = log.read().rpartition(b"\n")
+            if whole:
+                self._at += len(whole) + 1
+                self._seen += map(json.loads, whole.splitlines())
+        return [one for one in self._seen if one["event"] == kind]
 
     def reached(self, round: int, timeout: float = 280) -> None:
         """Wait for the end of a round."""

@@ -37,19 +37,15 @@ IMPORTS = [
 ]  # fmt: skip
 
 
-def many(counts: tuple[int, ...] = (2, 10, 50), rounds: int = 12) -> list[dict[str, Any]]:
-    """Measure federations of so many devices on this machine, all of them asked in every round."""
-    return [fleet(count, rounds) for count in counts]
-
-
-def fleet(count: int, rounds: int) -> dict[str, Any]:
-    """Measure a federation of so many devices."""
+def many(count: int, rounds: int = 7) -> dict[str, Any]:
+    """Measure a federation of so many devices on this machine, all of them asked in every round."""
     with Federation(count, rounds) as federation:
         begun = time.monotonic()
         while len(federation.running) < count:
             federation.join(min(BATCH, count - len(federation.running)))
         federation.reached(2)
         met = time.monotonic() - begun
+        started = median([one.footprint().cpu for one in federation.running])
         before, first = federation.server.footprint(), len(federation.events("round"))
         federation.reached(rounds - 2)
         server, last = federation.server.footprint(), len(federation.events("round"))
@@ -60,6 +56,7 @@ def fleet(count: int, rounds: int) -> dict[str, Any]:
     return {
         "devices": count,
         "start_seconds": met,
+        "start_cpu": started,
         "round_seconds": median([one["seconds"] for one in done[2:-1]]),
         "private_mb": median([one.private / 1e6 for one in devices]),
         "proportional_mb": median([one.proportional / 1e6 for one in devices]),

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -106,13 +107,17 @@ def round_latency(rounds: int = 100) -> list[dict[str, Any]]:
     return found
 
 
-def endurance(rounds: int = 1000, every: int = 50) -> dict[str, Any]:
-    """Measure memory and open files over a long run."""
+def endurance(rounds: int = 1000, every: int = 50, within: float = 240) -> dict[str, Any]:
+    """Measure memory and open files over a long run, of fewer rounds if they take longer than so many seconds."""
     rows = list[dict[str, Any]]()
     with Federation(2, rounds) as federation:
         federation.join(2)
+        until = time.monotonic() + within
         for round in range(every, rounds, every):
-            federation.reached(round)
+            try:
+                federation.reached(round, until - time.monotonic())
+            except AssertionError:
+                break
             server, device = federation.server.footprint(), federation.running[0].footprint()
             sizes = {one.name: one.stat().st_size for one in federation.out.iterdir() if one.is_file()}
             rows.append(
@@ -123,19 +128,29 @@ def endurance(rounds: int = 1000, every: int = 50) -> dict[str, Any]:
                     "files": sizes,
                 }
             )  # fmt: skip
-        federation.ended()
+            print(rows[-1], flush=True)
         done = federation.events("round")
     return {
         "rounds": len(done),
         "seconds": done[-1]["time"] - done[0]["time"],
         "rows": rows,
-        "server_slope": slope(rows, "server_mb"),
-        "device_slope": slope(rows, "device_mb"),
+        **slopes(rows),
     }
 
 
-def slope(rows: list[dict[str, Any]], name: str, after: int = 200) -> tuple[float, float]:
-    """Return the least-squares slope in kB a round, and its standard error, after what comes once has come."""
+def slopes(rows: list[dict[str, Any]]) -> dict[str, tuple[float, float]]:
+    """Return the slopes after round 200, and those of the second half."""
+    half = rows[-1]["round"] // 2
+    return {
+        "server_slope": slope(rows, "server_mb", 200),
+        "server_half": slope(rows, "server_mb", half),
+        "device_slope": slope(rows, "device_mb", 200),
+        "device_half": slope(rows, "device_mb", half),
+    }
+
+
+def slope(rows: list[dict[str, Any]], name: str, after: int) -> tuple[float, float]:
+    """Return the least-squares slope in kB a round, and its standard error, from a round on."""
     points = np.array([(one["round"], 1000 * one[name]) for one in rows if one["round"] >= after])
     x, y = points[:, 0] - points[:, 0].mean(), points[:, 1] - points[:, 1].mean()
     found = float(x @ y / (x @ x))

@@ -9,6 +9,8 @@ import pytest
 
 from edgetune.federation.hands import Task
 from edgetune.federation.pipes import Message
+from edgetune.hosts import remote as remote_module
+from edgetune.hosts.device import LATER
 from edgetune.hosts.envelope import seal, unseal
 from edgetune.hosts.kinds import OPEN, OPENED, REPLY
 from edgetune.hosts.link import Carried
@@ -122,3 +124,7 @@ def test_a_reply_to_what_was_fetched_before_its_round_was_over_is_late(link: Que
     remote.answer(tasks(2))
     remote.closed(2)
     assert [getattr(one, "late", None) for one in told] == [[SLOW]]
+
+
+def test_a_device_that_was_not_asked_last_still_hears_the_goodbye() -> None:
+    assert remote_module.FAREWELL > LATER + 1, "it looks only so often"

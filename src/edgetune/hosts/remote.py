@@ -27,8 +27,8 @@ AGAIN = 15.0
 """Seconds after which a device that would not take part is asked again, while the round needs it."""
 WAITING, ASKING, CLOSING, DONE = "waiting", "asking", "closing", "done"
 """What a server is doing: for devices, for replies, with them, nothing any more."""
-FAREWELL = 3.0
-"""Seconds that devices have to hear that the run is over."""
+FAREWELL = 8.0
+"""Seconds that devices have to hear that the run is over: more than between two looks of one that nobody asks."""
 
 
 class Remote:

@@ -22,6 +22,8 @@ KEPT = 80.0
 """Seconds that a connection without requests is kept."""
 LEAST, MOST = 0.5, 5.0
 """Seconds between two attempts to reach a server that does not answer: the first, and the most that they grow to."""
+FRESH, BRIEF = 60.0, 1.0
+"""Seconds for which a server that went away is looked for every second: it is being started again."""
 AGAIN = (408, 412, 429, 500, 502, 503, 504)
 """Answers after which the same request may succeed."""
 Answer = TypeVar("Answer")
@@ -108,7 +110,7 @@ class Client(FleetHttpClient):
                     hint="is the server running, and its port open?",
                 )  # fmt: skip
             time.sleep(wait)
-            wait = min(2 * wait, MOST)
+            wait = min(2 * wait, BRIEF if now - since < FRESH else MOST)
 
     def _unless_refused(self, error: httpx.TransportError) -> str:
         """Return why a connection failed.

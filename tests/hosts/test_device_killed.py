@@ -11,6 +11,7 @@ from killing import DEVICE
 from processes import Processes
 from replaying import undisturbed
 
+pytest.importorskip("flwr")
 pytestmark = pytest.mark.fleet
 
 

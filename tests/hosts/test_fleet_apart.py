@@ -12,6 +12,7 @@ from fleets import Federation
 from processes import Processes, until
 from replaying import replayed
 
+pytest.importorskip("flwr")
 pytestmark = pytest.mark.fleet
 DEVICES, ROUNDS = 4, 5
 DEVICE_DIES, SERVER_DIES = 2, 4

@@ -16,6 +16,7 @@ from replaying import replayed, undisturbed
 
 SOON = 10.0
 """Seconds from a server's start to the first message of its round, at most, on a machine that does nothing else."""
+pytest.importorskip("flwr")
 pytestmark = pytest.mark.fleet
 
 

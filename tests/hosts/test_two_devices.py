@@ -14,6 +14,7 @@ from edgetune.cli.app import execute
 from edgetune.core.event_log import read_events
 from edgetune.core.ledger import read_ledger
 
+pytest.importorskip("flwr")
 PAGE = Path(__file__).parents[2] / "docs" / "fleet.md"
 PORT = "127.0.0.1:9092"
 FEW = {

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 pytest.importorskip("flwr")
-from edgetune.hosts.flower.meter import Meter  # noqa: E402 - not without the extra
+from edgetune.hosts.flower.meter import Meter
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts bytes of sockets")
 

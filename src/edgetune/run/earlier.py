@@ -20,20 +20,20 @@ def measured_before(log: Path, stage: str) -> tuple[StageFinished, list[Sample]]
         log: the run's, in which its newest start has announced itself.
         stage: name of the row.
     """
-    row: dict[str, Any] | None = None
-    answers = list[dict[str, Any]]()
+    found = list[list[dict[str, Any]]]()
     start: dict[str, Any] = {}
     for event in read_events(log):
         if event["event"] == RunStarted.kind:
             if any(event.get(name) != start.get(name) for name in SAME):
-                row, answers = None, []
+                found = []
             start = event
         elif event["event"] == StageFinished.kind and event.get("name") == stage:
-            row, answers = event, []
-        elif event["event"] == Sample.kind and event.get("stage") == stage:
-            answers.append(event)
-    if row is None:
+            found.append([event])
+        elif event["event"] == Sample.kind and event.get("stage") == stage and found:
+            found[-1].append(event)
+    if not found:
         return None
+    row, *answers = max(found, key=len)  # a start may have been killed between two of them
     try:
         return (
             StageFinished(**{field.name: row[field.name] for field in fields(StageFinished)}),

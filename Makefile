@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM ?= false
 # Small models: one thread each is faster than two that wait for each other.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo model demo-real real-model test fuzz test-slow test-gpu test-triton test-network test-deploy check format bench bench-learning bench-defaults bench-hosts families docs clean
+.PHONY: demo model demo-real real-model test fuzz test-slow test-gpu test-triton test-network test-deploy test-fleet check format bench bench-learning bench-defaults bench-hosts families docs clean
 
 demo: $(READY)
 	$(BIN)/edgetune run --out out/demo
@@ -50,6 +50,10 @@ test-triton: $(READY)
 # Units, image, compose file and the commands in them, as far as this machine allows; says what it could not check.
 test-deploy: $(READY)
 	$(BIN)/python scripts/check_deploy.py
+
+# Server and devices killed in every phase, and in network namespaces where this user may make them (root, Linux).
+test-fleet: $(READY)
+	$(BIN)/pytest -m fleet tests/hosts
 
 test-network: $(READY)
 	HF_HUB_OFFLINE=0 $(BIN)/pytest -m network

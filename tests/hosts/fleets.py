@@ -1,4 +1,4 @@
-"""A server and devices as processes, the shares of the same run in this process, and what they leave in the log."""
+"""A server and devices as processes, the same run in this process, and what they leave in the log."""
 
 from __future__ import annotations
 

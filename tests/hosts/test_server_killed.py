@@ -16,6 +16,7 @@ from replaying import replayed, undisturbed
 
 SOON = 10.0
 """Seconds from a server's start to the first message of its round, at most, on a machine that does nothing else."""
+pytest.importorskip("flwr")
 pytestmark = pytest.mark.fleet
 
 
@@ -59,7 +60,7 @@ def test_a_server_killed_in_a_phase_of_every_round_ends_with_the_same_digest(
     assert {round: one["digest"] for round, one in counted.items()} == {
         round: one["digest"] for round, one in told.items()
     }
-    assert fleet.accepted == {key: [0, 1] for key in range(1, rounds + 1)}
+    assert fleet.accepted == {round: [0, 1] for round in range(1, rounds + 1)}
     _, bytes = replayed(fleet.recipe, tmp_path / "killed", fleet.accepted, forgotten(kills, rounds))
     for round, one in counted.items():
         assert one["payload_up_bytes"] == bytes[round]["up"]

@@ -54,10 +54,9 @@ def server(
     """Tune across devices on other hosts: hold the ledger, ask, combine; the same folder goes on."""
     console = Console()
     with Display(console, quiet=quiet) as display:
-        from edgetune.core.ledger import read_ledger
         from edgetune.hosts.serve import Listening, serve
         from edgetune.report.trackers import tracking
-        from edgetune.run.work import EVENTS, LEDGER
+        from edgetune.run.names import EVENTS, LEDGER
 
         host, port = address(listen, "--listen")
         where = Listening(certs, host, port, insecure, timeout, wait)
@@ -68,10 +67,12 @@ def server(
         log = out / EVENTS
         with reported(out), tracking(track or (), log, display.listen, display.warn) as told:
             serve(
-                asked.resolve(), out, where,
+                asked.resolve, out, where,
                 command=shlex.join(["edgetune", *sys.argv[1:]]),
                 listener=told, progress=display.progress, say=say,
             )  # fmt: skip
+        from edgetune.core.ledger import read_ledger
+
         ledger = read_ledger(out / LEDGER)
     say(f"{out / LEDGER}: digest {ledger.digest[:12]}, round {ledger.round}")
 

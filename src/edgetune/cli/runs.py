@@ -146,7 +146,7 @@ def reported(out: Path) -> Iterator[None]:
     """
     from edgetune.report.html import write_report
     from edgetune.report.summary import write_summary
-    from edgetune.run.work import EVENTS
+    from edgetune.run.names import EVENTS
 
     log, before = out / EVENTS, _size(out / EVENTS)
     try:

@@ -16,6 +16,8 @@ from edgetune.hosts.resident import Own, Resident
 SOON, LATER, GROWTH = 0.05, 5.0, 1.5
 """Seconds between two looks for messages: after one was there, the most that they grow to while there is none, and how
 fast they do. A look costs about a kilobyte."""
+FRESH, BRIEF = 60.0, 1.0
+"""Seconds for which a server that was just met is looked at every second: it is about to go on with its round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +81,14 @@ def attend(post: Post, resident: Resident, *, sleep: Callable[[float], None] = t
         resident: answers them.
         sleep: waits so many seconds.
     """
-    pause = SOON
+    pause, met, since = SOON, post.met, time.monotonic()
     while not resident.over:
         came = post.receive()
         if came is None:
+            if post.met != met:
+                pause, met, since = SOON, post.met, time.monotonic()
             sleep(pause)
-            pause = min(GROWTH * pause, LATER)
+            pause = min(GROWTH * pause, BRIEF if time.monotonic() - since < FRESH else LATER)
             continue
         pause = SOON
         post.reply(came[0], resident.answered(came[1]))

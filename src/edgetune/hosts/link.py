@@ -55,6 +55,11 @@ class Link(Protocol):
 class Post(Protocol):
     """A device's end."""
 
+    @property
+    def met(self) -> int:
+        """How often this device has announced itself: once, and again to each server that was started anew."""
+        ...
+
     def receive(self) -> tuple[str, bytes] | None:
         """Return a message and its ticket; None if there is none."""
         ...

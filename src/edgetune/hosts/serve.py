@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgetune.core.errors import ConfigError
 from edgetune.core.events import Listener, ignore
 from edgetune.core.progress import Progress, silent
-from edgetune.hosts.fleet import Fleet
 from edgetune.hosts.keys import check_hosts, registered, server_files
-from edgetune.hosts.shown import Shown
 from edgetune.hosts.status import Statuses
-from edgetune.recipe.asking import asked_devices
 from edgetune.recipe.recipe import Recipe
 from edgetune.recipe.sections import FleetSection
-from edgetune.run import pipeline
-from edgetune.run.stage import File, Model
+
+if TYPE_CHECKING:
+    from edgetune.run.stage import File, Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ class Listening:
 
 
 def serve(
-    recipe: Recipe,
+    resolve: Callable[[], Recipe],
     out: Path,
     where: Listening,
     *,
@@ -53,8 +52,12 @@ def serve(
 ) -> Model | File:
     """Do a recipe's run with devices on other hosts; a killed one with the same recipe and folder goes on.
 
+    It listens before it imports what computes, which takes seconds: devices that lost a server find the next one
+    meanwhile.
+
     Args:
-        recipe: of the run; its data are the server's own, held out or sampled for what is found before the run.
+        resolve: makes the recipe of the run; its data are the server's own, held out or sampled for what is found
+            before the run.
         out: folder of the results.
         where: where to listen.
         command: for the report.
@@ -74,20 +77,24 @@ def serve(
 
     files, keys = server_files(where.certs), registered(where.certs)
     check_hosts(files.certificate, where.host)
-    recipe, devices = served(recipe, len(keys)), sorted(keys)
     if where.wait is not None and not 0 <= where.wait <= len(keys):
         raise ConfigError(f"there are {len(keys)} devices", where="--wait", hint=f"0 to {len(keys)}")
-    shown = Shown(out, recipe.federation.rounds, len(keys))
     certificate = None if where.insecure else (files.certificate, files.key)
     with Serving(
         keys, (where.host, where.port), certificate, token=files.token, status=Statuses(out).now
     ) as link:
         secured = "without TLS" if where.insecure else f"certificate until {files.ends:%Y-%m-%d}"
         say(f"listening on {where.host}:{link.port}, {len(keys)} keys, {secured}; telemetry is off")
+        recipe = served(resolve(), len(keys))
+        from edgetune.hosts.fleet import Fleet
+        from edgetune.hosts.shown import Shown
+        from edgetune.run import pipeline
+
+        shown = Shown(out, recipe.federation.rounds, len(keys))
         return pipeline.run(
             recipe, out, command=command, listener=listener, progress=progress,
             stages=recipe.stages or pipeline.TUNING,
-            elsewhere=Fleet(link, devices, out, shown, timeout=where.timeout, wait=where.wait, say=say),
+            elsewhere=Fleet(link, sorted(keys), out, shown, timeout=where.timeout, wait=where.wait, say=say),
         )  # fmt: skip
 
 
@@ -97,6 +104,8 @@ def served(recipe: Recipe, devices: int) -> Recipe:
     Raises:
         ConfigError: if it describes what only a simulation has, or a round would need more replies than it asks for.
     """
+    from edgetune.recipe.asking import asked_devices  # seconds: see `serve`
+
     section = recipe.federation
     if recipe.fleet != FleetSection():
         raise ConfigError(

@@ -31,8 +31,11 @@ from edgetune.measure.memory import PeakMemory
 from edgetune.measure.versions import versions
 from edgetune.recipe.prepare import Prepared
 from edgetune.recipe.quality import Quality, model_quality
-
-LEDGER, MODEL, EVENTS, MANIFEST = "tuned.ledger", "model.gguf", "events.jsonl", "manifest.json"
+from edgetune.run.earlier import measured_before
+from edgetune.run.names import EVENTS as EVENTS
+from edgetune.run.names import LEDGER as LEDGER
+from edgetune.run.names import MANIFEST as MANIFEST
+from edgetune.run.names import MODEL as MODEL
 
 
 class Work:
@@ -139,6 +142,20 @@ class Work:
         most = max(memory.peak_bytes, peak())
         self.row(name, quality, size(), most, earlier + time.perf_counter() - start)
         return model, quality
+
+    def told_again(self, name: str) -> float | None:
+        """Send a row that an earlier start of this run measured, with its answers; returns its loss.
+
+        None if there is none: whoever asks measures. Only where a round was completed is it known that the data are
+        the same.
+        """
+        found = measured_before(self.out / EVENTS, name) if self.done else None
+        if found is None:
+            return None
+        row, answers = found
+        for event in (row, *answers):
+            self.tell(event)
+        return row.loss
 
     def row(self, name: str, quality: Quality, size: int, peak: int, seconds: float) -> None:
         """Send a row of the final table, and some answers."""

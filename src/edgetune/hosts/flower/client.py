@@ -26,6 +26,8 @@ LEAST, MOST = 0.5, 5.0
 """Seconds between two attempts to reach a server that does not answer: the first, and the most that they grow to."""
 HANDSHAKE = 5.0
 """Seconds that a server has to show that it speaks TLS."""
+FRESH, BRIEF = 60.0, 1.0
+"""Seconds for which a server that went away is looked for every second: it is being started again."""
 AGAIN = (408, 412, 429, 500, 502, 503, 504)
 """Answers after which the same request may succeed."""
 Answer = TypeVar("Answer")
@@ -116,7 +118,7 @@ class Client(FleetHttpClient):
                     hint="is the server running, and its port open?",
                 )  # fmt: skip
             time.sleep(wait)
-            wait = min(2 * wait, MOST)
+            wait = min(2 * wait, BRIEF if now - since < FRESH else MOST)
 
     def _back(self, since: float | None) -> None:
         if since is not None:

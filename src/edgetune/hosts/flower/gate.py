@@ -94,8 +94,11 @@ class Gate:
             await _no(413, f"a message has less than {MOST:,} bytes and says how many")(scope, receive, send)
             return
 
+        # A server that was started anew knows no node; a device that goes on with its old one announces itself next.
+        told = self._link.announced(device) or scope["path"].endswith("/activate-node")
+
         async def seen(message: dict[str, Any]) -> None:
-            if message["type"] == "http.response.start" and message["status"] == 401:
+            if message["type"] == "http.response.start" and message["status"] == 401 and told:
                 self._refused(device, ANOTHER)
             await send(message)
 

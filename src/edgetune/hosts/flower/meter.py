@@ -30,7 +30,7 @@ class Meter:
         self._lock = threading.Lock()
         self._open = dict[Any, socket.socket]()
         self._whose = dict[Any, int]()
-        self._past = dict[int, Carried]()
+        self._past, self._last = dict[int, Carried](), dict[Any, Carried]()
 
     def opened(self, client: Any, connection: socket.socket) -> None:
         """Take note of a connection; `client` is its address and port."""
@@ -42,12 +42,19 @@ class Meter:
         with self._lock:
             self._whose[client] = device
 
+    def seen(self, client: Any) -> None:
+        """Take note of what a connection has carried: of one under TLS the socket is closed before anybody is told."""
+        with self._lock:
+            self._last[client] = self._now(client)
+
     def closed(self, client: Any) -> None:
         """Add what a connection carried to its device's account."""
         with self._lock:
-            connection, device = self._open.pop(client, None), self._whose.pop(client, None)
-            if connection is not None and device is not None:
-                self._past[device] = _sum(self._past.get(device), counted(connection))
+            carried, device = self._now(client), self._whose.pop(client, None)
+            self._open.pop(client, None)
+            self._last.pop(client, None)
+            if device is not None:
+                self._past[device] = _sum(self._past.get(device), carried)
 
     def known(self, client: Any) -> bool:
         """Say whether a connection is a device's."""
@@ -59,10 +66,14 @@ class Meter:
         with self._lock:
             found = dict(self._past)
             for client, device in self._whose.items():
-                connection = self._open.get(client)
-                if connection is not None:
-                    found[device] = _sum(found.get(device), counted(connection))
+                found[device] = _sum(found.get(device), self._now(client))
             return found
+
+    def _now(self, client: Any) -> Carried:
+        """Return what a connection has carried, as far as is known: it only grows."""
+        connection, last = self._open.get(client), self._last.get(client, Carried())
+        now = counted(connection) if connection is not None else last
+        return Carried(max(now.up, last.up), max(now.down, last.down))
 
 
 def counted(connection: socket.socket) -> Carried:
@@ -88,6 +99,10 @@ def metered(meter: Meter) -> type[HttpToolsProtocol]:
             super().connection_made(transport)
             meter.opened(self.client, transport.get_extra_info("socket"))
             self._nobodys = self.loop.call_later(STRANGE, self._unless_known)
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            meter.seen(self.client)
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._nobodys.cancel()

@@ -54,6 +54,7 @@ class SuperLink:
             for device, key in keys.items()
         }
         self._devices = {node: device for device, node in self._nodes.items()}
+        self._announced = set[int]()
         self._run = self._state.create_run(
             "edgetune/edgetune", "0", "none", {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, TaskType.SERVER_APP
         )
@@ -68,10 +69,15 @@ class SuperLink:
         node = self._state.get_node_id_by_public_key(key)
         return None if node is None else self._devices.get(node)
 
+    def announced(self, device: int) -> bool:
+        """Say whether a device has announced itself to this server."""
+        return device in self._announced
+
     def gone(self, key: bytes) -> None:
-        """Take note that a device's former process is no more."""
+        """Take note that a device announces itself, and that its former process is no more."""
         node = self._state.get_node_id_by_public_key(key)
         if node is not None:
+            self._announced.add(self._devices[node])
             self._state.deactivate_node(node)
 
     def sessions(self) -> dict[int, str]:

@@ -58,7 +58,7 @@ class SuperNode:
         tell: Callable[[str], None],
     ) -> None:
         self._client = Client(address, key, authority, give_up=give_up, tell=tell)
-        self._node = Node()
+        self._node, self.met = Node(), 0
         self._asked = dict[str, Metadata]()
         self._over = threading.Event()
         self._beating = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
@@ -159,6 +159,7 @@ class SuperNode:
                 hint="register the key: its .pub belongs into devices/ of the server's `edgetune certs`",
             ) from no  # fmt: skip
         self._node = Node(node_id=answer.node_id)
+        self.met += 1
 
     def _beat(self) -> None:
         """Give signs of life while a round computes; what goes wrong here, the next request notices."""

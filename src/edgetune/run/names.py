@@ -1,0 +1,5 @@
+"""Names of what a run leaves in its folder: known before anything heavy is imported."""
+
+from __future__ import annotations
+
+LEDGER, MODEL, EVENTS, MANIFEST = "tuned.ledger", "model.gguf", "events.jsonl", "manifest.json"

@@ -51,6 +51,9 @@ test-triton: $(READY)
 test-deploy: $(READY)
 	$(BIN)/python scripts/check_deploy.py
 
+test-fleet: $(READY)
+	$(BIN)/pytest -m fleet tests/hosts
+
 test-network: $(READY)
 	HF_HUB_OFFLINE=0 $(BIN)/pytest -m network
 

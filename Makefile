@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM ?= false
 # Small models: one thread each is faster than two that wait for each other.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo model demo-real real-model test fuzz test-slow test-gpu test-triton test-network test-deploy check format bench bench-learning bench-defaults families docs clean
+.PHONY: demo model demo-real real-model test fuzz test-slow test-gpu test-triton test-network test-fleet test-deploy check format bench bench-learning bench-defaults families docs clean
 
 demo: $(READY)
 	$(BIN)/edgetune run --out out/demo

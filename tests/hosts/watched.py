@@ -1,6 +1,6 @@
-"""Put first on PYTHONPATH as sitecustomize.py: every name that Python looks up and every address that it calls is noted.
+"""Put on PYTHONPATH as sitecustomize.py: every name that Python looks up and every address that it calls is noted.
 
-EDGETUNE_TEST_NOTES names the file; EDGETUNE_TEST_OLD makes this process an old version, whose methods have other digests.
+EDGETUNE_TEST_NOTES names the file; EDGETUNE_TEST_OLD makes this process another version, with other digests.
 """
 
 import os

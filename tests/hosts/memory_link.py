@@ -131,7 +131,7 @@ class MemoryLink:
         return ticket
 
     def say(self, ticket: str, session: str, body: bytes) -> None:
-        """Let a reply arrive, unless its device is gone or the message was taken back."""
+        """Let a reply arrive, unless its device is gone or the message was taken back; it stays if the device goes."""
         device = self._open.get(ticket)
         if device is not None and self.there.get(device) == session:
             self._said[ticket] = body

@@ -9,13 +9,11 @@ import pytest
 from memory_link import Behaviour, MemoryLink, closed, good, opening, seen, task
 
 from edgetune.core.events import Event
-from edgetune.core.host_events import HostsRound
 from edgetune.federation.pipes import Message
 from edgetune.hosts import remote as module
 from edgetune.hosts.envelope import seal
-from edgetune.hosts.kinds import ANSWER, ERROR, NO, OPEN, OVER, RECALL, REPLY
-from edgetune.hosts.link import Carried
-from edgetune.hosts.remote import AGAIN, FAREWELL, Remote
+from edgetune.hosts.kinds import ANSWER, ERROR, NO, OPEN, RECALL, REPLY
+from edgetune.hosts.remote import AGAIN, Remote
 from edgetune.hosts.waiting import Patience
 
 OPENING = Message(OPEN, {"recipe": {}})
@@ -248,10 +246,23 @@ def test_who_has_not_heard_the_first_opening_answers_the_second(link: MemoryLink
     link.sleep(1)
     remote.open(Message(OPEN, {"recipe": {"noise": 3}}))
     link.sleep(4.5)  # the first answer has been there since
-    remote._take({})
+    remote._look({})
     assert remote.ready == [], "what it said was about the run without its noise"
     remote.wait(1)
     assert [one.head for one in device.got] == [{"recipe": {}}, {"recipe": {"noise": 3}}]
+
+
+def test_what_a_device_said_before_it_left_counts(link: MemoryLink, make: Make, told: list[Event]) -> None:
+    link.add(0)
+    barred = link.add(1, lambda said: Message(ERROR, {"what": "another base"}))
+    barred.seconds = 1.001
+    link.at(1.002, lambda: link.go(1))
+    remote = make(2, 2, wait=1)
+    link.devices[0].seconds = 3.001
+    link.at(link.now + 3.002, lambda: link.go(0))
+    assert remote.answer([task(0), task(1)]) == {0: b"change of 0"}
+    assert (1, "refused", "another base") in seen(told)
+    assert [state for device, state, _ in seen(told) if device == 0] == ["online", "offline"]
 
 
 def test_who_is_not_there_is_absent_and_strangers_are_told_of(
@@ -266,33 +277,3 @@ def test_who_is_not_there_is_absent_and_strangers_are_told_of(
         (None, "refused", "this key is not registered"),
         (2, "refused", "the signature is not of this key"),
     ]
-
-
-def test_bytes_of_a_round_are_those_since_the_last_one(
-    link: MemoryLink, make: Make, told: list[Event]
-) -> None:
-    link.add(0)
-    remote = make(1, 1)
-    for round, (up, down) in enumerate(((100, 1000), (150, 1200)), start=1):
-        link.bytes = {0: Carried(up, down)}
-        remote.answer([task(0, round)])
-        closed(remote, told, round)
-    rounds = [one for one in told if isinstance(one, HostsRound)]
-    assert [one.transport_up_bytes for one in rounds] == [{"0": 100}, {"0": 50}]
-    assert [one.transport_down_bytes for one in rounds] == [{"0": 1000}, {"0": 200}]
-
-
-def test_the_end_is_told_to_those_that_are_there_and_waits_for_nobody_for_long(
-    link: MemoryLink, make: Make
-) -> None:
-    devices = [link.add(0), link.add(1), link.add(2, opening(lambda said: None))]
-    remote = make(3, 2, seconds=5)
-    link.go(1)
-    remote.answer([task(id) for id in range(3)])
-    link.come(1)
-    begin = link.now
-    remote.close()
-    assert [one.kinds()[-1] for one in devices] == [OVER] * 3
-    assert devices[1].kinds() == [OPEN, OVER], "a run that is over is told to nobody as one that begins"
-    assert FAREWELL <= link.now - begin < FAREWELL + 0.1
-    assert sorted(link.under_way()) == [2]

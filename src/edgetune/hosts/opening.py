@@ -13,6 +13,7 @@ from edgetune.hosts.kinds import OPEN
 from edgetune.methods.cards import is_file
 from edgetune.models.backbone import Backbone
 from edgetune.models.source import here
+from edgetune.recipe.open_settings import written_out
 from edgetune.recipe.prepare import Prepared, recipe_method
 from edgetune.recipe.recipe import Recipe
 from edgetune.recipe.residency import RESIDENCIES
@@ -23,7 +24,7 @@ def opening_of(prepared: Prepared) -> Message:
     recipe, backbone = prepared.recipe, prepared.backbone
     head = {
         "version": __version__,
-        "recipe": recipe.model_dump(mode="json"),
+        "recipe": written_out(recipe).model_dump(mode="json"),
         "method": prepared.method.digest,
         "base": digest_of(backbone, RESIDENCIES[recipe.model.residency].grid),
         "prompt": backbone.prompt_digest,

@@ -96,14 +96,13 @@ class Remote:
             one.session = one.refused = ""
         # Whoever has not answered what it was told before would seem to know what it is told now.
         self._take_back([ticket for ticket, sent in self._under_way.items() if sent.task is None])
-        self._meet()
+        self._meet(dict(self._link.sessions()))
 
     def wait(self, count: int, progress: Progress = silent) -> None:
         """Wait until so many devices can take part."""
         pause = PAUSE[0]
         while len(self.ready) < count:
-            self._meet()
-            self._take({})
+            self._look({})
             progress("devices", len(self.ready), count)
             time.sleep(pause)
             pause = min(2 * pause, PAUSE[1])
@@ -126,9 +125,7 @@ class Remote:
         declined, until = dict[int, str](), dict[int, float]()
         self._changed()
         while not self._enough(open, up, declined, time.monotonic() - begin):
-            self._meet()
-            self._send([open[id] for id in open if until.get(id, 0.0) <= time.monotonic()], declined)
-            came = self._take(open)
+            came = self._look(open)
             for id, (reply, why) in came.items():
                 if reply is not None and len(up) >= self._patience.wanted:
                     break  # several came at once, and the first ones count
@@ -139,6 +136,7 @@ class Remote:
                     self._heard(id)
                 else:
                     declined[id], until[id] = why, time.monotonic() + AGAIN
+            self._send([open[id] for id in open if until.get(id, 0.0) <= time.monotonic()])
             progress("replies", len(up), min(self._patience.wanted, len(tasks)))
             pause = PAUSE[0] if came else min(1.5 * pause, PAUSE[1])
             time.sleep(pause)
@@ -172,7 +170,7 @@ class Remote:
         """Tell the devices that the run is over."""
         self._link.forget([*self._under_way, *self._stale])
         self._under_way, self._stale, self._opening, self.phase = {}, {}, b"", DONE
-        self._meet()
+        self._meet(dict(self._link.sessions()))
         self._changed()
         tickets = [self._link.send(id, seal(Message(OVER))) for id in self._online]
         until = time.monotonic() + FAREWELL
@@ -190,11 +188,17 @@ class Remote:
         least = min(self._patience.minimum, len(open) + len(up))
         return len(up) >= least and (seconds > self._patience.seconds or set(open) <= set(declined))
 
-    def _meet(self) -> None:
+    def _look(self, open: Mapping[int, Task]) -> dict[int, tuple[bytes | None, str]]:
+        """See who is there and what was said; whoever said something and left has said it."""
+        now = dict(self._link.sessions())
+        came = self._take(open, now)
+        self._meet(now)
+        return came
+
+    def _meet(self, now: dict[int, str]) -> None:
         """See who came and who went, and tell those that came of the run."""
         for stranger, why in self._link.turned_away():
             self._listener(DeviceSeen(stranger, "refused", why))
-        now = dict(self._link.sessions())
         for id in sorted(now.keys() | self._online.keys()):
             here, before = now.get(id), self._online.get(id)
             if here == before:
@@ -218,7 +222,7 @@ class Remote:
             self._under_way.pop(ticket, None)
             self._stale.pop(ticket, None)
 
-    def _send(self, tasks: Sequence[Task], declined: Mapping[int, str]) -> None:
+    def _send(self, tasks: Sequence[Task]) -> None:
         """Send what is to be done to devices that can take part and have it not yet."""
         busy = {sent.device for sent in self._under_way.values() if sent.task is not None}
         for task in tasks:
@@ -234,7 +238,7 @@ class Remote:
         ticket = self._link.send(task.device, seal(Message(told.kind, head, told.body)))
         self._under_way[ticket] = Sent(task.device, session, task, bool(recalled))
 
-    def _take(self, open: Mapping[int, Task]) -> dict[int, tuple[bytes | None, str]]:
+    def _take(self, open: Mapping[int, Task], now: Mapping[int, str]) -> dict[int, tuple[bytes | None, str]]:
         """Return what devices said to this round's messages: a reply, or why there is none."""
         found = dict[int, tuple[bytes | None, str]]()
         for ticket, body in self._link.replies([*self._under_way, *self._stale]).items():
@@ -250,7 +254,8 @@ class Remote:
             if sent.task is None:
                 self._told(sent, said)
             elif said.kind == RECALL and sent.task.recall and not sent.whole and sent.device in open:
-                self._post(sent.task, sent.session, sent.task.recall)
+                if now.get(sent.device) == sent.session:
+                    self._post(sent.task, sent.session, sent.task.recall)
             elif said.kind == REPLY:
                 found[sent.device] = said.body, ""
             else:

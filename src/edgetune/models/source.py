@@ -78,11 +78,13 @@ def here(source: str) -> str:
     Raises:
         ModelError: if it would have to be downloaded.
     """
-    if source == EMBEDDED or source in SHELF or Path(source).expanduser().exists():
+    if source == EMBEDDED or source in SHELF:
         return source
     try:
+        if Path(source).expanduser().exists():
+            return source
         return snapshot_download(source, allow_patterns=list(PATTERNS), local_files_only=True)
-    except Exception as error:  # the library raises many unrelated types
+    except Exception as error:  # the library raises many unrelated types, and there are names of no file
         hint = "copy the server's model folder, and name it with --model"
         raise ModelError("this base model is not here", where=source, hint=hint) from error
 

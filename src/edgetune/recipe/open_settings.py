@@ -47,6 +47,13 @@ def recipe_method(recipe: Recipe) -> TuningMethod:
     return with_options(named, options)
 
 
+def written_out(recipe: Recipe) -> Recipe:
+    """Return a recipe with the numbers that its base's name stands for: it is the same where the base has another."""
+    shipped = _shipped(recipe.method.name) if recipe.model.source == EMBEDDED else {}
+    found = {name: shipped[name] for name in OPEN if getattr(recipe.method, name) == AUTO and name in shipped}
+    return recipe.model_copy(update={"method": recipe.method.model_copy(update=found)})
+
+
 def left_open(recipe: Recipe, method: TuningMethod) -> tuple[str, ...]:
     """Return the settings that are to be found before a run: those the recipe calls `auto` and the method has.
 

@@ -114,6 +114,7 @@ what one more process costs, proportional shares what several map. The server's 
 {rows}
 
 A further device costs the server {memory:.2f} MB and {1000 * cpu:.0f} ms of CPU a round that it is asked in.
+Open files are up to two connections a device: signs of life have one of their own while a round computes.
 """
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgetune.hosts.device import LATER, SOON
-from hosts_fleet import Federation, Relay, median, timed
+from hosts_fleet import Federation, Relay, median
 
 LATEST = 25.0
 """Seconds after which a device that is not asked looks as seldom as it ever does."""
@@ -69,7 +69,7 @@ def idle(seconds: float = 60.0) -> dict[str, Any]:
 
 
 def _handshake(federation: Federation, relay: Relay, count: int = 20) -> dict[str, float]:
-    """Measure connections that are made and closed again: bytes through the relay, seconds without it."""
+    """Measure connections that are made and closed again: bytes through the relay."""
     authority = federation.folder / "certs" / "ca.pem"
     before = len(relay.connections())
     host, _, port = relay.address.rpartition(":")
@@ -77,11 +77,9 @@ def _handshake(federation: Federation, relay: Relay, count: int = 20) -> dict[st
         _greet(authority, (host, int(port)))
     time.sleep(1)
     passed = [one for one in relay.connections()[before:] if one.up > 300]
-    seconds = [timed(lambda: _greet(authority, ("127.0.0.1", federation.port))) for _ in range(count)]
     return {
         "up": median([one.up for one in passed]),
         "down": median([one.down for one in passed]),
-        "seconds": median(seconds),
     }
 
 

@@ -114,6 +114,7 @@ what one more process costs, proportional shares what several map. The server's 
 {rows}
 
 A further device costs the server {memory:.2f} MB and {1000 * cpu:.0f} ms of CPU a round that it is asked in.
+Open files include up to two connections a device.
 """
 
 
@@ -156,7 +157,6 @@ Two devices, {found["seconds"]:.0f} s. Resident memory in MB, sizes in kB.
 
 Slope in kB a round, least squares with its standard error. After round 200: server {shown["server_slope"]}, device
 {shown["device_slope"]}; of the second half: server {shown["server_half"]}, device {shown["device_half"]}.
-What the garbage collector has not come to yet is resident too, and rises and falls by some megabytes.
 """
 
 

@@ -24,7 +24,8 @@ def test_a_connection_that_is_closed_before_it_is_said_keeps_its_bytes() -> None
             here.sendall(b"x" * 1000)
             while len(there.recv(1000, socket.MSG_PEEK)) < 1000:
                 pass
-            meter.seen(client)
+            if round == 1:  # what was told once, here of a round, is not taken back either
+                meter.seen(client)
             before = meter.carried()[7]
             assert before.up == 1000 * round
             there.close()  # as the transport under TLS is, before its protocol hears of it

@@ -45,7 +45,7 @@ class Meter:
     def seen(self, client: Any) -> None:
         """Take note of what a connection has carried: of one under TLS the socket is closed before anybody is told."""
         with self._lock:
-            self._last[client] = self._now(client)
+            self._now(client)
 
     def closed(self, client: Any) -> None:
         """Add what a connection carried to its device's account."""
@@ -72,8 +72,11 @@ class Meter:
     def _now(self, client: Any) -> Carried:
         """Return what a connection has carried, as far as is known: it only grows."""
         connection, last = self._open.get(client), self._last.get(client, Carried())
-        now = counted(connection) if connection is not None else last
-        return Carried(max(now.up, last.up), max(now.down, last.down))
+        if connection is None:
+            return last
+        now = counted(connection)
+        self._last[client] = most = Carried(max(now.up, last.up), max(now.down, last.down))
+        return most
 
 
 def counted(connection: socket.socket) -> Carried:

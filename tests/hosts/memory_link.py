@@ -79,6 +79,7 @@ class MemoryLink:
         self.forgotten = list[str]()
         self._due = list[tuple[float, int, Callable[[], None]]]()
         self._open, self._said = dict[str, int](), dict[str, bytes]()
+        self._fetched = set[str]()
 
     def monotonic(self) -> float:
         return self.now
@@ -121,6 +122,7 @@ class MemoryLink:
             if self.there.get(device) != session or ticket not in self._open:
                 return
             one = self.devices[device]
+            self._fetched.add(ticket)
             one.got.append(unseal(message))
             said = one.behaviour(one.got[-1])
             if said is not None:
@@ -141,6 +143,12 @@ class MemoryLink:
         for one in found:
             del self._open[one]
         return found
+
+    def withdraw(self, tickets: Collection[str]) -> set[str]:
+        back = {one for one in tickets if one in self._open and one not in self._fetched}
+        for one in back:
+            del self._open[one]
+        return back
 
     def forget(self, tickets: Collection[str]) -> None:
         self.forgotten += tickets

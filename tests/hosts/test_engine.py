@@ -194,7 +194,7 @@ def test_a_key_without_its_signature_gets_nothing(certs: Path) -> None:
     with serving(certs) as link:
         device = SuperNode(f"127.0.0.1:{link.port}", key(certs, 0), None, give_up=1.0, tell=lambda line: None)
         device._client.signing._key = key(certs, 1)
-        with pytest.raises(HostError, match="Invalid SuperNode authentication"):
+        with pytest.raises(HostError, match="signature is not of this key"):
             device.__enter__()
         assert link.sessions() == {}
         assert [who for who, _ in link.turned_away()] == [0]

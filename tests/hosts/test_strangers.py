@@ -115,7 +115,8 @@ def test_a_public_key_without_its_private_one_and_an_old_signature_get_nothing(
 
 
 def test_a_device_cannot_ask_in_anothers_name(link: Serving, certs: Path) -> None:
-    with node(link, certs / "keys/0.key", certs / "ca.pem") as victim:
+    other = node(link, certs / "keys/1.key", certs / "ca.pem")
+    with node(link, certs / "keys/0.key", certs / "ca.pem") as victim, other:
         link.send(0, b"for device 0")
         asked = PullMessagesRequest(node=victim._node).SerializeToString()
         with web(link, certs) as client:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -221,3 +221,14 @@ def test_a_device_gives_up_on_a_server_that_is_not_there(certs: Path) -> None:
 def test_an_address_in_use_is_refused_before_anything_starts(certs: Path) -> None:
     with serving(certs) as link, pytest.raises(ConfigError, match="cannot listen"):
         serving(certs, link.port)
+
+
+def test_a_server_says_once_that_its_certificate_has_expired(certs: Path) -> None:
+    ends = datetime.now(timezone.utc) - timedelta(minutes=1)
+    with serving(certs, tls=True, ends=ends) as link:
+        ((who, why),) = link.turned_away()
+        assert who is None
+        assert "certificate expired" in why
+        assert link.turned_away() == []
+    with serving(certs, tls=True, ends=ends + timedelta(days=1)) as link:
+        assert link.turned_away() == []

@@ -81,7 +81,12 @@ def serve(
         raise ConfigError(f"there are {len(keys)} devices", where="--wait", hint=f"0 to {len(keys)}")
     certificate = None if where.insecure else (files.certificate, files.key)
     with Serving(
-        keys, (where.host, where.port), certificate, token=files.token, status=Statuses(out).now
+        keys,
+        (where.host, where.port),
+        certificate,
+        token=files.token,
+        status=Statuses(out).now,
+        ends=files.ends,
     ) as link:
         secured = "without TLS" if where.insecure else f"certificate until {files.ends:%Y-%m-%d}"
         say(f"listening on {where.host}:{link.port}, {len(keys)} keys, {secured}; telemetry is off")

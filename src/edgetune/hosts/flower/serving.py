@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
+from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,6 +27,7 @@ from edgetune.hosts.flower.meter import Meter, metered
 from edgetune.hosts.flower.superlink import SuperLink
 from edgetune.hosts.link import Carried
 
+EXPIRED = "whoever connects anew: this server's certificate expired on"
 PATIENCE = 30.0
 """Seconds that the thread has to begin."""
 SELDOM, MANY, STRANGERS = 60.0, 1000, 20
@@ -43,6 +45,7 @@ class Serving:
         certificate: certificate and key; None serves without TLS.
         token: of the status.
         status: makes the answer to whoever has the token.
+        ends: when the certificate expires, with its time zone.
 
     Raises:
         ConfigError: if the address cannot be listened on.
@@ -56,7 +59,9 @@ class Serving:
         *,
         token: str | None,
         status: Callable[[], dict[str, Any]],
+        ends: datetime | None = None,
     ) -> None:
+        self._ends = ends if certificate is not None else None
         self._link, self._meter = SuperLink(keys), Meter()
         self._refusals, self._said = (
             deque[tuple[int | None, str]](maxlen=MANY),
@@ -141,7 +146,13 @@ class Serving:
         return self._meter.carried()
 
     def turned_away(self) -> list[tuple[int | None, str]]:
-        """Return who was turned away since this was asked last, and why; the same not twice in a minute."""
+        """Return who was turned away since this was asked last, and why; the same not twice in a minute.
+
+        Devices that turn this server away, because its certificate has expired, never say so: it says it itself, once.
+        """
+        if self._ends is not None and datetime.now(timezone.utc) > self._ends:
+            self._refuse(None, f"{EXPIRED} {self._ends:%Y-%m-%d %H:%M} UTC")
+            self._ends = None
         return [self._refusals.popleft() for _ in range(len(self._refusals))]
 
     def _refuse(self, device: int | None, why: str) -> None:

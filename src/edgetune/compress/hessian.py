@@ -16,35 +16,44 @@ is used; there its factor is right to about 1 % (measured: 0.4 % at 5e4, 5 % at 
 
 
 class Hessian:
-    """Running mean of the second moment of a layer's inputs.
+    """Running mean of the second moment of a layer's inputs, and of what they would be in the dense model.
 
-        H = (2/n) sum_{t=1..n} x_t x_t^T
+        H = (2/n) sum_{t=1..n} x_t x_t^T,   C = (2/n) sum_{t=1..n} y_t x_t^T
+
+    x are the inputs that the compressed layers before give, y those that the dense ones give.
 
     Args:
         columns: input dimension d of the layer.
-        device: where it lives; 4 d^2 bytes.
+        device: where it lives; 4 d^2 bytes, twice that with C.
+        dense: whether C is wanted.
     Source: OPTQ (arXiv 2210.17323), section 3.1; dividing by n only rescales H and cancels out of the
         solution.
     """
 
-    def __init__(self, columns: int, device: torch.device | str = "cpu") -> None:
+    def __init__(self, columns: int, device: torch.device | str = "cpu", *, dense: bool = False) -> None:
         self.matrix = torch.zeros(columns, columns, dtype=torch.float32, device=device)
         """float32 [d, d]."""
+        self.cross = torch.zeros_like(self.matrix) if dense else None
+        """float32 [d, d], C; None if it is not wanted."""
         self.tokens = 0
         """Number n of inputs seen."""
 
-    def add(self, inputs: torch.Tensor) -> None:
+    def add(self, inputs: torch.Tensor, dense: torch.Tensor | None = None) -> None:
         """Take in more inputs.
 
         Args:
             inputs: any float dtype [n, d], real tokens only.
-        Cost: n d^2 multiply-adds.
+            dense: the same tokens' inputs in the dense model; equal to these if not given.
+        Cost: n d^2 multiply-adds, twice that with C.
         """
         if not len(inputs):
             return
         total = self.tokens + len(inputs)
         x = inputs.to(torch.float32)
         self.matrix.addmm_(x.T, x, beta=self.tokens / total, alpha=2.0 / total)
+        if self.cross is not None:
+            y = x if dense is None else dense.to(torch.float32)
+            self.cross.addmm_(y.T, x, beta=self.tokens / total, alpha=2.0 / total)
         self.tokens = total
 
 

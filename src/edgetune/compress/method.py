@@ -24,6 +24,8 @@ class CompressionMethod:
         summary: one sentence for a list of methods.
         source: the paper, with its arXiv number.
         compensate: whether open columns make up for the error of fixed ones (needs calibration text).
+        aim_dense: whether a layer is solved for the outputs of the dense model, which its own inputs, those of
+            compressed layers, do not give any more; else for what its weights make of these inputs.
         grid: where the matrices of the decoder blocks go.
         scale: how a block's scale is chosen.
         rule: what happens to a column.
@@ -40,6 +42,7 @@ class CompressionMethod:
     summary: str
     source: str
     compensate: bool
+    aim_dense: bool = False
     grid: BlockGrid = Q4_0
     scale: ScaleFit = SignedSearch()  # noqa: RUF009 - a frozen value
     rule: RuleFactory = Round
@@ -56,6 +59,11 @@ class CompressionMethod:
         Raises:
             ConfigError: naming the method and the field.
         """
+        if self.aim_dense and not self.compensate:
+            raise ConfigError(
+                "aiming at the dense outputs is a way to compensate, and this method does not",
+                where=f"{self.name}: aim_dense",
+            )
         if not 0 < self.damping <= 1:
             raise ConfigError(
                 f"damping must be above 0 and at most 1, not {self.damping}", where=self.name, hint="try 0.01"

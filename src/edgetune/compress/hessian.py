@@ -98,13 +98,18 @@ def factorise(hessian: torch.Tensor, damping: float = 0.01, *, name: str = "the 
     """
     repaired = repaired_diagonal(hessian.diagonal(), name)
     while damping <= 1.0:
-        damped = hessian.clone()
-        damped.diagonal().copy_(repaired + damping * repaired.mean())
-        upper = _inverse_upper(damped)
+        upper = _inverse_upper(damped(hessian, repaired, damping))
         if upper is not None:
             return Factor(upper, damping, fallback=False)
         damping *= RETRY
     return uncoupled(repaired, fallback=True)
+
+
+def damped(hessian: torch.Tensor, repaired: torch.Tensor, damping: float) -> torch.Tensor:
+    """Return H + damping * mean(diag H) * I, with the diagonal of `repaired_diagonal`."""
+    found = hessian.clone()
+    found.diagonal().copy_(repaired + damping * repaired.mean())
+    return found
 
 
 def uncoupled(repaired: torch.Tensor, *, fallback: bool = False) -> Factor:

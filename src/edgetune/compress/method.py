@@ -33,6 +33,7 @@ class CompressionMethod:
             alone.
         damping: first damping to try, a fraction of the mean diagonal of the Hessian, in (0, 1].
         block: columns between two lazy updates, a multiple of 32.
+        passes: over codes and scales after the sweep, each to the least error with all others fixed; at least 0.
 
     Raises:
         ConfigError: at construction, for a combination that cannot work.
@@ -49,6 +50,7 @@ class CompressionMethod:
     embeddings: BlockGrid | None = Q8_0
     damping: float = 0.01
     block: int = 128
+    passes: int = 0
 
     def __post_init__(self) -> None:
         self.check()
@@ -63,6 +65,11 @@ class CompressionMethod:
             raise ConfigError(
                 "aiming at the dense outputs is a way to compensate, and this method does not",
                 where=f"{self.name}: aim_dense",
+            )
+        if self.passes < 0 or (self.passes and not self.compensate):
+            raise ConfigError(
+                "passes after the sweep are at least 0, and of use to a method that compensates",
+                where=f"{self.name}: passes",
             )
         if not 0 < self.damping <= 1:
             raise ConfigError(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from edgetune.compress.hessian import factorise, repaired_diagonal, uncoupled
+from edgetune.compress.hessian import damped, factorise, repaired_diagonal, uncoupled
 from edgetune.compress.method import CompressionMethod
 from edgetune.compress.rounding import require_finite, round_to_nearest
 from edgetune.compress.sweep import Section, sweep
@@ -53,7 +53,7 @@ def solve_stage(
 
     Raises:
         ModelError: if weights or inputs are not finite, or a scale exceeds fp16.
-    Cost: one factorisation, one sweep, three products of all rows with H for the report.
+    Cost: one factorisation, one sweep, two more for every pass, three products of all rows with H for the report.
     """
     names = " + ".join(matrices)
     sections = tuple(Section(name, len(weights)) for name, weights in matrices.items())
@@ -70,6 +70,8 @@ def solve_stage(
         target = aimed_at_dense(stacked, hessian, cross, factor)
     rule = method.rule(method.grid, method.scale).begin(sections, stacked.shape[1], stacked.device)
     solved = sweep(target, factor.upper, rule, method.block)
+    if method.passes and hessian is not None and not factor.fallback:
+        solved = rule.refine(target, damped(hessian, importance, factor.damping), method.passes)
     rounded = round_to_nearest(
         stacked, method.grid, method.scale, importance=importance, name=names
     ).dequantise()

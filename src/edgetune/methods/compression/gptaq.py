@@ -1,4 +1,7 @@
-"""GPTAQ's objective: round so that the outputs stay near the dense model's, whose inputs the layer has no more."""
+"""GPTAQ's objective: round so that the outputs stay near the dense model's, whose inputs the layer has no more.
+
+Two passes of coordinate descent over codes and scales follow the sweep.
+"""
 
 from edgetune.compress.grid import SignedSearch
 from edgetune.compress.method import CompressionMethod
@@ -17,4 +20,5 @@ METHOD = CompressionMethod(
     embeddings=Q8_0,
     damping=0.01,
     block=128,
+    passes=2,
 )

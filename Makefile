@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM ?= false
 # Small models: one thread each is faster than two that wait for each other.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo model demo-real real-model test fuzz test-slow test-gpu test-triton test-network test-deploy check format bench bench-learning bench-defaults families docs clean
+.PHONY: demo model demo-real real-model test fuzz test-slow test-gpu test-triton test-network test-deploy check format bench bench-learning bench-defaults bench-hosts families docs clean
 
 demo: $(READY)
 	$(BIN)/edgetune run --out out/demo
@@ -74,6 +74,10 @@ bench-learning: $(READY)
 # No rate is given: every model, task and method must end below its base. Needs $EDGETUNE_DATA; REAL=FILE.gguf adds SmolLM2.
 bench-defaults: $(READY)
 	$(BIN)/python benchmarks/defaults.py --out docs/results $(if $(REAL),--real $(REAL))
+
+# Server and devices on the loopback; ONLY="first rounds" measures these sections again and keeps the others.
+bench-hosts: $(READY)
+	$(BIN)/python benchmarks/hosts.py $(ONLY) --out docs/results
 
 families: $(READY)
 	$(BIN)/python scripts/families.py --out docs/results/families.md

@@ -142,6 +142,11 @@ class Started:
         return None if self._process is None else self._process.poll()
 
     @property
+    def running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
     def said(self) -> str:
         """What it has said since its last start."""
         with self.log.open("rb") as file:
@@ -232,11 +237,21 @@ class Processes:
         environment: Mapping[str, str] | None = None,
     ) -> Started:
         """Start `edgetune ARGUMENTS`, its log in NAME.log."""
+        return self.ready(name, *arguments, prefix=prefix, environment=environment).start(killed_at)
+
+    def ready(
+        self,
+        name: str,
+        *arguments: str | Path,
+        prefix: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> Started:
+        """Return what `start` starts, before its first start."""
         assert name not in self._started
         words = [str(one) for one in arguments]
         log, environment = self._folder / f"{name}.log", {**self.environment, **(environment or {})}
         made = self._started[name] = Started(words, log, prefix, environment)
-        return made.start(killed_at)
+        return made
 
     def alive(self) -> list[int]:
         """Return what runs of what was started here, descendants included."""
@@ -245,7 +260,7 @@ class Processes:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        running = [one for one in self._started.values() if one.code is None]
+        running = [one for one in self._started.values() if one.running]
         for one in running:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(one.pid, signal.SIGTERM)

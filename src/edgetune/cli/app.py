@@ -159,7 +159,8 @@ def _failed(error: Exception, errors: Console, arguments: Sequence[str]) -> int:
 
 def _say(console: Console, text: str, code: int) -> int:
     console.print("[bold red]error:[/] ", end="")
-    line = " ".join(text[: 4 * LONGEST].split())
+    words = " ".join(text[: 4 * LONGEST].split())
+    line = "".join(one if one.isprintable() else "?" for one in words)  # no name commands a terminal
     console.print(
         line if len(line) <= LONGEST else f"{line[: LONGEST - 200]} ... {line[-150:]}", markup=False
     )

@@ -8,10 +8,10 @@ REASONS, LONGEST, OTHER = 20, 120, "other reasons"
 """Reasons that are told apart, and characters of one: a device may say anything."""
 
 
-def shortened(reason: str) -> str:
+def shortened(reason: str, longest: int = LONGEST) -> str:
     """Return a reason as one short line without control characters, which would be a terminal's commands."""
     line = "".join(one if one.isprintable() else "?" for one in " ".join(reason.split()))
-    return line if len(line) <= LONGEST else f"{line[: LONGEST - 3]}..."
+    return line if len(line) <= longest else f"{line[: longest - 3]}..."
 
 
 def most_common(counts: Mapping[str, int]) -> dict[str, int]:

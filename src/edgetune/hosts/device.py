@@ -9,12 +9,11 @@ from pathlib import Path
 
 from edgetune.core.errors import ConfigError, DataError
 from edgetune.core.progress import Progress, silent
-from edgetune.hosts.envelope import seal, unseal
 from edgetune.hosts.keys import AUTHORITY, read_key
 from edgetune.hosts.link import Post
 from edgetune.hosts.resident import Own, Resident
 
-SOON, LATER, GROWTH = 0.25, 5.0, 1.5
+SOON, LATER, GROWTH = 0.05, 5.0, 1.5
 """Seconds between two looks for messages: after one was there, the most that they grow to while there is none, and how
 fast they do. A look costs about a kilobyte."""
 
@@ -88,7 +87,7 @@ def attend(post: Post, resident: Resident, *, sleep: Callable[[float], None] = t
             pause = min(GROWTH * pause, LATER)
             continue
         pause = SOON
-        post.reply(came[0], seal(resident.answer(unseal(came[1]))))
+        post.reply(came[0], resident.answered(came[1]))
         if resident.barred is not None:
             raise resident.barred
 

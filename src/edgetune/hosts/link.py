@@ -39,6 +39,10 @@ class Link(Protocol):
         """Take messages back; a reply to one is lost."""
         ...
 
+    def withdraw(self, tickets: Collection[str]) -> set[str]:
+        """Take back those messages that their devices have not fetched yet; returns which they are."""
+        ...
+
     def carried(self) -> dict[int, Carried]:
         """Return the bytes on the socket, by device."""
         ...

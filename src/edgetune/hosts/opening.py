@@ -6,11 +6,13 @@ from pathlib import Path
 
 from edgetune import __version__
 from edgetune.core.errors import ConfigError, DigestError
+from edgetune.core.reasons import shortened
 from edgetune.federation.pipes import Message
 from edgetune.federation.residency import digest_of
 from edgetune.hosts.kinds import OPEN
 from edgetune.methods.cards import is_file
 from edgetune.models.backbone import Backbone
+from edgetune.models.source import here
 from edgetune.recipe.prepare import Prepared, recipe_method
 from edgetune.recipe.recipe import Recipe
 from edgetune.recipe.residency import RESIDENCIES
@@ -40,13 +42,14 @@ def recipe_told(opening: Message, *, model: str | None, method: Path | None) -> 
     Raises:
         ConfigError: if the recipe is none that this version knows, or its method is a file that is not given.
         DigestError: if the method here is another one.
+        ModelError: if the base is not on this device: no server has a model downloaded here.
     """
     try:
         told = Recipe.model_validate(opening.head["recipe"])
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"the server's settings are none of this version's ({__version__} here, "
-            f"{str(opening.head.get('version'))[:20]} there)",
+            f"{shortened(str(opening.head.get('version')), 20)} there)",
             where="recipe",
             hint="install the same edgetune on server and devices",
         ) from error
@@ -57,7 +60,7 @@ def recipe_told(opening: Message, *, model: str | None, method: Path | None) -> 
             where="method", hint="give a file of your own that is the same: --method FILE",
         )  # fmt: skip
     section = told.method if method is None else told.method.model_copy(update={"name": str(method)})
-    source = told.model if model is None else told.model.model_copy(update={"source": model})
+    source = told.model.model_copy(update={"source": model or here(told.model.source)})
     recipe = told.model_copy(update={"method": section, "model": source})
     if recipe_method(recipe).digest != opening.head.get("method"):
         raise DigestError(
@@ -74,11 +77,11 @@ def check_base(opening: Message, backbone: Backbone, recipe: Recipe) -> None:
         DigestError: saying which of both.
     """
     there = opening.head
-    here = digest_of(backbone, RESIDENCIES[recipe.model.residency].grid)
+    own, told = digest_of(backbone, RESIDENCIES[recipe.model.residency].grid), there.get("base")
     hint = "copy the server's model folder, and name it with --model"
-    if here != there.get("base"):
+    if own != told:
         raise DigestError(
-            f"the base model is another than the server's ({here[:12]} here, {str(there.get('base'))[:12]} there)",
+            f"the base model is another than the server's ({own[:12]} here, {shortened(str(told)[:12])} there)",
             where=recipe.model.source,
             hint=hint,
         )

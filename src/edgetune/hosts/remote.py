@@ -18,10 +18,10 @@ from edgetune.federation.tasks import told_task
 from edgetune.hosts.envelope import seal, unseal
 from edgetune.hosts.kinds import ERROR, OPENED, OVER, RECALL, REPLY
 from edgetune.hosts.link import Carried, Link
-from edgetune.hosts.waiting import Patience, Registered, Sent, why_not
+from edgetune.hosts.waiting import MOST, Patience, Registered, Sent, why_not
 from edgetune.wire.frame import HEADER
 
-PAUSE = 0.02, 0.25
+PAUSE = 0.01, 0.05
 """Seconds between two looks at the link: at first, and the most that they grow to while nothing happens."""
 AGAIN = 15.0
 """Seconds after which a device that would not take part is asked again, while the round needs it."""
@@ -94,6 +94,8 @@ class Remote:
         self._opening = seal(opening)
         for one in self.known.values():
             one.session = one.refused = ""
+        # Whoever has not answered what it was told before would seem to know what it is told now.
+        self._take_back([ticket for ticket, sent in self._under_way.items() if sent.task is None])
         self._meet()
 
     def wait(self, count: int, progress: Progress = silent) -> None:
@@ -128,6 +130,8 @@ class Remote:
             self._send([open[id] for id in open if until.get(id, 0.0) <= time.monotonic()], declined)
             came = self._take(open)
             for id, (reply, why) in came.items():
+                if reply is not None and len(up) >= self._patience.wanted:
+                    break  # several came at once, and the first ones count
                 if reply is not None:
                     up[id] = reply
                     open.pop(id)
@@ -198,9 +202,7 @@ class Remote:
             self._listener(DeviceSeen(id, "offline" if here is None else "online"))
             lost = [ticket for ticket, sent in self._under_way.items() if sent.device == id]
             late = [ticket for ticket, device in self._stale.items() if device == id]
-            self._link.forget([*lost, *late])
-            self._under_way = {one: sent for one, sent in self._under_way.items() if one not in lost}
-            self._stale = {one: device for one, device in self._stale.items() if one not in late}
+            self._take_back([*lost, *late])
         changed, self._online = now != self._online, now
         told = {sent.device for sent in self._under_way.values() if sent.task is None}
         for id, session in now.items():
@@ -209,6 +211,12 @@ class Remote:
                 self._under_way[self._link.send(id, self._opening)] = Sent(id, session, None)
         if changed:
             self._changed()
+
+    def _take_back(self, tickets: Sequence[str]) -> None:
+        self._link.forget(tickets)
+        for ticket in tickets:
+            self._under_way.pop(ticket, None)
+            self._stale.pop(ticket, None)
 
     def _send(self, tasks: Sequence[Task], declined: Mapping[int, str]) -> None:
         """Send what is to be done to devices that can take part and have it not yet."""
@@ -224,7 +232,7 @@ class Remote:
         told = told_task(replace(task, payload=recalled + task.payload))
         head = {**told.head, "start": self._start, "recalled": len(recalled), "round": self.round}
         ticket = self._link.send(task.device, seal(Message(told.kind, head, told.body)))
-        self._under_way[ticket] = Sent(task.device, session, task)
+        self._under_way[ticket] = Sent(task.device, session, task, bool(recalled))
 
     def _take(self, open: Mapping[int, Task]) -> dict[int, tuple[bytes | None, str]]:
         """Return what devices said to this round's messages: a reply, or why there is none."""
@@ -241,7 +249,7 @@ class Remote:
                 said = Message(ERROR, {"what": error.what})
             if sent.task is None:
                 self._told(sent, said)
-            elif said.kind == RECALL and sent.task.recall is not None and sent.device in open:
+            elif said.kind == RECALL and sent.task.recall and not sent.whole and sent.device in open:
                 self._post(sent.task, sent.session, sent.task.recall)
             elif said.kind == REPLY:
                 found[sent.device] = said.body, ""
@@ -252,7 +260,7 @@ class Remote:
     def _told(self, sent: Sent, said: Message) -> None:
         """Take what a device said when it was told of the run."""
         known, examples = self.known[sent.device], said.head.get("examples")
-        if said.kind == OPENED and isinstance(examples, int) and examples > 0:
+        if said.kind == OPENED and type(examples) is int and 0 < examples <= MOST:
             known.examples, known.session = examples, sent.session
         else:
             known.refused = sent.session
@@ -265,10 +273,11 @@ class Remote:
             id: declined.get(id) or (ABSENT if id not in self._online else "not needed" if full else "late")
             for id in open
         }
-        for ticket, sent in list(self._under_way.items()):
-            if sent.task is not None:
-                self._stale[ticket] = sent.device
-                del self._under_way[ticket]
+        given_up = {ticket: sent.device for ticket, sent in self._under_way.items() if sent.task is not None}
+        # Else a slow device would do one round after the other that are over.
+        back = self._link.withdraw(given_up)
+        self._stale |= {ticket: device for ticket, device in given_up.items() if ticket not in back}
+        self._under_way = {one: sent for one, sent in self._under_way.items() if one not in given_up}
         self.phase = CLOSING
         self._changed()
 

@@ -8,14 +8,18 @@ from pathlib import Path
 
 import torch
 
-from edgetune.core.errors import DigestError, EdgetuneError
+from edgetune.core.errors import LONGEST, DigestError, EdgetuneError, LimitError
+from edgetune.core.files import unwritable
 from edgetune.core.progress import Progress, silent
+from edgetune.core.reasons import shortened
 from edgetune.data.encode import Example, padding_id
 from edgetune.federation.device import Device
+from edgetune.federation.hands import Task
 from edgetune.federation.pipes import Message, from_error
 from edgetune.federation.start import Start
 from edgetune.federation.tasks import task_of
 from edgetune.federation.worker import Worker
+from edgetune.hosts.envelope import seal, unseal
 from edgetune.hosts.examples import examples_of_file
 from edgetune.hosts.kinds import ANSWER, BYE, NO, OPEN, OPENED, OVER, RECALL, REPLY
 from edgetune.hosts.limits import Limits
@@ -78,16 +82,22 @@ class Resident:
             OPEN: self._open, ANSWER: self._answer, OVER: self._end,
         }  # fmt: skip
 
+    def answered(self, data: bytes) -> bytes:
+        """Return the answer to a message as it travels; a damaged one is answered too."""
+        try:
+            message = unseal(data)
+        except DigestError as error:
+            self._tell(str(error))
+            return seal(from_error(error))
+        return seal(self.answer(message))
+
     def answer(self, message: Message) -> Message:
         """Return the answer to a message."""
         try:
             known = self._does.get(message.kind)
             if known is None:
-                raise DigestError(f"a message of a kind that is not known: {message.kind[:40]}")
+                raise DigestError(f"a message of a kind that is not known: {message.kind[:40]!r}")
             return known(message)
-        except EdgetuneError as error:
-            self._tell(str(error))
-            return from_error(error)
         except MemoryError:
             self._tell("out of memory")
             return Message(NO, {"why": "out of memory"})
@@ -95,13 +105,26 @@ class Resident:
             what = f"{error.strerror or error}"
             self._tell(what)
             return Message(NO, {"why": what})
+        except (
+            Exception
+        ) as error:  # a bug far from whoever could start the process again: it stays for the next round
+            said = from_error(error)
+            self._tell(
+                shortened(str(error) if isinstance(error, EdgetuneError) else said.head["what"], LONGEST)
+            )
+            return said
 
     def _open(self, message: Message) -> Message:
+        """Begin, or be barred: whoever cannot begin ends with what it was, and can be started again."""
         try:
             return self._opened(message)
         except EdgetuneError as error:
             self.barred = error
-            return from_error(error)
+        except OSError as error:
+            self.barred = unwritable(error, self._own.scratch)
+        except MemoryError:
+            self.barred = LimitError("there is not the memory for the base model")
+        return from_error(self.barred)
 
     def _opened(self, message: Message) -> Message:
         recipe = recipe_told(message, model=self._own.model, method=self._own.method)
@@ -138,9 +161,8 @@ class Resident:
         self._tell(f"{len(self._examples):,} records, {recipe.method.name} on {Path(source).name}")
 
     def _answer(self, message: Message) -> Message:
-        head, task = message.head, task_of(message)
-        device = self._named(task.device, str(head.get("start", "")))
-        recalled = int(head.get("recalled", 0))
+        task, start, recalled = _asked(message)
+        device = self._named(task.device, start)
         if recalled:
             device.receive(task.payload[:recalled])
         task = replace(task, payload=task.payload[recalled:])
@@ -158,7 +180,8 @@ class Resident:
             reply = task.done_by(device, progress)
         self._needed = max(0, memory.peak_bytes - before)
         self._last = (key, reply)
-        self._tell(f"round {head.get('round', '?')}: {len(task.payload):,} bytes down, {len(reply):,} up")
+        round = shortened(str(message.head.get("round")), 10)
+        self._tell(f"round {round}: {len(task.payload):,} bytes down, {len(reply):,} up")
         return Message(REPLY, {"peak": memory.peak_bytes}, reply)
 
     def _named(self, number: int, start: str) -> Device:
@@ -175,3 +198,20 @@ class Resident:
     def _end(self, message: Message) -> Message:
         self.over = True
         return Message(BYE)
+
+
+def _asked(message: Message) -> tuple[Task, str, int]:
+    """Return what is to be done, the digest of the run's start, and how many bytes recall a state.
+
+    Raises:
+        DigestError: if the head is none of a server's.
+    """
+    try:
+        task, start = task_of(message), message.head.get("start", "")
+        recalled = int(message.head.get("recalled", 0))
+        sound = isinstance(start, str) and 0 <= recalled <= len(task.payload)
+        if not sound or not 0 <= task.device < 2**32 or not 0 <= task.turn < 2**32:
+            raise ValueError
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise DigestError("the head of the message is damaged") from error
+    return task, start, recalled

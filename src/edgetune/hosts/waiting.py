@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgetune.core.reasons import shortened
 from edgetune.federation.hands import Task
 from edgetune.federation.pipes import Message
 from edgetune.hosts.kinds import NO
+
+MOST = 2**32 - 1
+"""Examples that a device can say: its replies have 32 bits for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +39,19 @@ class Registered:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A message under way: to whom, in which session, what for; None if it tells of the run."""
+    """A message under way: to whom, in which session, what for; None if it tells of the run.
+
+    Args:
+        whole: it carries the whole state that it builds on; who wants that once more does not get it.
+    """
 
     device: int
     session: str
     task: Task | None
+    whole: bool = False
 
 
 def why_not(said: Message) -> str:
     """Return what a device gives as its reason, on one line and of a length that a log can bear."""
     text = said.head.get("why") if said.kind == NO else said.head.get("what")
-    return " ".join(str(text or f"it answers {said.kind[:20]!r}").split())[:300]
+    return shortened(str(text or f"it answers {said.kind[:20]!r}"), 300)

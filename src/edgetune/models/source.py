@@ -72,6 +72,21 @@ def _is_gguf(path: Path) -> bool:
         raise ModelError(f"cannot read this file: {error.strerror}", where=path) from error
 
 
+def here(source: str) -> str:
+    """Return where a model is on this machine, which is asked for nothing else: nobody elsewhere is.
+
+    Raises:
+        ModelError: if it would have to be downloaded.
+    """
+    if source == EMBEDDED or source in SHELF or Path(source).expanduser().exists():
+        return source
+    try:
+        return snapshot_download(source, allow_patterns=list(PATTERNS), local_files_only=True)
+    except Exception as error:  # the library raises many unrelated types
+        hint = "copy the server's model folder, and name it with --model"
+        raise ModelError("this base model is not here", where=source, hint=hint) from error
+
+
 def snapshot(name: str) -> Path:
     """Return the local folder of a model on the Hub, downloaded if it is not in the cache.
 

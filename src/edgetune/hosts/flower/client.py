@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import ssl
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.supernode.fleet_http_client import FleetHttpClient
 
 from edgetune.core.errors import HostError, ModelError, UnreachableError
+from edgetune.core.reasons import shortened
 from edgetune.hosts.flower.signing import Signing
 
 TIMEOUT = 30.0
@@ -22,6 +24,8 @@ KEPT = 80.0
 """Seconds that a connection without requests is kept."""
 LEAST, MOST = 0.5, 5.0
 """Seconds between two attempts to reach a server that does not answer: the first, and the most that they grow to."""
+HANDSHAKE = 5.0
+"""Seconds that a server has to show that it speaks TLS."""
 AGAIN = (408, 412, 429, 500, 502, 503, 504)
 """Answers after which the same request may succeed."""
 Answer = TypeVar("Answer")
@@ -64,7 +68,7 @@ class Client(FleetHttpClient):
         tell: Callable[[str], None],
     ) -> None:
         self.signing, self.address = Signing(key), address
-        self._give_up, self._tell = give_up, tell
+        self._give_up, self._tell, self._plain = give_up, tell, authority is None
         scheme = "http" if authority is None else "https"
         super().__init__(f"{scheme}://{address}", interceptors=[self.signing], verify=False)
         self._client.close()
@@ -95,6 +99,10 @@ class Client(FleetHttpClient):
                 said = f"it answers {error.response.status_code}"
             except httpx.TransportError as error:
                 said = self._unless_refused(error)
+            except (httpx.InvalidURL, ValueError) as error:  # not even a damaged answer is of that kind
+                raise HostError(
+                    f"no server of edgetune: {str(error)[:100]}", where=self.address, hint="is the address right?"
+                ) from error  # fmt: skip
             else:
                 self._back(since)
                 return answer
@@ -130,6 +138,10 @@ class Client(FleetHttpClient):
                 ) from error  # fmt: skip
             cause = cause.__cause__ or cause.__context__
         text = str(error)
+        if self._plain and isinstance(error, httpx.RemoteProtocolError) and _speaks_tls(self.address):
+            raise HostError(
+                "the server speaks TLS", where=self.address, hint="leave out --insecure"
+            ) from error
         if "WRONG_VERSION_NUMBER" in text or "record layer" in text:
             raise HostError("the server speaks no TLS", where=self.address, hint="--insecure") from error
         return text or type(error).__name__
@@ -148,11 +160,26 @@ def _trusting(authority: Path) -> ssl.SSLContext:
     return context
 
 
+def _speaks_tls(address: str) -> bool:
+    """Say whether a server answers a handshake; nothing is sent to it, so that nobody has to be trusted."""
+    host, _, port = address.rpartition(":")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        with (
+            socket.create_connection((host.strip("[]"), int(port)), HANDSHAKE) as plain,
+            context.wrap_socket(plain),
+        ):
+            return True
+    except OSError:
+        return False
+
+
 def _detail(response: httpx.Response) -> str:
     """Return what a server said in a refusal."""
     try:
         said = json.loads(response.text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return response.reason_phrase
     found = said.get("detail") or said.get("message") if isinstance(said, dict) else None
-    return str(found or response.reason_phrase)
+    return shortened(str(found or response.reason_phrase))

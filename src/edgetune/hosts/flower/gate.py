@@ -7,10 +7,13 @@ import binascii
 import hmac
 import json
 from collections.abc import Awaitable, Callable
+from datetime import datetime, timezone
 from typing import Any
 
+from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_HEADER, TIMESTAMP_TOLERANCE
 from flwr.proto.fleet_pb2 import ActivateNodeRequest
-from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
+from flwr.supercore.primitives.asymmetric import bytes_to_public_key, verify_signature
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -19,11 +22,19 @@ from edgetune.hosts.flower.meter import Meter
 from edgetune.hosts.flower.superlink import SuperLink
 from edgetune.hosts.keys import fingerprint
 
-FLEET, STATUS = "/v1/fleet/", "/v1/edgetune/status"
+STATUS = "/v1/edgetune/status"
+USED = frozenset(
+    f"/v1/fleet/{name}"
+    for name in ("activate-node", "deactivate-node", "send-node-heartbeat", "pull-messages", "push-messages",
+                 "pull-object", "push-object", "confirm-message-received")
+)  # fmt: skip
+"""What devices ask for; nothing else of Flower's answers."""
 MOST = 2**31
 """Bytes of a request: what protobuf can hold."""
 STRANGER = "this key is not registered with the server"
 UNSIGNED = "the signature is not of this key, or older than five minutes by the server's clock"
+ANOTHER = "its request names another device"
+ELSEWHERE = "a request for what is not there"
 Refused = Callable[["int | None", str], None]
 """Told who was turned away, None for a stranger, and why."""
 Scope = dict[str, Any]
@@ -63,11 +74,19 @@ class Gate:
         if scope["path"] == STATUS:
             await self._told(request)(scope, receive, send)
             return
+        if scope["path"] not in USED:
+            self._refused(None, ELSEWHERE)
+            await _no(404, ELSEWHERE)(scope, receive, send)
+            return
         key = _key(request)
         device = self._link.device_of(key) if key else None
-        if device is None or not scope["path"].startswith(FLEET):
-            self._refused(None, f"{STRANGER}: {fingerprint(key)}" if key else "a request without a key")
+        if key is None or device is None:
+            self._refused(None, f"{STRANGER}: {_shown(key)}" if key else "a request without a key")
             await _no(403, STRANGER)(scope, receive, send)
+            return
+        if not _signed(request, key):  # before a body is read that may be large
+            self._refused(device, UNSIGNED)
+            await _no(401, UNSIGNED)(scope, receive, send)
             return
         self._meter.named(scope["client"], device)
         if int(request.headers.get("content-length") or MOST) >= MOST:
@@ -77,7 +96,7 @@ class Gate:
 
         async def seen(message: dict[str, Any]) -> None:
             if message["type"] == "http.response.start" and message["status"] == 401:
-                self._refused(device, UNSIGNED)
+                self._refused(device, ANOTHER)
             await send(message)
 
         await self._app(scope, receive, seen)
@@ -114,6 +133,25 @@ def _key(request: Request) -> bytes | None:
         return base64.b64decode(request.headers[FLEET_HTTP_PUBLIC_KEY_HEADER], validate=True)
     except (KeyError, ValueError, binascii.Error):
         return None
+
+
+def _signed(request: Request, key: bytes) -> bool:
+    """Say whether the time in a request is signed with a key, and not longer ago than Flower allows."""
+    try:
+        time, signature = request.headers[TIMESTAMP_HEADER], request.headers[FLEET_HTTP_SIGNATURE_HEADER]
+        age = (datetime.now(timezone.utc) - datetime.fromisoformat(time)).total_seconds()
+        recent = -SYSTEM_TIME_TOLERANCE < age < TIMESTAMP_TOLERANCE + SYSTEM_TIME_TOLERANCE
+        signed = base64.b64decode(signature, validate=True)
+        return recent and verify_signature(bytes_to_public_key(key), time.encode("ascii"), signed)
+    except (KeyError, ValueError, TypeError):
+        return False
+
+
+def _shown(key: bytes) -> str:
+    try:
+        return fingerprint(key)
+    except EdgetuneError:
+        return "no key of a device"
 
 
 def _no(code: int, why: str) -> JSONResponse:

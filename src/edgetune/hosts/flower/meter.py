@@ -13,6 +13,8 @@ from edgetune.hosts.link import Carried
 
 COUNTERS = struct.Struct("=QQ")
 """Of Linux's tcp_info: bytes that the other side has acknowledged, bytes received."""
+STRANGE = 30.0
+"""Seconds that a connection may be nobody's: a stranger who sends a request byte by byte holds none for ever."""
 PLACE = 120
 """Where they stand in it, bytes."""
 
@@ -47,6 +49,11 @@ class Meter:
             if connection is not None and device is not None:
                 self._past[device] = _sum(self._past.get(device), counted(connection))
 
+    def known(self, client: Any) -> bool:
+        """Say whether a connection is a device's."""
+        with self._lock:
+            return client in self._whose
+
     def carried(self) -> dict[int, Carried]:
         """Return the bytes so far, by device."""
         with self._lock:
@@ -80,10 +87,16 @@ def metered(meter: Meter) -> type[HttpToolsProtocol]:
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             meter.opened(self.client, transport.get_extra_info("socket"))
+            self._nobodys = self.loop.call_later(STRANGE, self._unless_known)
 
         def connection_lost(self, exc: Exception | None) -> None:
+            self._nobodys.cancel()
             meter.closed(self.client)
             super().connection_lost(exc)
+
+        def _unless_known(self) -> None:
+            if not meter.known(self.client):
+                self.transport.abort()
 
     return Metered
 

@@ -28,8 +28,8 @@ from edgetune.hosts.link import Carried
 
 PATIENCE = 30.0
 """Seconds that the thread has to begin."""
-SELDOM, MANY = 60.0, 1000
-"""Seconds until the same refusal is told again, and how many are remembered."""
+SELDOM, MANY, STRANGERS = 60.0, 1000, 20
+"""Seconds until the same refusal is told again, how many are remembered, and how many of strangers are told in them."""
 KEEP_ALIVE = 90
 """Seconds that a connection without requests stays open: longer than between two looks, which need no handshake."""
 
@@ -62,6 +62,7 @@ class Serving:
             deque[tuple[int | None, str]](maxlen=MANY),
             dict[tuple[int | None, str], float](),
         )
+        self._since, self._strangers = time.monotonic(), 0
         self._socket = _listening(*listen)
         gate = Middleware(
             Gate, link=self._link, meter=self._meter, status=status, token=token, refused=self._refuse
@@ -131,6 +132,10 @@ class Serving:
         """Take messages back."""
         self._link.forget(tickets)
 
+    def withdraw(self, tickets: Collection[str]) -> set[str]:
+        """Take back what has not been fetched yet, and say what that is."""
+        return self._link.withdraw(tickets)
+
     def carried(self) -> dict[int, Carried]:
         """Return the bytes on the sockets, by device."""
         return self._meter.carried()
@@ -141,20 +146,29 @@ class Serving:
 
     def _refuse(self, device: int | None, why: str) -> None:
         now = time.monotonic()
+        if now - self._since >= SELDOM:
+            self._since, self._strangers = now, 0
         if now - self._said.get((device, why), -SELDOM) >= SELDOM:
             if len(self._said) >= MANY:  # strangers without number make no server grow
                 self._said.clear()
             self._said[device, why] = now
+            self._strangers += device is None
+            if device is None and self._strangers > STRANGERS:  # nor its log: keys are made by the thousand
+                return
             self._refusals.append((device, why))
 
 
 def _listening(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=512)
+        listening = socket.create_server((host, port), family=family, backlog=512)
     except (OSError, OverflowError) as error:
         raise ConfigError(
             f"cannot listen: {getattr(error, 'strerror', None) or error}",
             where=f"{host}:{port}",
             hint="another --listen, or end what listens there",
         ) from error
+    # asyncio sets this on sockets that name their protocol, which `create_server`'s do not: head and body of an answer
+    # are two segments, and the second would wait 40 ms for a delayed acknowledgement. Connections inherit it.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening

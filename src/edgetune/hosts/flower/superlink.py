@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import cast
 
@@ -26,6 +26,8 @@ LIFE = 7 * 24 * 3600.0
 """Seconds that a message may wait for its device."""
 BEAT = 20.0
 """Seconds between two signs of life of this process's own run, which Flower ends after sixty without one."""
+PUSH = timedelta(hours=1)
+"""How long a reply may be on its way: Flower drops one of which a part takes three minutes, 22 MB over 1 Mbit/s."""
 UNCONFIRMED = 15.0
 """Seconds after which a message that was handed out, and whose receipt nobody confirmed, is handed out again."""
 
@@ -45,6 +47,8 @@ class SuperLink:
             FLWR_IN_MEMORY_DB_NAME, NoOpFederationManager(simulation=False), objects
         )
         self._state = cast(InMemoryLinkState, self.factory.state())
+        self._begin_push = self._state.start_session
+        self._state.start_session = self._patient_push  # type: ignore[method-assign, assignment]
         self._nodes = {
             device: self._state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, key, 0)
             for device, key in keys.items()
@@ -113,19 +117,46 @@ class SuperLink:
         return found
 
     def forget(self, tickets: Collection[str]) -> None:
-        """Take messages back."""
-        for ticket in tickets:
-            self._state.object_store.delete(ticket)
-        self._state.delete_messages(message_ins_ids=set(tickets))
+        """Take messages back, with what there is of replies to them."""
+        state = self._state
+        with state.lock:
+            for ticket in tickets:
+                state.object_store.delete(ticket)
+                state.object_store.delete(state.message_ins_id_to_message_res_id.get(ticket, ""))
+            state.delete_messages(message_ins_ids=set(tickets))
+
+    def withdraw(self, tickets: Collection[str]) -> set[str]:
+        """Take back what has not been fetched yet, and say what that is."""
+        with self._state.lock:
+            there = self._state.message_ins_store
+            found = {one for one in tickets if one in there and not there[one].metadata.delivered_at}
+            self.forget(found)
+        return found
 
     def _live(self) -> None:
-        """Say that the run goes on, and hand out again what may not have arrived."""
+        """Say that the run goes on, hand out again what may not have arrived, and drop what was never pushed whole."""
         if time.monotonic() - self._beaten > BEAT:
             self._state.acknowledge_task_heartbeat(self._task)
             self._beaten = time.monotonic()
             with self._state.lock:
                 for message in self._state.message_ins_store.values():
                     self._again(message.metadata)
+            self._sweep()
+
+    def _patient_push(self, run: int) -> str:
+        """Begin a push as Flower does, but with time for slow lines."""
+        with self._state._lock_object_push_sessions:
+            id = self._begin_push(run)
+            self._state._object_push_sessions[id].expires_at += PUSH
+        return id
+
+    def _sweep(self) -> None:
+        """End pushes whose time is over: Flower ends none by itself, and every late reply leaves one."""
+        state, now = self._state, datetime.now(timezone.utc)
+        with state.lock, state._lock_object_push_sessions:
+            for id, push in list(state._object_push_sessions.items()):
+                if push.expires_at <= now:
+                    state._cleanup_push_session(id, cleanup_messages=True)
 
     def _again(self, metadata: Metadata) -> None:
         """Let the next poll have a message whose answer got lost on the way: a device confirms each by deleting it."""

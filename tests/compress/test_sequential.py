@@ -179,9 +179,11 @@ def test_one_hessian_serves_q_k_and_v(
     made: list[int] = []
     original = Hessian.__init__
 
-    def counting(self: Hessian, columns: int, device: torch.device | str = "cpu") -> None:
+    def counting(
+        self: Hessian, columns: int, device: torch.device | str = "cpu", *, dense: bool = False
+    ) -> None:
         made.append(columns)
-        original(self, columns, device)
+        original(self, columns, device, dense=dense)
 
     monkeypatch.setattr(Hessian, "__init__", counting)
     compress_model(tiny("llama"), calibration, PROJECTIONS)

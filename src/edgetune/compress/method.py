@@ -24,6 +24,8 @@ class CompressionMethod:
         summary: one sentence for a list of methods.
         source: the paper, with its arXiv number.
         compensate: whether open columns make up for the error of fixed ones (needs calibration text).
+        aim_dense: whether a layer is solved for the outputs of the dense model, which its own inputs, those of
+            compressed layers, do not give any more; else for what its weights make of these inputs.
         grid: where the matrices of the decoder blocks go.
         scale: how a block's scale is chosen.
         rule: what happens to a column.
@@ -31,6 +33,7 @@ class CompressionMethod:
             alone.
         damping: first damping to try, a fraction of the mean diagonal of the Hessian, in (0, 1].
         block: columns between two lazy updates, a multiple of 32.
+        passes: over codes and scales after the sweep, each to the least error with all others fixed; at least 0.
 
     Raises:
         ConfigError: at construction, for a combination that cannot work.
@@ -40,12 +43,14 @@ class CompressionMethod:
     summary: str
     source: str
     compensate: bool
+    aim_dense: bool = False
     grid: BlockGrid = Q4_0
     scale: ScaleFit = SignedSearch()  # noqa: RUF009 - a frozen value
     rule: RuleFactory = Round
     embeddings: BlockGrid | None = Q8_0
     damping: float = 0.01
     block: int = 128
+    passes: int = 0
 
     def __post_init__(self) -> None:
         self.check()
@@ -56,6 +61,16 @@ class CompressionMethod:
         Raises:
             ConfigError: naming the method and the field.
         """
+        if self.aim_dense and not self.compensate:
+            raise ConfigError(
+                "aiming at the dense outputs is a way to compensate, and this method does not",
+                where=f"{self.name}: aim_dense",
+            )
+        if self.passes < 0 or (self.passes and not self.compensate):
+            raise ConfigError(
+                "passes after the sweep are at least 0, and of use to a method that compensates",
+                where=f"{self.name}: passes",
+            )
         if not 0 < self.damping <= 1:
             raise ConfigError(
                 f"damping must be above 0 and at most 1, not {self.damping}", where=self.name, hint="try 0.01"

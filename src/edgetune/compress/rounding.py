@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from edgetune.compress.descent import descend
 from edgetune.compress.grid import ScaleFit, nearest_codes
 from edgetune.compress.sweep import Section, Window
 from edgetune.core.errors import ModelError
@@ -62,6 +63,12 @@ class RoundPass:
         code = nearest_codes(window.columns[:, j, None], scale, self.rule.grid)[:, 0]
         self.codes[index] = code.to(torch.int8)
         return code * scale
+
+    def refine(self, target: torch.Tensor, hessian: torch.Tensor, passes: int) -> torch.Tensor:
+        """Return the weights after passes of `descent.descend` over codes and scales, float [rows, d]."""
+        descend(target.T.contiguous(), hessian, self.codes, self.scales, self.rule.grid, passes)
+        require_finite(self.scales.T, self.sections)
+        return (self.codes.float() * self.scales.float().repeat_interleave(BLOCK, dim=0)).T.contiguous()
 
     def stored(self, rows: slice) -> QuantisedMatrix:
         """Return the rows' codes and scales."""

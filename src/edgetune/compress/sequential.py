@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any, cast
 
 import torch
@@ -22,7 +23,7 @@ from edgetune.compress.hessian import Hessian
 from edgetune.compress.method import CompressionMethod
 from edgetune.compress.rounding import round_to_nearest
 from edgetune.compress.solve import solve_stage
-from edgetune.compress.streams import Stream, capture, inputs_of, stages
+from edgetune.compress.streams import Stream, capture, inputs_of, stages, twin
 from edgetune.core.batch import Batch
 from edgetune.core.errors import DataError
 from edgetune.core.events import LayerCompressed, Listener, ignore
@@ -79,10 +80,15 @@ def compress_model(
         if method.embeddings is not None:
             results |= _round_embeddings(model, names, method.embeddings, listener)
         streams = capture(model, blocks, calibration)
+        for stream in streams if method.aim_dense else ():
+            stream.dense = stream.hidden
         for index, block in enumerate(blocks):
-            results |= _compress_block(block, index, streams, names, method, listener)
+            dense = deepcopy(block) if method.aim_dense else None
+            results |= _compress_block(block, dense, index, streams, names, method, listener)
             for stream in streams if index + 1 < len(blocks) else ():
-                stream.hidden = stream.run(block, index)
+                stream.hidden, was = stream.run(block, index), stream.as_it_was()
+                if dense is not None and was is not None:
+                    stream.dense = was.run(dense, index)
     finally:
         model.train(training)
     return results
@@ -90,6 +96,7 @@ def compress_model(
 
 def _compress_block(
     block: nn.Module,
+    dense: nn.Module | None,
     index: int,
     streams: Sequence[Stream],
     names: dict[int, str],
@@ -104,9 +111,10 @@ def _compress_block(
     results: dict[str, QuantisedMatrix] = {}
     for stage in [*shared, *([name] for name in linears if name not in reached)]:
         matrices = {name: read_matrix(linears[name]) for name in stage}
-        first, columns = linears[stage[0]], matrices[stage[0]].shape[1]
-        hessian = _stage_hessian(first, columns, block, index, streams)
-        for name, solved in solve_stage(matrices, hessian, method, listener).items():
+        columns = matrices[stage[0]].shape[1]
+        seen = _stage_hessian(linears[stage[0]], columns, block, dense, index, streams)
+        hessian, cross = (seen.matrix, seen.cross) if seen.tokens else (None, None)
+        for name, solved in solve_stage(matrices, hessian, method, listener, cross).items():
             write_matrix(linears[name], solved.weights)
             if solved.stored is not None:
                 results[name] = _on_cpu(solved.stored)
@@ -114,14 +122,25 @@ def _compress_block(
 
 
 def _stage_hessian(
-    module: Linear, columns: int, block: nn.Module, index: int, streams: Sequence[Stream]
-) -> torch.Tensor | None:
-    hessian = Hessian(columns, module.weight.device)
+    module: Linear,
+    columns: int,
+    block: nn.Module,
+    dense: nn.Module | None,
+    index: int,
+    streams: Sequence[Stream],
+) -> Hessian:
+    """Return the moments of a stage's inputs, with those of the dense model where a dense block is given."""
+    hessian = Hessian(columns, module.weight.device, dense=dense is not None)
     for stream in streams:
-        inputs = inputs_of(module, block, stream, index)
-        if inputs is not None:
-            hessian.add(inputs)
-    return hessian.matrix if hessian.tokens else None
+        inputs, was = inputs_of(module, block, stream, index), stream.as_it_was()
+        if inputs is None:
+            continue
+        before = (
+            inputs_of(twin(module, block, dense), dense, was, index) if dense is not None and was else None
+        )
+        # Tokens that the dense model sends elsewhere (another expert) have no partners: they count as unchanged.
+        hessian.add(inputs, before if before is not None and len(before) == len(inputs) else None)
+    return hessian
 
 
 def _round_embeddings(

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import torch
 
-from edgetune.compress.hessian import factorise, repaired_diagonal, uncoupled
+from edgetune.compress.hessian import damped, factorise, repaired_diagonal, uncoupled
 from edgetune.compress.method import CompressionMethod
 from edgetune.compress.rounding import require_finite, round_to_nearest
 from edgetune.compress.sweep import Section, sweep
+from edgetune.compress.target import aimed_at_dense
 from edgetune.core.events import LayerCompressed, Listener
 from edgetune.core.quantised import QuantisedMatrix
 
@@ -33,6 +34,7 @@ def solve_stage(
     hessian: torch.Tensor | None,
     method: CompressionMethod,
     listener: Listener,
+    cross: torch.Tensor | None = None,
 ) -> dict[str, Solved]:
     """Compress matrices that share one input; report each against rounding to nearest.
 
@@ -41,6 +43,8 @@ def solve_stage(
         hessian: float32 [d, d], `Hessian.matrix` undamped; None where there is none, which counts as the
             identity.
         method: what to do.
+        cross: float32 [d, d], `Hessian.cross` of the same tokens; then what is solved for, and what errors are counted
+            from, is `aimed_at_dense`.
         listener: gets one `LayerCompressed` a matrix, whose `rounding_error` is that of the same scales
             without a sweep, and whose `fallback` says that compensation was asked for and impossible.
 
@@ -49,7 +53,7 @@ def solve_stage(
 
     Raises:
         ModelError: if weights or inputs are not finite, or a scale exceeds fp16.
-    Cost: one factorisation, one sweep, three products of all rows with H for the report.
+    Cost: one factorisation, one sweep, two more for every pass, three products of all rows with H for the report.
     """
     names = " + ".join(matrices)
     sections = tuple(Section(name, len(weights)) for name, weights in matrices.items())
@@ -61,14 +65,19 @@ def solve_stage(
         factor = uncoupled(importance, fallback=method.compensate)
     else:
         factor = factorise(hessian, method.damping, name=names)
+    target = stacked
+    if hessian is not None and cross is not None:
+        target = aimed_at_dense(stacked, hessian, cross, factor)
     rule = method.rule(method.grid, method.scale).begin(sections, stacked.shape[1], stacked.device)
-    solved = sweep(stacked, factor.upper, rule, method.block)
+    solved = sweep(target, factor.upper, rule, method.block)
+    if method.passes and hessian is not None and not factor.fallback:
+        solved = rule.refine(target, damped(hessian, importance, factor.damping), method.passes)
     rounded = round_to_nearest(
         stacked, method.grid, method.scale, importance=importance, name=names
     ).dequantise()
 
     energy, error, rounding_error = (
-        _energy(rows, hessian) for rows in (stacked, solved - stacked, rounded - stacked)
+        _energy(rows, hessian) for rows in (target, solved - target, rounded - target)
     )
     results, first = {}, 0
     for section in sections:

@@ -24,6 +24,7 @@ class Stream:
 
     Args:
         hidden: float [batch, length, width], input of the next block to be compressed.
+        dense: the same in the model as it was; None where nothing asks for it.
         calls: everything else each block was called with (masks, position embeddings).
         real: bool [batch * length], False on padding.
     """
@@ -31,12 +32,17 @@ class Stream:
     hidden: torch.Tensor
     calls: list[Call]
     real: torch.Tensor
+    dense: torch.Tensor | None = None
 
     def run(self, block: nn.Module, index: int) -> torch.Tensor:
         """Return the hidden states after block number `index`."""
         arguments, keywords = self.calls[index]
         output = block(self.hidden, *arguments, **keywords)
         return output if isinstance(output, torch.Tensor) else output[0]
+
+    def as_it_was(self) -> Stream | None:
+        """Return this batch on its way through the dense model; None where nobody follows it."""
+        return None if self.dense is None else Stream(self.dense, self.calls, self.real)
 
     def tokens(self, inputs: torch.Tensor) -> torch.Tensor:
         """Flatten a layer's inputs to [n, d] and leave padding out.
@@ -145,6 +151,12 @@ def inputs_of(module: nn.Module, block: nn.Module, stream: Stream, index: int) -
     with _hooks([module.register_forward_pre_hook(stop)]), contextlib.suppress(_ReachedError):
         stream.run(block, index)
     return stream.tokens(found[0]) if found else None
+
+
+def twin(module: nn.Module, block: nn.Module, copy: nn.Module) -> nn.Module:
+    """Return the layer that stands in a copy of a block where this one stands in the block."""
+    path = next(path for path, one in block.named_modules() if one is module)
+    return copy.get_submodule(path)
 
 
 class _ReachedError(Exception):

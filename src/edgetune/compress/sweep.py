@@ -44,6 +44,15 @@ class ColumnPass(Protocol):
     def column(self, window: Window, j: int) -> torch.Tensor:
         """Return what column j of the window becomes, float [rows]; called once a column, left to right."""
 
+    def refine(self, target: torch.Tensor, hessian: torch.Tensor, passes: int) -> torch.Tensor:
+        """Return what the columns are after so many passes over them, float [rows, d]; never further from the target.
+
+        Args:
+            target: float [rows, d], what was swept.
+            hessian: float [d, d], damped as the sweep's was.
+            passes: at least 1.
+        """
+
     def stored(self, rows: slice) -> QuantisedMatrix | None:
         """Return the stored form of some rows after the sweep, None where the weights stay plain floats."""
 

@@ -107,7 +107,7 @@ def round_latency(rounds: int = 100) -> list[dict[str, Any]]:
     return found
 
 
-def endurance(rounds: int = 1000, every: int = 50, within: float = 240) -> dict[str, Any]:
+def endurance(rounds: int = 1100, every: int = 50, within: float = 420) -> dict[str, Any]:
     """Measure memory and open files over a long run, of fewer rounds if they take longer than so many seconds."""
     rows = list[dict[str, Any]]()
     with Federation(2, rounds) as federation:

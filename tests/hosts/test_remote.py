@@ -10,42 +10,11 @@ from memory_link import Behaviour, MemoryLink, closed, good, opening, seen, task
 
 from edgetune.core.events import Event
 from edgetune.federation.pipes import Message
-from edgetune.hosts import remote as module
 from edgetune.hosts.envelope import seal
 from edgetune.hosts.kinds import ANSWER, ERROR, NO, OPEN, RECALL, REPLY
 from edgetune.hosts.remote import AGAIN, Remote
-from edgetune.hosts.waiting import Patience
 
-OPENING = Message(OPEN, {"recipe": {}})
 Make = Callable[..., Remote]
-
-
-@pytest.fixture
-def link(monkeypatch: pytest.MonkeyPatch) -> MemoryLink:
-    made = MemoryLink()
-    monkeypatch.setattr(module, "time", made)
-    return made
-
-
-@pytest.fixture
-def told() -> list[Event]:
-    return []
-
-
-@pytest.fixture
-def make(link: MemoryLink, told: list[Event]) -> Make:
-    """Open a run for devices, and wait for those that will open."""
-
-    def make(
-        devices: int, wanted: int, minimum: int = 1, seconds: float = 60.0, wait: int | None = None
-    ) -> Remote:
-        patience = Patience(wanted, minimum, seconds)
-        made = Remote(link, range(devices), patience, listener=told.append, changed=lambda: None, known={})
-        made.open(OPENING)
-        made.wait(devices if wait is None else wait)
-        return made
-
-    return make
 
 
 def test_all_that_are_asked_answer(link: MemoryLink, make: Make, told: list[Event]) -> None:

@@ -4,48 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import pytest
 from memory_link import MemoryLink, closed, opening, task
 
 from edgetune.core.events import Event
 from edgetune.core.host_events import HostsRound
-from edgetune.federation.pipes import Message
-from edgetune.hosts import remote as module
 from edgetune.hosts.kinds import OPEN, OVER
 from edgetune.hosts.link import Carried
 from edgetune.hosts.remote import FAREWELL, Remote
-from edgetune.hosts.waiting import Patience
 
-OPENING = Message(OPEN, {"recipe": {}})
 Make = Callable[..., Remote]
-
-
-@pytest.fixture
-def link(monkeypatch: pytest.MonkeyPatch) -> MemoryLink:
-    made = MemoryLink()
-    monkeypatch.setattr(module, "time", made)
-    return made
-
-
-@pytest.fixture
-def told() -> list[Event]:
-    return []
-
-
-@pytest.fixture
-def make(link: MemoryLink, told: list[Event]) -> Make:
-    """Open a run for devices, and wait for those that will open."""
-
-    def make(
-        devices: int, wanted: int, minimum: int = 1, seconds: float = 60.0, wait: int | None = None
-    ) -> Remote:
-        patience = Patience(wanted, minimum, seconds)
-        made = Remote(link, range(devices), patience, listener=told.append, changed=lambda: None, known={})
-        made.open(OPENING)
-        made.wait(devices if wait is None else wait)
-        return made
-
-    return make
 
 
 def test_bytes_of_a_round_are_those_since_the_last_one(

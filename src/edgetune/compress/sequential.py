@@ -64,7 +64,8 @@ def compress_model(
         ModelError: if the model is no decoder, or weights or activations are not finite.
     Cost: about four forward passes over the calibration tokens, and tokens * d^2 multiply-adds and one sweep a
         stage. Memory: one hidden state per calibration token and one Hessian at a time (4 d^2 bytes, 3 times
-        that while it is factorised).
+        that while it is factorised). Aiming at the dense outputs, the dense blocks run beside: twice
+        the passes, hidden states and products, and one block more.
     Source: OPTQ, section 4 (setup), with the stages of the reference code's `--true-sequential`.
     """
     blocks = decoder_blocks(model)

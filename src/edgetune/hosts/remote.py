@@ -114,12 +114,8 @@ class Remote:
 
     def answer(self, tasks: list[Task], progress: Progress = silent) -> dict[int, bytes]:
         """Return the replies that arrive in time; why others do not is in `unanswered`."""
-        open, up, begin, pause = (
-            {task.device: task for task in tasks},
-            dict[int, bytes](),
-            time.monotonic(),
-            PAUSE[0],
-        )
+        open, up = {task.device: task for task in tasks}, dict[int, bytes]()
+        begin, pause = time.monotonic(), PAUSE[0]
         self.asked, self.heard, self.phase = sorted(open), [], ASKING
         self.round = HEADER.unpack_from(tasks[0].payload)[5]
         declined, until = dict[int, str](), dict[int, float]()

@@ -105,13 +105,11 @@ class Resident:
             what = f"{error.strerror or error}"
             self._tell(what)
             return Message(NO, {"why": what})
-        except (
-            Exception
-        ) as error:  # a bug far from whoever could start the process again: it stays for the next round
+        except Exception as error:
+            # Also a bug: whoever could start the process again is far, so that it stays for the next round.
             said = from_error(error)
-            self._tell(
-                shortened(str(error) if isinstance(error, EdgetuneError) else said.head["what"], LONGEST)
-            )
+            what = str(error) if isinstance(error, EdgetuneError) else said.head["what"]
+            self._tell(shortened(what, LONGEST))
             return said
 
     def _open(self, message: Message) -> Message:
@@ -166,7 +164,7 @@ class Resident:
         if recalled:
             device.receive(task.payload[:recalled])
         task = replace(task, payload=task.payload[recalled:])
-        key = (device.named(task.payload), task.survey, task.choice)
+        key = (device.named(task.payload), task.device, task.survey, task.choice)
         if self._last is not None and self._last[0] == key:
             return Message(REPLY, {"again": True}, self._last[1])
         if not device.holds(task.payload):

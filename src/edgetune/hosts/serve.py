@@ -112,6 +112,11 @@ def served(recipe: Recipe, devices: int) -> Recipe:
     from edgetune.recipe.asking import asked_devices  # seconds: see `serve`
 
     section = recipe.federation
+    if recipe.stages is not None and "tune" not in recipe.stages:
+        raise ConfigError(
+            "without the stage tune there is nothing for devices to do", where="stages",
+            hint="edgetune run does stages without them",
+        )  # fmt: skip
     if recipe.fleet != FleetSection():
         raise ConfigError(
             "a recipe for real devices says nothing of how simulated ones behave", where="fleet"

@@ -43,9 +43,7 @@ def capture(
     return streams
 
 
-def _called(
-    model: PreTrainedModel, blocks: nn.ModuleList, ids: torch.Tensor, mask: torch.Tensor
-) -> Stream:
+def _called(model: PreTrainedModel, blocks: nn.ModuleList, ids: torch.Tensor, mask: torch.Tensor) -> Stream:
     hidden: list[torch.Tensor] = []
     calls: list[Call] = []
 
@@ -95,7 +93,11 @@ def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, torch.Tensor):
         return isinstance(other, torch.Tensor) and torch.equal(one, other)
     if isinstance(one, dict):
-        return isinstance(other, dict) and one.keys() == other.keys() and all(_equal(one[k], other[k]) for k in one)
+        return (
+            isinstance(other, dict)
+            and one.keys() == other.keys()
+            and all(_equal(one[k], other[k]) for k in one)
+        )
     if isinstance(one, (tuple, list)):
         return isinstance(other, type(one)) and len(one) == len(other) and _all(zip(one, other, strict=True))
     return one is other or bool(one == other)

@@ -15,6 +15,9 @@ AT_ONCE = 1 << 22
 FINEST = 48
 """Levels up to which a search pays; with more the plain scale is as good (see `AbsMax`)."""
 
+LARGEST = 65504.0
+"""Of fp16. A single weight has many scales without error, and the plain one can be stored where the first cannot."""
+
 
 @dataclass(frozen=True, slots=True)
 class LeastError:
@@ -45,7 +48,9 @@ class LeastError:
         points = grid.points(weights.device)
         if len(points) > FINEST:
             return AbsMax()(weights, importance, grid)
-        return best_scale(weights, importance.expand_as(weights), points, signed=grid.signed), None
+        scale = best_scale(weights, importance.expand_as(weights), points, signed=grid.signed)
+        plain, _ = AbsMax()(weights, importance, grid)
+        return torch.where(scale.abs() > LARGEST, plain, scale), None
 
     def _with_offset(self, weights: torch.Tensor, importance: torch.Tensor, grid: BlockGrid) -> Step:
         low, high = weights.amin(-1), weights.amax(-1)
@@ -143,7 +148,7 @@ def _order(values: torch.Tensor) -> torch.Tensor:
 
     On a CPU the index takes the place of the last bits and numpy sorts whole words, which is 10 times as fast.
     """
-    if values.device.type != "cpu":
+    if values.device.type != "cpu" or values.dtype != torch.float32:
         return values.argsort(dim=1)
     width = (values.shape[1] - 1).bit_length()
     words = values.contiguous().numpy().view(np.uint32)

@@ -203,8 +203,9 @@ def _round_embeddings(
     parameters = dict(model.named_parameters())
     for name in held_outside(model, names):
         parameter, grid = parameters[name], grids[name]
-        if grid is not None:
-            grid = fitting(grid, parameter.shape[1])
+        if grid is None:
+            continue
+        grid = fitting(grid, parameter.shape[1])
         if grid is None:
             _report_float(name, parameter, listener)
             continue

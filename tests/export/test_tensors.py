@@ -17,7 +17,7 @@ from edgetune.core.gguf_read import read_metadata, read_tensors
 from edgetune.core.quantised import GRIDS, Q4_0, Q8_0, QuantisedMatrix
 from edgetune.export.architectures import ARCHITECTURES, architecture_of
 from edgetune.export.gguf_file import write_gguf
-from edgetune.export.tensors import pack
+from edgetune.core.packing import pack
 
 
 @given(st.sampled_from(sorted(GRIDS)), st.integers(1, 5), st.integers(1, 4), st.integers(0, 2**31))

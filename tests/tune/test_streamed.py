@@ -17,7 +17,7 @@ from edgetune.core.update import Dense, Projected
 from edgetune.directions import Hadamard, Rademacher
 from edgetune.directions.space import BoundSpace
 from edgetune.estimators import TwoPoint
-from edgetune.export.tensors import pack
+from edgetune.core.packing import pack
 from edgetune.tune import ProjectedTuned, StreamedTuned
 from edgetune.updates import Sgd
 

@@ -77,6 +77,11 @@ def nearest_codes(
     return torch.bucketize(ratio.contiguous(), (points[1:] + points[:-1]) / 2).to(weights.dtype)
 
 
+def grouped(values: torch.Tensor, width: int) -> torch.Tensor:
+    """Return the last dimension in pieces: [..., n width] as [..., n, width]."""
+    return values.reshape(*values.shape[:-1], -1, width)
+
+
 def loss_of(
     weights: torch.Tensor,
     scales: torch.Tensor,

@@ -8,7 +8,7 @@ import torch
 
 from edgetune.compress.descent import descend
 from edgetune.compress.fitting import fit_all, fit_inner, fit_outer, joined
-from edgetune.compress.grid import ScaleFit, nearest_codes
+from edgetune.compress.grid import ScaleFit, grouped, nearest_codes
 from edgetune.compress.sweep import Section, Window
 from edgetune.core.errors import ModelError
 from edgetune.core.quantised import BlockGrid, QuantisedMatrix
@@ -146,12 +146,12 @@ def round_to_nearest(
     rows, columns = weights.shape
     cost = torch.ones(columns, device=weights.device) if importance is None else importance
     parts, first = [], 0
-    for part in weights.split(max(1, AT_ONCE // max(columns, 1))):
+    for part in torch.split(weights, max(1, AT_ONCE // max(columns, 1))):
         require_finite(part, (Section(name, rows),), first)
         numbers = fit_all(part, cost.to(part.dtype), grid, scale)
         step, offset = grid.steps(numbers)
         require_finite(step if offset is None else step + offset, (Section(name, rows),), first)
-        groups = part.unflatten(-1, (-1, grid.group))
+        groups = grouped(part, grid.group)
         codes = nearest_codes(groups, step, offset, grid).to(torch.int8).flatten(1)
         parts.append((codes, *numbers))
         first += len(part)

@@ -112,7 +112,7 @@ def best_scale(
     both = signed and not torch.equal(points, -points.flip(0))
     rows = max(1, AT_ONCE // (flat.shape[1] * len(points)))
     found = []
-    for x, h in zip(flat.split(rows), weight.split(rows), strict=True):
+    for x, h in zip(torch.split(flat, rows), torch.split(weight, rows), strict=True):
         scale, gain = _one_sign(x, h, points)
         if both:
             other, more = _one_sign(-x, h, points)

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import cast
 
 import torch
 from torch import nn
@@ -120,7 +121,7 @@ class _Job:
         linears, others = matrices_in(block, self.names)
         places = {name: place_of(name, layer, self.method, self.grids) for name, layer in linears.items()}
         for name in [name for name, place in places.items() if place is None]:
-            others[name] = linears.pop(name).weight
+            others[name] = cast(nn.Parameter, linears.pop(name).weight)
         for name, parameter in others.items():
             _report_float(name, parameter, self.listener)
         shared = stages(block, linears, streams, index)

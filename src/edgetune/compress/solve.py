@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -114,10 +114,11 @@ class _Stage:
         """Compress some rows of some matrices."""
         sections = tuple(Section(name, len(weights)) for name, weights in parts)
         target = self.target(torch.cat([weights for _, weights in parts]))
-        stored = None
         if self.moments is None or self.factor.fallback or not self.method.compensate:
-            found, stored = self.rule.alone(sections, target, self.importance)
-            stored_of = _rows_of(stored)
+            found, whole = self.rule.alone(sections, target, self.importance)
+            stored_of: Callable[[slice], QuantisedMatrix | None] = (
+                whole.rows if whole is not None else lambda _: None
+            )
         else:
             block = -(-self.method.block // self.rule.span) * self.rule.span
             decide = self.rule.begin(sections, target, self.importance)
@@ -154,15 +155,6 @@ class _Stage:
         )
 
 
-def _rows_of(stored: QuantisedMatrix | None):  # noqa
-    def rows_of(rows: slice) -> QuantisedMatrix | None:
-        if stored is None:
-            return None
-        return QuantisedMatrix(stored.grid, stored.codes[rows], tuple(n[rows] for n in stored.numbers))
-
-    return rows_of
-
-
 def _chunks(
     matrices: Mapping[str, torch.Tensor], rows: int, *, whole: bool
 ) -> Iterator[list[tuple[str, torch.Tensor]]]:
@@ -185,7 +177,7 @@ def _cut(weights: torch.Tensor, first: int, most: int) -> Iterator[torch.Tensor]
     if 0 < first < len(weights):
         yield weights[:first]
         weights = weights[first:]
-    yield from weights.split(most)
+    yield from torch.split(weights, most)
 
 
 def _joined(parts: list[Solved]) -> Solved:

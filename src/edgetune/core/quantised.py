@@ -180,6 +180,10 @@ class QuantisedMatrix:
         """Bytes of the packed blocks in a GGUF file."""
         return self.codes.numel() // self.grid.block * self.grid.block_bytes
 
+    def rows(self, which: slice) -> QuantisedMatrix:
+        """Return some of the rows."""
+        return QuantisedMatrix(self.grid, self.codes[which], tuple(stored[which] for stored in self.numbers))
+
     def to(self, device: torch.device | str) -> QuantisedMatrix:
         """Return the matrix on a device."""
         numbers = tuple(stored.to(device) for stored in self.numbers)

@@ -119,7 +119,12 @@ RECIPE_OPTIONS = {
     "compression": RecipeOption(
         "compression.name", str, "optq or rtn, see `edgetune methods`.", ("--method",), default="optq"
     ),
-    "grid": RecipeOption("compression.grid", str, "Q4_0 or Q8_0.", default="Q4_0"),
+    "grid": RecipeOption(
+        "compression.grid",
+        str,
+        "GGUF block type: Q2_K ... Q6_K, Q4_0 ... Q8_0, IQ4_NL, NVFP4, ...",
+        default="Q4_0",
+    ),
     "seed": RecipeOption("seed", int, "Master seed of every random choice.", default="0"),
     "threads": RecipeOption(
         "threads", int, "CPU threads; as many as pay if not set.", default="the recipe's"

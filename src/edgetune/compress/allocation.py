@@ -73,7 +73,7 @@ def allocate(choices: Mapping[str, Sequence[Choice]], budget: int) -> dict[str, 
         taken.append(which)
     result: dict[str, Choice] = {}
     at = int(best.argmin())
-    for name, which in zip(reversed(choices), reversed(taken), strict=True):
+    for name, which in zip(reversed(list(choices)), reversed(taken), strict=True):
         one = choices[name][int(which[at])]
         result[name] = one
         at -= -(-(one.size - least[name].size) // unit)

@@ -77,7 +77,7 @@ def _over_codes(
     kept: torch.Tensor | None,
 ) -> None:
     """Move the codes of a block; `gradient` follows."""
-    scale, offset = grid.steps(numbers, 0)
+    scale, _ = grid.steps(numbers, 0)
     for first in range(0, len(codes), RUN):
         last = min(first + RUN, len(codes))
         run, moved = gradient[first:last], torch.empty_like(gradient[first:last])

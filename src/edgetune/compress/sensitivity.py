@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import cast
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from edgetune.compress.allocation import Choice
-from edgetune.compress.blocks import Linear, decoder_blocks, matrices_in, read_matrix, replace_data, write_matrix
+from edgetune.compress.blocks import (
+    Linear,
+    decoder_blocks,
+    matrices_in,
+    read_matrix,
+    replace_data,
+    write_matrix,
+)
 from edgetune.compress.placement import held_outside
 from edgetune.compress.rounding import round_to_nearest
 from edgetune.compress.search import LeastError
@@ -20,7 +26,7 @@ from edgetune.core.progress import Progress, silent
 from edgetune.core.quantised import GRIDS, BlockGrid
 
 PROBE_BITS = 4.6
-"""A matrix is probed on the finest grid up to so many bits: a step large enough to be seen, small enough to be linear."""
+"""A matrix is probed on the finest grid up to so many bits: a step that is seen, and not so large as to bend."""
 ROWS = 256
 """Rows of a matrix, evenly spaced, from which its error on a grid is estimated."""
 
@@ -68,9 +74,13 @@ def choices(
         fits = [grid for grid in grids if weights.shape[1] % grid.block == 0]
         if not fits:
             continue
-        probe = max((grid for grid in fits if grid.bits <= PROBE_BITS), key=lambda one: one.bits, default=fits[0])
+        probe = max(
+            (grid for grid in fits if grid.bits <= PROBE_BITS), key=lambda one: one.bits, default=fits[0]
+        )
         importance = energies.get(name, torch.ones_like(weights[0]))
-        rounded = round_to_nearest(weights, probe, LeastError(), importance=importance, name=name).dequantise()
+        rounded = round_to_nearest(
+            weights, probe, LeastError(), importance=importance, name=name
+        ).dequantise()
         before = parameters[name].data
         _write(parameters[name], layer, rounded)
         measured = max(divergence(), 0.0)
@@ -115,7 +125,5 @@ def _input_energies(
             ids = batch if isinstance(batch, torch.Tensor) else batch.input_ids
             mask = torch.ones_like(ids) if isinstance(batch, torch.Tensor) else batch.attention_mask
             there = model.device
-            cast(nn.Module, model.base_model)(
-                input_ids=ids.to(there), attention_mask=mask.to(there), use_cache=False
-            )
+            model.base_model(input_ids=ids.to(there), attention_mask=mask.to(there), use_cache=False)
     return {name: energy / energy.mean().clamp(min=1e-30) + 1e-6 for name, energy in sums.items()}

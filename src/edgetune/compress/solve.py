@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from edgetune.compress.grid import unit_of
 from edgetune.compress.hessian import Factor, damped, factorise, repaired_diagonal, uncoupled
 from edgetune.compress.method import CompressionMethod
 from edgetune.compress.rounding import require_finite, round_to_nearest
@@ -32,6 +33,11 @@ class Solved:
 
     weights: torch.Tensor
     stored: QuantisedMatrix | None
+
+    def times(self, unit: float) -> Solved:
+        """Return the same with weights so many times as large, a power of two."""
+        stored = None if self.stored is None else replace(self.stored, unit=unit)
+        return Solved(self.weights * unit, stored)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +88,10 @@ def solve_stage(
         factor = uncoupled(importance, fallback=method.compensate)
     else:
         factor = factorise(moments.hessian, method.damping, name=names)
+    units = {name: unit_of(weights, chosen) for name, weights in matrices.items()}
+    matrices = {
+        name: weights if units[name] == 1 else weights / units[name] for name, weights in matrices.items()
+    }
     stage = _Stage(method, chosen, method.rule(chosen, method.scale), moments, importance, factor)
     pieces: dict[str, list[Solved]] = {name: [] for name in matrices}
     for parts in _chunks(matrices, AT_ONCE // first.shape[1], whole=stage.rule.whole):
@@ -90,7 +100,9 @@ def solve_stage(
     results = {name: _joined(parts) for name, parts in pieces.items()}
     for name, weights in matrices.items():
         listener(stage.judged(name, weights, results[name]))
-    return results
+    return {
+        name: solved if units[name] == 1 else solved.times(units[name]) for name, solved in results.items()
+    }
 
 
 @dataclass(frozen=True, slots=True)

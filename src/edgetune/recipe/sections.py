@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from edgetune.recipe.method_section import Section
+
+Grid = Annotated[
+    Literal[
+        "Q2_K", "Q3_K", "IQ4_XS", "MXFP4", "Q4_0", "IQ4_NL", "NVFP4", "Q4_K", "Q4_1", "Q5_0", "Q5_K", "Q5_1", "Q6_K",
+        "Q8_0",
+    ],
+    BeforeValidator(lambda given: given.upper() if isinstance(given, str) else given),
+]  # fmt: skip
+"""Every name of `core.quantised.GRIDS`, in small or capital letters."""
 
 
 class ModelSection(Section):
@@ -105,8 +114,8 @@ class CompressionSection(Section):
 
     name: str = "optq"
     """A name listed by `edgetune methods`."""
-    grid: Literal["Q4_0", "Q8_0"] = "Q4_0"
-    """GGUF block type of the linear layers."""
+    grid: Grid = "Q4_0"
+    """GGUF block type of the linear layers, from 2.6 to 8.5 bits a weight."""
 
 
 class ExportSection(Section):

@@ -10,21 +10,28 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from toys import TEXTS, check, plan_of, quantise, round_to, tiny_llama
+from toys import TEXTS, check, plan_of, quantise, round_to, script, tiny_llama
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from edgetune.core.errors import ModelError, VerifyError
 from edgetune.core.gguf_read import read_gguf, read_metadata, read_tensors
-from edgetune.core.quantised import GRIDS, NVFP4, Q2_K, Q4_0, Q4_K, Q6_K, Q8_0, PackedTensor
+from edgetune.core.quantised import GRIDS, NVFP4, Q2_K, Q4_0, Q4_K, Q6_K, Q8_0, PackedTensor, QuantisedMatrix
+from edgetune.export.architectures import architecture_of
 from edgetune.export.gguf_file import write_gguf
 from edgetune.export.llama_cpp import LlamaCpp
 from edgetune.export.plan import FILE_TYPES
+from edgetune.export.tensors import WITH_UNITS
 from edgetune.export.tolerance import log_probabilities
 from edgetune.models.backbone import load_backbone
 from edgetune.models.stored import stored_weights, streamed_weights
 
 WIDE = {"hidden_size": 256, "intermediate_size": 512}
 UP = "model.layers.0.mlp.up_proj.weight"
+
+
+FAMILIES = script("families")
+EXACT = ("Llama", "Llama 3", "Llama, biases", "Mistral", "Qwen3", "Cohere 2")
+"""Of every architecture in which llama.cpp reads units."""
 
 
 def continuation(model: PreTrainedModel, count: int) -> list[int]:
@@ -168,3 +175,38 @@ def test_a_unit_that_is_no_number_is_refused(kind: str, tmp_path: Path) -> None:
     writer.close()
     with pytest.raises(ModelError, match=r"unit is not one number"):
         list(read_tensors(path))
+
+
+def in_nvfp4(model: PreTrainedModel) -> dict[str, QuantisedMatrix]:
+    """The matrices of the layers, rounded."""
+    found = {}
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 2 and ".layers." in name and parameter.shape[1] % NVFP4.block == 0:
+            found[name] = round_to(parameter.data, NVFP4)
+            parameter.data.copy_(found[name].dequantise())
+    return found
+
+
+@pytest.mark.parametrize("family", EXACT)
+def test_the_units_of_a_layer_are_computed_with(
+    family: str, tmp_path: Path, tokenizer: PreTrainedTokenizerFast, ids: list[int]
+) -> None:
+    model = FAMILIES.make_model(family)
+    quantised = in_nvfp4(model)
+    assert {matrix.unit for matrix in quantised.values()} != {1.0}
+    path = write_gguf(tmp_path / "m.gguf", model, tokenizer, quantised=quantised)
+    check(path, model, tokenizer, [(ids, 1)], TEXTS, quantised)
+
+
+@pytest.mark.parametrize("family", ["Qwen2", "Gemma 3", "Phi-3", "SmolLM3"])
+def test_an_architecture_in_which_llama_cpp_forgets_units_is_refused(
+    family: str, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = FAMILIES.make_model(family)
+    with pytest.raises(ModelError, match="without the units of its matrices"):
+        plan_of(model, tokenizer, in_nvfp4(model))
+
+
+def test_architectures_with_units_are_all_tried() -> None:
+    tried = {architecture_of(FAMILIES.make_model(family).config).name for family in EXACT}
+    assert tried == WITH_UNITS

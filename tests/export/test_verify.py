@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import importlib.util
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from toys import TEMPLATE, TEXTS, byte_level, check, plain_texts, plan_of, quantise, tiny_llama
+from toys import TEMPLATE, TEXTS, byte_level, check, plain_texts, plan_of, quantise, script, tiny_llama
 from transformers import PreTrainedTokenizerFast
 
 from edgetune.compress.placement import placement
@@ -27,19 +25,6 @@ from edgetune.export.tensors import hold_as_stored
 from edgetune.export.tolerance import LEAST, measure
 from edgetune.export.verify import compare_header, verify
 from edgetune.methods.catalogue import compression_method
-
-
-def script(name: str) -> Any:
-    """A module of the scripts: what it makes a table of is tested here."""
-    path = Path(__file__).parents[2] / "scripts" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
 
 FAMILIES = script("families")
 UNKNOWN = {

@@ -252,10 +252,10 @@ def _explain(error: ValidationError, path: Path | None, given: set[str]) -> Conf
         return ConfigError("no such setting", where=f"{source}{key}", hint=hint)
     if first["type"] == "literal_error":
         known = re.findall(r"'([^']*)'", first["ctx"]["expected"])
-        close = nearest(str(first["input"]), known)
-        hint = f"did you mean {close!r}?" if close else None
+        near = nearest(str(first["input"]), known)
+        advice = f"did you mean {near!r}?" if near else None
         what = f"must be one of {', '.join(known)}, got {reprlib.repr(first['input'])}"
-        return ConfigError(what, where=f"{source}{key}", hint=hint)
+        return ConfigError(what, where=f"{source}{key}", hint=advice)
     return ConfigError(f"{first['msg'].lower()}, got {reprlib.repr(first['input'])}", where=f"{source}{key}")
 
 

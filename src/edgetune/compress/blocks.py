@@ -10,7 +10,6 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from edgetune.core.errors import ModelError
-from edgetune.core.quantised import BLOCK
 
 Linear = nn.Linear | Conv1D
 """Layers whose matrix can go on a grid; transformers' Conv1D (GPT-2) holds it transposed."""
@@ -42,8 +41,7 @@ def matrices_in(block: nn.Module, names: dict[int, str]) -> tuple[dict[str, Line
         names: parameter name by `id` of the parameter.
 
     Returns:
-        (linear layers whose input dimension is a multiple of 32, every other parameter of two or more
-        dimensions), both by parameter name.
+        (linear layers, every other parameter of two or more dimensions), both by parameter name.
     """
     linears: dict[str, Linear] = {}
     others: dict[str, nn.Parameter] = {}
@@ -51,10 +49,8 @@ def matrices_in(block: nn.Module, names: dict[int, str]) -> tuple[dict[str, Line
         for parameter in module.parameters(recurse=False):
             name = names[id(parameter)]
             if isinstance(module, (nn.Linear, Conv1D)) and parameter is module.weight:
-                columns = parameter.shape[0 if isinstance(module, Conv1D) else 1]
-                if columns % BLOCK == 0:
-                    linears[name] = module
-                    continue
+                linears[name] = module
+                continue
             if parameter.ndim >= 2:
                 others[name] = parameter
     return linears, others

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edgetune.compress.grid import ScaleFit, SignedSearch
+from edgetune.compress.grid import ScaleFit
 from edgetune.compress.rounding import Round
+from edgetune.compress.search import LeastError
 from edgetune.compress.sweep import ColumnRule
 from edgetune.core.errors import ConfigError
 from edgetune.core.quantised import GRIDS, Q4_0, Q8_0, BlockGrid
@@ -32,7 +33,7 @@ class CompressionMethod:
         embeddings: where the embedding and the head go, by rounding to the outermost code; None leaves them
             alone.
         damping: first damping to try, a fraction of the mean diagonal of the Hessian, in (0, 1].
-        block: columns between two lazy updates, a multiple of 32.
+        block: columns between two lazy updates, at least 1; rounded up to whole blocks of the grid.
         passes: over codes and scales after the sweep, each to the least error with all others fixed; at least 0.
 
     Raises:
@@ -45,7 +46,7 @@ class CompressionMethod:
     compensate: bool
     aim_dense: bool = False
     grid: BlockGrid = Q4_0
-    scale: ScaleFit = SignedSearch()  # noqa: RUF009 - a frozen value
+    scale: ScaleFit = LeastError()  # noqa: RUF009 - a frozen value
     rule: RuleFactory = Round
     embeddings: BlockGrid | None = Q8_0
     damping: float = 0.01
@@ -75,12 +76,9 @@ class CompressionMethod:
             raise ConfigError(
                 f"damping must be above 0 and at most 1, not {self.damping}", where=self.name, hint="try 0.01"
             )
-        span = self.rule(self.grid, self.scale).span
-        if self.block < 1 or self.block % span:
+        if self.block < 1:
             raise ConfigError(
-                f"block must be a positive multiple of {span} columns, not {self.block}",
-                where=self.name,
-                hint="try 128",
+                f"block must be at least 1 column, not {self.block}", where=self.name, hint="try 128"
             )
         for grid in (self.grid, self.embeddings):
             if grid is not None and GRIDS.get(grid.name) != grid:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 
-from edgetune.compress.hessian import damped, factorise, repaired_diagonal, uncoupled
+from edgetune.compress.hessian import Factor, damped, factorise, repaired_diagonal, uncoupled
 from edgetune.compress.method import CompressionMethod
 from edgetune.compress.rounding import require_finite, round_to_nearest
-from edgetune.compress.sweep import Section, sweep
+from edgetune.compress.sweep import ColumnRule, Section, sweep
 from edgetune.compress.target import aimed_at_dense
 from edgetune.core.events import LayerCompressed, Listener
-from edgetune.core.quantised import QuantisedMatrix
+from edgetune.core.quantised import BlockGrid, QuantisedMatrix
+
+AT_ONCE = 1 << 24
+"""Weights swept together, 64 MB; what a stage needs beyond its matrices is some ten times that."""
+JUDGED = 256
+"""Rows of a matrix, evenly spaced, on which the reported errors are measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,72 +34,169 @@ class Solved:
     stored: QuantisedMatrix | None
 
 
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """What calibration says of a stage's inputs.
+
+    Args:
+        hessian: float32 [d, d], `Hessian.matrix` undamped.
+        cross: float32 [d, d], `Hessian.cross` of the same tokens; None if the dense model's outputs are no aim.
+    """
+
+    hessian: torch.Tensor
+    cross: torch.Tensor | None = None
+
+
 def solve_stage(
     matrices: Mapping[str, torch.Tensor],
-    hessian: torch.Tensor | None,
+    moments: Moments | None,
     method: CompressionMethod,
     listener: Listener,
-    cross: torch.Tensor | None = None,
+    grid: BlockGrid | None = None,
 ) -> dict[str, Solved]:
     """Compress matrices that share one input; report each against rounding to nearest.
 
     Args:
-        matrices: name to float32 [out, d]; d a multiple of 32.
-        hessian: float32 [d, d], `Hessian.matrix` undamped; None where there is none, which counts as the
-            identity.
+        matrices: name to float32 [out, d]; d a multiple of the grid's block.
+        moments: of their input; None where there are none, which counts as the identity.
         method: what to do.
-        cross: float32 [d, d], `Hessian.cross` of the same tokens; then what is solved for, and what errors are counted
-            from, is `aimed_at_dense`.
-        listener: gets one `LayerCompressed` a matrix, whose `rounding_error` is that of the same scales
-            without a sweep, and whose `fallback` says that compensation was asked for and impossible.
+        grid: in place of the method's, where that does not fit or another was allotted.
+        listener: gets one `LayerCompressed` a matrix, whose `rounding_error` is that of rounding to the same grid, and
+            whose `fallback` says that compensation was asked for and impossible.
 
     Returns:
         name to solution.
 
     Raises:
-        ModelError: if weights or inputs are not finite, or a scale exceeds fp16.
-    Cost: one factorisation, one sweep, two more for every pass, three products of all rows with H for the report.
+        ModelError: if weights or inputs are not finite, or a scale cannot be stored.
+    Cost: one factorisation, one sweep and as many more as there are passes. Memory: the result, and about ten times
+        `AT_ONCE` weights.
     """
-    names = " + ".join(matrices)
-    sections = tuple(Section(name, len(weights)) for name, weights in matrices.items())
-    stacked = torch.cat(list(matrices.values()))
-    require_finite(stacked, sections)
-    diagonal = torch.ones_like(stacked[0]) if hessian is None else hessian.diagonal()
+    names, chosen = " + ".join(matrices), grid or method.grid
+    first = next(iter(matrices.values()))
+    for name, weights in matrices.items():
+        require_finite(weights, (Section(name, len(weights)),))
+    diagonal = torch.ones_like(first[0]) if moments is None else moments.hessian.diagonal()
     importance = repaired_diagonal(diagonal, names)
-    if hessian is None or not method.compensate:
+    if moments is None or not method.compensate:
         factor = uncoupled(importance, fallback=method.compensate)
     else:
-        factor = factorise(hessian, method.damping, name=names)
-    target = stacked
-    if hessian is not None and cross is not None:
-        target = aimed_at_dense(stacked, hessian, cross, factor)
-    rule = method.rule(method.grid, method.scale).begin(sections, stacked.shape[1], stacked.device)
-    solved = sweep(target, factor.upper, rule, method.block)
-    if method.passes and hessian is not None and not factor.fallback:
-        solved = rule.refine(target, damped(hessian, importance, factor.damping), method.passes)
-    rounded = round_to_nearest(
-        stacked, method.grid, method.scale, importance=importance, name=names
-    ).dequantise()
-
-    energy, error, rounding_error = (
-        _energy(rows, hessian) for rows in (target, solved - target, rounded - target)
-    )
-    results, first = {}, 0
-    for section in sections:
-        rows = slice(first, first + section.rows)
-        first = rows.stop
-        results[section.name] = Solved(solved[rows], rule.stored(rows))
-        listener(
-            LayerCompressed(
-                name=section.name,
-                grid=method.grid.name,
-                error=_share(error[rows], energy[rows]),
-                rounding_error=_share(rounding_error[rows], energy[rows]),
-                damping=factor.damping,
-                fallback=factor.fallback,
-            )
-        )
+        factor = factorise(moments.hessian, method.damping, name=names)
+    stage = _Stage(method, chosen, method.rule(chosen, method.scale), moments, importance, factor)
+    pieces: dict[str, list[Solved]] = {name: [] for name in matrices}
+    for parts in _chunks(matrices, AT_ONCE // first.shape[1], whole=stage.rule.whole):
+        for name, solved in stage.solved(parts).items():
+            pieces[name].append(solved)
+    results = {name: _joined(parts) for name, parts in pieces.items()}
+    for name, weights in matrices.items():
+        listener(stage.judged(name, weights, results[name]))
     return results
+
+
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """What is the same for all rows of a stage."""
+
+    method: CompressionMethod
+    grid: BlockGrid
+    rule: ColumnRule
+    moments: Moments | None
+    importance: torch.Tensor
+    factor: Factor
+
+    def target(self, weights: torch.Tensor) -> torch.Tensor:
+        """Return what is solved for."""
+        if self.moments is None or self.moments.cross is None:
+            return weights
+        return aimed_at_dense(weights, self.moments.hessian, self.moments.cross, self.factor)
+
+    def solved(self, parts: list[tuple[str, torch.Tensor]]) -> dict[str, Solved]:
+        """Compress some rows of some matrices."""
+        sections = tuple(Section(name, len(weights)) for name, weights in parts)
+        target = self.target(torch.cat([weights for _, weights in parts]))
+        stored = None
+        if self.moments is None or self.factor.fallback or not self.method.compensate:
+            found, stored = self.rule.alone(sections, target, self.importance)
+            stored_of = _rows_of(stored)
+        else:
+            block = -(-self.method.block // self.rule.span) * self.rule.span
+            decide = self.rule.begin(sections, target, self.importance)
+            found = sweep(target, self.factor.upper, decide, block)
+            if self.method.passes:
+                hessian = damped(self.moments.hessian, self.importance, self.factor.damping)
+                found = decide.refine(target, hessian, self.method.passes)
+            stored_of = decide.stored
+        results, first = {}, 0
+        for section in sections:
+            rows = slice(first, first + section.rows)
+            first = rows.stop
+            results[section.name] = Solved(found[rows], stored_of(rows))
+        return results
+
+    def judged(self, name: str, weights: torch.Tensor, solved: Solved) -> LayerCompressed:
+        """Return the event of a matrix: its error, and that of rounding, on some of its rows."""
+        every = -(-len(weights) // JUDGED)
+        some, target = weights[::every], self.target(weights[::every])
+        rounded = round_to_nearest(
+            some, self.grid, self.method.scale, importance=self.importance, name=name
+        ).dequantise()
+        hessian = None if self.moments is None else self.moments.hessian
+        energy, error, rounding = (
+            _energy(rows, hessian) for rows in (target, solved.weights[::every] - target, rounded - target)
+        )
+        return LayerCompressed(
+            name=name,
+            grid=self.grid.name,
+            error=_share(error, energy),
+            rounding_error=_share(rounding, energy),
+            damping=self.factor.damping,
+            fallback=self.factor.fallback,
+        )
+
+
+def _rows_of(stored: QuantisedMatrix | None):  # noqa
+    def rows_of(rows: slice) -> QuantisedMatrix | None:
+        if stored is None:
+            return None
+        return QuantisedMatrix(stored.grid, stored.codes[rows], tuple(n[rows] for n in stored.numbers))
+
+    return rows_of
+
+
+def _chunks(
+    matrices: Mapping[str, torch.Tensor], rows: int, *, whole: bool
+) -> Iterator[list[tuple[str, torch.Tensor]]]:
+    """Yield rows of the matrices in order, at most so many together; a matrix in one piece where it has to be."""
+    parts: list[tuple[str, torch.Tensor]] = []
+    free = rows = max(rows, 1)
+    for name, weights in matrices.items():
+        for part in (weights,) if whole else _cut(weights, free, rows):
+            if parts and len(part) > free:
+                yield parts
+                parts, free = [], rows
+            parts.append((name, part))
+            free -= len(part)
+    if parts:
+        yield parts
+
+
+def _cut(weights: torch.Tensor, first: int, most: int) -> Iterator[torch.Tensor]:
+    """Yield the rows of a matrix in pieces, the first of which fills up what was begun."""
+    if 0 < first < len(weights):
+        yield weights[:first]
+        weights = weights[first:]
+    yield from weights.split(most)
+
+
+def _joined(parts: list[Solved]) -> Solved:
+    if len(parts) == 1:
+        return parts[0]
+    weights = torch.cat([part.weights for part in parts])
+    stored = [part.stored for part in parts if part.stored is not None]
+    if not stored:
+        return Solved(weights, None)
+    numbers = tuple(torch.cat(pieces) for pieces in zip(*(one.numbers for one in stored), strict=True))
+    return Solved(weights, QuantisedMatrix(stored[0].grid, torch.cat([one.codes for one in stored]), numbers))
 
 
 def _energy(weights: torch.Tensor, hessian: torch.Tensor | None) -> torch.Tensor:

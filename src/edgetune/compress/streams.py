@@ -140,27 +140,10 @@ def _first_input(
     return hook
 
 
-def inputs_of(module: nn.Module, block: nn.Module, stream: Stream, index: int) -> torch.Tensor | None:
-    """Return what a layer reads from a batch, float [n, d] without padding; None if the batch misses it."""
-    found: list[torch.Tensor] = []
-
-    def stop(_: nn.Module, arguments: tuple[Any, ...]) -> None:
-        found.append(arguments[0])
-        raise _ReachedError
-
-    with _hooks([module.register_forward_pre_hook(stop)]), contextlib.suppress(_ReachedError):
-        stream.run(block, index)
-    return stream.tokens(found[0]) if found else None
-
-
 def twin(module: nn.Module, block: nn.Module, copy: nn.Module) -> nn.Module:
     """Return the layer that stands in a copy of a block where this one stands in the block."""
     path = next(path for path, one in block.named_modules() if one is module)
     return copy.get_submodule(path)
-
-
-class _ReachedError(Exception):
-    """The rest of the block need not run."""
 
 
 @contextlib.contextmanager

@@ -13,6 +13,9 @@ import torch
 from edgetune.core.errors import ConfigError
 from edgetune.core.quantised import QuantisedMatrix
 
+RUN = 32
+"""Columns that are updated one by one; the rest of a block gets one product for each run."""
+
 
 @dataclass(frozen=True, slots=True)
 class Section:
@@ -28,14 +31,19 @@ class Window:
 
     Args:
         start: index of the block's first column in the matrix.
-        columns: float [rows, width]. Columns before the current one are final; the current and later ones
-            already carry every update from before, which is what a group's grid or mask must be fitted on.
-        pivots: float [width], U_jj. Setting weight w_j to q costs (w_j - q)^2 / U_jj^2 after compensation.
+        columns: float [rows, width]. Columns before the current one are final; all others carry every update when a
+            run of 32 begins, those of the present run always: what a group's grid or mask must be fitted on.
+        upper: float [width, width], U's part of the block.
     """
 
     start: int
     columns: torch.Tensor
-    pivots: torch.Tensor
+    upper: torch.Tensor
+
+    @property
+    def pivots(self) -> torch.Tensor:
+        """U_jj, float [width]. Setting weight w_j to q costs (w_j - q)^2 / U_jj^2 after compensation."""
+        return self.upper.diagonal()
 
 
 class ColumnPass(Protocol):
@@ -64,8 +72,25 @@ class ColumnRule(Protocol):
     def span(self) -> int:
         """Neighbouring columns decided together; the sweep's block must be a multiple of it."""
 
-    def begin(self, sections: tuple[Section, ...], columns: int, device: torch.device) -> ColumnPass:
-        """Start on matrices stacked by rows, each with this many columns."""
+    @property
+    def whole(self) -> bool:
+        """Whether all rows of a matrix have to be decided together, for what one becomes depends on the others."""
+
+    def begin(
+        self, sections: tuple[Section, ...], weights: torch.Tensor, importance: torch.Tensor
+    ) -> ColumnPass:
+        """Start on matrices stacked by rows.
+
+        Args:
+            sections: whose rows they are.
+            weights: float32 [rows, d], what is solved for.
+            importance: float32 [d], above 0: diag H.
+        """
+
+    def alone(
+        self, sections: tuple[Section, ...], weights: torch.Tensor, importance: torch.Tensor
+    ) -> tuple[torch.Tensor, QuantisedMatrix | None]:
+        """Decide everything without a sweep, no column making up for another: (float [rows, d], stored form)."""
 
 
 def sweep(weights: torch.Tensor, upper: torch.Tensor, decide: ColumnPass, block: int = 128) -> torch.Tensor:
@@ -73,7 +98,8 @@ def sweep(weights: torch.Tensor, upper: torch.Tensor, decide: ColumnPass, block:
 
         q_j = rule(w_j),   e_j = (w_j - q_j) / U_jj,   W[:, j+1:] -= e_j U[j, j+1:]
 
-    Inside a block the update is immediate; columns after the block get one matrix product when it closes.
+    Inside a run of 32 the update is immediate; the rest of the block gets one product when the run closes, columns
+    after the block one when that does.
 
     Args:
         weights: float [rows, d]; left as it is.
@@ -93,12 +119,15 @@ def sweep(weights: torch.Tensor, upper: torch.Tensor, decide: ColumnPass, block:
     for start in range(0, width, block):
         end = min(start + block, width)
         inner, open_block = upper[start:end, start:end], solved[start:end]
-        window = Window(start, open_block.T, inner.diagonal())
+        window = Window(start, open_block.T, inner)
         errors = torch.empty_like(open_block)
-        for j in range(end - start):
-            chosen = decide.column(window, j)
-            errors[j] = (open_block[j] - chosen) / inner[j, j]
-            open_block[j + 1 :].addr_(inner[j, j + 1 :], errors[j], alpha=-1)
-            open_block[j] = chosen
+        for first in range(0, end - start, RUN):
+            last = min(first + RUN, end - start)
+            for j in range(first, last):
+                chosen = decide.column(window, j)
+                errors[j] = (open_block[j] - chosen) / inner[j, j]
+                open_block[j + 1 : last].addr_(inner[j, j + 1 : last], errors[j], alpha=-1)
+                open_block[j] = chosen
+            open_block[last:].addmm_(inner[first:last, last:].T, errors[first:last], alpha=-1)
         solved[end:].addmm_(upper[start:end, end:].T, errors, alpha=-1)
     return solved.T.contiguous()

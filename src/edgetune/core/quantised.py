@@ -88,7 +88,9 @@ class BlockGrid:
         """Return the levels of codes, float32."""
         return self.points(codes.device)[codes.long()] if self.levels else codes.to(torch.float32)
 
-    def steps(self, numbers: Sequence[torch.Tensor], dim: int = -1) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def steps(
+        self, numbers: Sequence[torch.Tensor], dim: int = -1
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return scale and signed offset of every group, float32; None for no offset.
 
         Args:

@@ -3,9 +3,9 @@
 Two passes of coordinate descent over codes and scales follow the sweep.
 """
 
-from edgetune.compress.grid import SignedSearch
 from edgetune.compress.method import CompressionMethod
 from edgetune.compress.rounding import Round
+from edgetune.compress.search import LeastError
 from edgetune.core.quantised import Q4_0, Q8_0
 
 METHOD = CompressionMethod(
@@ -15,7 +15,7 @@ METHOD = CompressionMethod(
     compensate=True,
     aim_dense=True,
     grid=Q4_0,
-    scale=SignedSearch(),
+    scale=LeastError(),
     rule=Round,
     embeddings=Q8_0,
     damping=0.01,

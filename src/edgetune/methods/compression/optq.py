@@ -1,8 +1,8 @@
 """OPTQ (GPTQ): solve for the rounded weights so that the layer's outputs, not its weights, stay close."""
 
-from edgetune.compress.grid import SignedSearch
 from edgetune.compress.method import CompressionMethod
 from edgetune.compress.rounding import Round
+from edgetune.compress.search import LeastError
 from edgetune.core.quantised import Q4_0, Q8_0
 
 METHOD = CompressionMethod(
@@ -11,7 +11,7 @@ METHOD = CompressionMethod(
     source="Frantar et al., OPTQ, arXiv 2210.17323",
     compensate=True,
     grid=Q4_0,
-    scale=SignedSearch(),
+    scale=LeastError(),
     rule=Round,
     embeddings=Q8_0,
     damping=0.01,

@@ -1,0 +1,96 @@
+"""Batches that walk through one block and wait, each in the middle of its forward pass, until a stage is solved."""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+
+import torch
+from greenlet import GreenletExit, getcurrent, greenlet
+from torch import nn
+
+from edgetune.compress.streams import Stream
+
+
+class Walk:
+    """A pass of all batches through a block that stops before each stage, so that one pass serves all stages.
+
+        with Walk(...) as walk:
+            for stage in range(...):
+                inputs = walk.inputs(stage)   # of every batch that comes by; then the stage's layers get new weights
+            outputs = walk.finish()
+
+    Args:
+        block: the block.
+        index: its number.
+        streams: the batches.
+        stages: layers by the number of the stage they are in; others are passed by.
+    Cost: one forward pass of the block. Memory: of every batch what its pass keeps alive before the widest stage, in
+        Llama its residual and the input of down_proj, (d + d_ffn) floats a token.
+    """
+
+    def __init__(
+        self, block: nn.Module, index: int, streams: Sequence[Stream], stages: Mapping[nn.Module, int]
+    ) -> None:
+        self._block, self._index, self._stages, self._solved = block, index, stages, 0
+        self._hooks = [layer.register_forward_pre_hook(self._stop) for layer in stages]
+        self._walkers = [self._walker(stream) for stream in streams]
+        self._at: list[tuple[int, torch.Tensor] | None] = [None] * len(streams)
+        self._outputs: list[torch.Tensor | None] = [None] * len(streams)
+
+    def __enter__(self) -> Walk:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        for walker in self._walkers:
+            if walker:  # under way
+                walker.throw(GreenletExit)
+
+    def inputs(self, stage: int) -> list[torch.Tensor | None]:
+        """Walk on to a stage and return what its layers read, a batch each; None for one that misses it.
+
+        Args:
+            stage: one more than the last time; all stages before count as solved.
+        """
+        self._solved = stage
+        for number, walker in enumerate(self._walkers):
+            at = self._at[number]
+            if not walker.dead and (at is None or at[0] < stage):
+                self._resume(number)
+        return [None if at is None or at[0] != stage else at[1] for at in self._at]
+
+    def finish(self) -> list[torch.Tensor]:
+        """Walk to the end and return the hidden states after the block, a batch each."""
+        self._solved = len(set(self._stages.values()))
+        found = []
+        for number, walker in enumerate(self._walkers):
+            while not walker.dead:
+                self._resume(number)
+            output = self._outputs[number]
+            assert output is not None
+            found.append(output)
+        return found
+
+    def _resume(self, number: int) -> None:
+        found = self._walkers[number].switch()
+        if isinstance(found, tuple):
+            self._at[number] = found
+        else:
+            self._at[number], self._outputs[number] = None, found
+
+    def _walker(self, stream: Stream) -> greenlet:
+        walker = greenlet(lambda: stream.run(self._block, self._index))
+        walker.gr_context = contextvars.copy_context()
+        return walker
+
+    def _stop(self, layer: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+        while self._stages[layer] >= self._solved:
+            before = self._solved
+            parent = getcurrent().parent
+            parent.switch((self._stages[layer], arguments[0]))
+            assert self._solved > before, "a batch is taken on when its stage is solved"

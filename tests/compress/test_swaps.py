@@ -77,6 +77,17 @@ def test_many_swaps_in_one_call_are_single_swaps_one_after_another() -> None:
     assert torch.equal(together[1], kept)
 
 
+def test_a_few_that_may_leave_are_the_cheapest_and_end_nearly_as_low() -> None:
+    target, hessian, weights, kept = case(4, rows=24, columns=64)
+    before = float(objective(target, hessian, weights).sum())
+    few, every = (
+        float(objective(target, hessian, swap(target, hessian, weights, kept, 40, leaving=n)[0]).sum())
+        for n in (4, 64)
+    )
+    assert every < 0.9 * before
+    assert few < every + 0.05 * (before - every)
+
+
 def test_rows_taken_in_chunks_are_the_same_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     target, hessian, weights, kept = case(2, rows=9, columns=16)
     whole = swap(target, hessian, weights, kept, 4)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 
+from edgetune.compress.sweep import RUN
 from edgetune.core.errors import ConfigError
-
-RUN = 32
-"""Neighbouring columns that a sweep keeps up to date within a block; a group of n:m must lie inside one."""
 
 
 class Worth(Protocol):
@@ -19,6 +17,14 @@ class Worth(Protocol):
     @property
     def by_row(self) -> bool:
         """Whether every row gives up the same share, or a matrix as a whole."""
+
+    @property
+    def swept(self) -> bool:
+        """Whether it depends on what became of earlier columns, so that a mask is made block by block."""
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether it depends on calibration text."""
 
     def __call__(self, weights: torch.Tensor, pivots: torch.Tensor, importance: torch.Tensor) -> torch.Tensor:
         """Return what each weight is worth, not negative.
@@ -39,6 +45,8 @@ class AfterCompensation:
     Source: SparseGPT (arXiv 2301.00774), equation 5; optimal brain surgeon.
     """
 
+    swept: ClassVar[bool] = True
+    calibrated: ClassVar[bool] = True
     by_row: bool = False
 
     def __call__(self, weights: torch.Tensor, pivots: torch.Tensor, importance: torch.Tensor) -> torch.Tensor:
@@ -55,6 +63,8 @@ class AtOutput:
     Source: Wanda (arXiv 2306.11695), section 3, which compares within a row.
     """
 
+    swept: ClassVar[bool] = False
+    calibrated: ClassVar[bool] = True
     by_row: bool = True
 
     def __call__(self, weights: torch.Tensor, pivots: torch.Tensor, importance: torch.Tensor) -> torch.Tensor:
@@ -66,6 +76,8 @@ class AtOutput:
 class Magnitude:
     """The size of a weight, whatever it is multiplied with:  w_ij^2."""
 
+    swept: ClassVar[bool] = False
+    calibrated: ClassVar[bool] = False
     by_row: bool = False
 
     def __call__(self, weights: torch.Tensor, pivots: torch.Tensor, importance: torch.Tensor) -> torch.Tensor:
@@ -167,6 +179,36 @@ class NofM:
     def removed(self, worth: torch.Tensor, by_row: bool) -> torch.Tensor:
         """Return bool [rows, n]; a group lies in a row in any case."""
         return least(worth.reshape(-1, self.m), self.n).reshape(worth.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Pruning:
+    """What a mask is made of.
+
+    Args:
+        sparsity: how many weights go, and where.
+        worth: what is least where they go.
+    """
+
+    sparsity: Sparsity
+    worth: Worth
+
+    @property
+    def whole(self) -> bool:
+        """Whether the rows of a matrix compete."""
+        return self.sparsity.span == 1 and not self.worth.by_row
+
+    def removed(self, weights: torch.Tensor, pivots: torch.Tensor, importance: torch.Tensor) -> torch.Tensor:
+        """Return which weights of one matrix go, bool [rows, n].
+
+        Args:
+            weights: float [rows, n], neighbouring columns.
+            pivots: float [n], U_jj, above 0.
+            importance: float [n], H_jj; 0 for an input that calibration never saw, whose weights go first.
+        """
+        seen = importance > 0
+        worth = self.worth(weights, pivots, torch.where(seen, importance, 1.0))
+        return self.sparsity.removed(torch.where(seen, worth, 0.0), self.worth.by_row)
 
 
 def least(worth: torch.Tensor, count: int) -> torch.Tensor:

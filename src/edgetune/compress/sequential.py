@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import torch
@@ -22,7 +22,7 @@ from edgetune.compress.blocks import (
 )
 from edgetune.compress.hessian import Hessian
 from edgetune.compress.method import CompressionMethod
-from edgetune.compress.placement import held_outside, place_of
+from edgetune.compress.placement import held_outside, place_of, width_of
 from edgetune.compress.rounding import round_to_nearest
 from edgetune.compress.search import LeastError
 from edgetune.compress.solve import Moments, solve_stage
@@ -59,7 +59,7 @@ def compress_model(
         model: any Hugging Face decoder; float32 if the stored weights are to equal the model's bit for bit.
             Its parameters get new storage; what they pointed to is not written to.
         calibration: int64 [batch, length] token ids, or batches whose padding the mask leaves out. Not read, and may
-            be empty, for a method that compensates nothing; every Hessian is then the identity.
+            be empty, for a method that needs no text; every Hessian is then the identity.
         method: what to do.
         listener: gets one `LayerCompressed` a matrix. A matrix left in float (no grid fits its width, or not a linear
             layer) is reported with grid F32, F16 or BF16 and is not in the result. A layer that no calibration token
@@ -79,7 +79,7 @@ def compress_model(
     Source: OPTQ, section 4 (setup), with the stages of the reference code's `--true-sequential`.
     """
     blocks = decoder_blocks(model)
-    if method.compensate and not calibration:
+    if method.reads and not calibration:
         raise DataError(
             "this method needs calibration text", where=method.name, hint="give at least one batch"
         )
@@ -90,7 +90,7 @@ def compress_model(
     try:
         embeddings = {**dict.fromkeys(held_outside(model, names), method.embeddings), **grids}
         results |= _round_embeddings(model, names, embeddings, listener)
-        streams = capture(model, blocks, calibration) if method.compensate else []
+        streams = capture(model, blocks, calibration) if method.reads else []
         for stream in streams if method.aim_dense else ():
             stream.dense = stream.hidden
         for index, block in enumerate(blocks):
@@ -118,7 +118,7 @@ class _Job:
         """Compress a block; the streams are behind it then."""
         linears, others = matrices_in(block, self.names)
         places = {name: place_of(name, layer, self.method, self.grids) for name, layer in linears.items()}
-        for name in [name for name, place in places.items() if place is None]:
+        for name in [name for name, layer in linears.items() if not self._touches(layer, places[name])]:
             others[name] = linears.pop(name).weight
         for name, parameter in others.items():
             _report_float(name, parameter, self.listener)
@@ -131,6 +131,11 @@ class _Job:
             if name not in reached:
                 results |= self._solved({name: linears[name]}, None, places)
         return results
+
+    def _touches(self, layer: Linear, place: BlockGrid | None) -> bool:
+        """Say whether a layer is put on a grid or pruned: n of every m only where m divides its width."""
+        mask = self.method.mask
+        return place is not None or (mask is not None and width_of(layer) % mask.sparsity.span == 0)
 
     def _measured(
         self,
@@ -167,7 +172,8 @@ class _Job:
         results: dict[str, QuantisedMatrix] = {}
         for grid in dict.fromkeys(places[name] for name in layers):
             matrices = {name: read_matrix(layers[name]) for name in layers if places[name] == grid}
-            for name, solved in solve_stage(matrices, moments, self.method, self.listener, grid).items():
+            method = self.method if grid else replace(self.method, grid=None)
+            for name, solved in solve_stage(matrices, moments, method, self.listener, grid).items():
                 write_matrix(layers[name], solved.weights)
                 if solved.stored is not None:
                     results[name] = solved.stored.to("cpu")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from edgetune.compress.descent import descend
-from edgetune.core.quantised import BLOCK, Q4_0, BlockGrid
+from edgetune.core.quantised import BLOCK, Q4_0
 
 
 def problem(seed: int, columns: int = 4 * BLOCK, rows: int = 5) -> tuple[torch.Tensor, ...]:
@@ -36,7 +36,7 @@ def test_no_pass_makes_any_row_worse_and_the_first_helps(seed: int) -> None:
     target, hessian, codes, scales = problem(seed)
     values = [objective(target, hessian, codes, scales)]
     for _ in range(3):
-        descend(target, hessian, codes, scales, Q4_0, 1)
+        descend(target, hessian, codes, [scales], Q4_0, 1)
         values.append(objective(target, hessian, codes, scales))
     for before, after in itertools.pairwise(values):
         assert bool((after <= before * (1 + 1e-5)).all())
@@ -45,7 +45,7 @@ def test_no_pass_makes_any_row_worse_and_the_first_helps(seed: int) -> None:
 
 def test_where_it_ends_no_single_code_and_no_scale_is_better() -> None:
     target, hessian, codes, scales = problem(7, columns=BLOCK, rows=3)
-    descend(target, hessian, codes, scales, Q4_0, 60)
+    descend(target, hessian, codes, [scales], Q4_0, 60)
     least = objective(target, hessian, codes, scales)
     for column in range(BLOCK):
         for code in range(Q4_0.low, Q4_0.high + 1):
@@ -61,12 +61,11 @@ def test_where_it_ends_no_single_code_and_no_scale_is_better() -> None:
 def test_without_coupling_it_is_rounding() -> None:
     target, _, codes, scales = problem(2)
     before = codes.clone()
-    descend(target, torch.eye(len(target)), codes, scales.clone(), Q4_0, 0)
+    descend(target, torch.eye(len(target)), codes, [scales.clone()], Q4_0, 0)
     assert torch.equal(codes, before)
-    one = BlockGrid("Q4_0", -8, 7, 18)
     codes.zero_()
     kept = scales.clone()
-    descend(target, torch.eye(len(target)), codes, scales, one, 1)
+    descend(target, torch.eye(len(target)), codes, [scales], Q4_0, 1)
     rounded = (target / kept.float().repeat_interleave(BLOCK, 0)).round().clamp(-8, 7).to(torch.int8)
     assert torch.equal(codes, rounded)
 
@@ -74,6 +73,6 @@ def test_without_coupling_it_is_rounding() -> None:
 def test_a_block_of_nothing_stays_nothing() -> None:
     target, hessian, codes, scales = problem(4)
     codes[:BLOCK], scales[0] = 0, 0
-    descend(target, hessian, codes, scales, Q4_0, 2)
+    descend(target, hessian, codes, [scales], Q4_0, 2)
     assert not codes[:BLOCK].any()
     assert bool(torch.isfinite(scales).all())

@@ -5,9 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgetune.compress.grid import AbsMax, ScaleFit, SignedSearch, nearest_codes
+from edgetune.compress.grid import AbsMax, ScaleFit, nearest_codes
 from edgetune.compress.hessian import factorise, uncoupled
 from edgetune.compress.rounding import Round, RoundPass, round_to_nearest
+from edgetune.compress.search import LeastError
 from edgetune.compress.sweep import ColumnPass, ColumnRule, Section, Window, sweep
 from edgetune.core.errors import ConfigError, ModelError
 from edgetune.core.quantised import Q4_0, Q8_0, BlockGrid, QuantisedMatrix
@@ -16,8 +17,8 @@ from .problems import problem, relative_error
 
 
 def begin(weights: torch.Tensor, grid: BlockGrid = Q4_0, fit: ScaleFit | None = None) -> RoundPass:
-    rule = Round(grid, fit or SignedSearch())
-    return rule.begin((Section("w", len(weights)),), weights.shape[1], weights.device)
+    rule = Round(grid, fit or LeastError())
+    return rule.begin((Section("w", len(weights)),), weights, torch.ones_like(weights[0]))
 
 
 def brute_force(
@@ -30,16 +31,17 @@ def brute_force(
     costs = torch.stack([1 / torch.linalg.inv(h[j:, j:])[0, 0] for j in range(columns)])
     for j in range(columns):
         if j % 32 == 0:
-            scale = fit(w[:, j : j + 32], costs[j : j + 32], grid)
+            wanted, _ = fit(w[:, j : j + 32], costs[j : j + 32], grid)
+            scale = wanted.half().double()
         inverse = torch.linalg.inv(h[j:, j:])
-        done[:, j] = nearest_codes(w[:, j, None], scale, grid)[:, 0] * scale
+        done[:, j] = nearest_codes(w[:, j, None], scale, None, grid)[:, 0] * scale
         error = (w[:, j] - done[:, j]) / inverse[0, 0]
         w[:, j:] -= torch.outer(error, inverse[0])
     return done
 
 
 @pytest.mark.parametrize("block", [32, 64, 96, 128, 256])
-@pytest.mark.parametrize(("grid", "fit"), [(Q4_0, AbsMax()), (Q4_0, SignedSearch()), (Q8_0, AbsMax())])
+@pytest.mark.parametrize(("grid", "fit"), [(Q4_0, AbsMax()), (Q4_0, LeastError()), (Q8_0, AbsMax())])
 def test_sweep_equals_brute_force_obq(block: int, grid: BlockGrid, fit: ScaleFit) -> None:
     weights, hessian = problem(5, 96)
     weights = weights.double()
@@ -53,14 +55,14 @@ def test_sweep_equals_brute_force_obq(block: int, grid: BlockGrid, fit: ScaleFit
 def test_single_precision_sweep_reaches_the_double_precision_error() -> None:
     weights, hessian = problem(24, 96)
     single = sweep(weights, factorise(hessian, 0.01).upper, begin(weights), 32)
-    exact = brute_force(weights, hessian, 0.01, Q4_0, SignedSearch())
+    exact = brute_force(weights, hessian, 0.01, Q4_0, LeastError())
     assert relative_error(weights, single, hessian) == pytest.approx(
         relative_error(weights.double(), exact, hessian), rel=0.02
     )
 
 
 @pytest.mark.parametrize("grid", [Q4_0, Q8_0])
-@pytest.mark.parametrize("fit", [AbsMax(), SignedSearch()])
+@pytest.mark.parametrize("fit", [AbsMax(), LeastError()])
 @pytest.mark.parametrize("diagonal", ["identity", "random"])
 def test_with_a_diagonal_hessian_the_sweep_is_rounding_to_nearest(
     grid: BlockGrid, fit: ScaleFit, diagonal: str
@@ -92,7 +94,7 @@ def test_what_is_stored_is_what_was_solved_bit_for_bit(grid: BlockGrid) -> None:
     rows=st.integers(8, 40),
     groups=st.integers(1, 5),
     tokens=st.sampled_from([20, 100, 1000]),
-    fit=st.sampled_from([AbsMax(), SignedSearch()]),
+    fit=st.sampled_from([AbsMax(), LeastError()]),
 )
 def test_compensation_never_loses_to_rounding_on_correlated_inputs(
     seed: int, rows: int, groups: int, tokens: int, fit: ScaleFit
@@ -107,7 +109,7 @@ def test_compensation_never_loses_to_rounding_on_correlated_inputs(
 def test_stacked_matrices_are_solved_as_if_alone() -> None:
     weights, hessian = problem(24, 64)
     upper = factorise(hessian).upper
-    together = Round(Q4_0, SignedSearch()).begin((Section("q", 16), Section("k", 8)), 64, weights.device)
+    together = Round(Q4_0, LeastError()).begin((Section("q", 16), Section("k", 8)), weights, torch.ones(64))
     sweep(weights, upper, together)
     for rows in (slice(0, 16), slice(16, 24)):
         alone = begin(weights[rows])
@@ -138,7 +140,7 @@ def test_the_weights_given_are_left_alone() -> None:
 def test_overflow_in_a_stack_names_the_matrix_concerned() -> None:
     weights, _ = problem(8, 32)
     weights[6, 0] = 1e7
-    rule = Round(Q4_0, SignedSearch()).begin((Section("a.q", 5), Section("a.k", 3)), 32, weights.device)
+    rule = Round(Q4_0, LeastError()).begin((Section("a.q", 5), Section("a.k", 3)), weights, torch.ones(32))
     with pytest.raises(ModelError, match=r"a\.k: row 1"):
         sweep(weights, torch.eye(32), rule)
 
@@ -153,13 +155,22 @@ class Keep:
     """A rule that changes nothing, and one (`drop`) that prunes the cheapest half of the window: no grid at all."""
 
     span = 1
+    whole = False
 
     def __init__(self, drop: bool) -> None:
         self.drop = drop
         self.mask = torch.empty(0)
 
-    def begin(self, sections: tuple[Section, ...], columns: int, device: torch.device) -> Keep:
+    def begin(self, sections: tuple[Section, ...], weights: torch.Tensor, importance: torch.Tensor) -> Keep:
         return self
+
+    def alone(
+        self, sections: tuple[Section, ...], weights: torch.Tensor, importance: torch.Tensor
+    ) -> tuple[torch.Tensor, None]:
+        return weights, None
+
+    def refine(self, target: torch.Tensor, hessian: torch.Tensor, passes: int) -> torch.Tensor:
+        return target
 
     def column(self, window: Window, j: int) -> torch.Tensor:
         if j == 0:
@@ -175,7 +186,7 @@ def test_the_sweep_knows_nothing_of_quantisation() -> None:
     weights, hessian = problem(16, 96)
     upper = factorise(hessian).upper
     keep: ColumnRule = Keep(drop=False)
-    none: ColumnPass = keep.begin((Section("w", 16),), 96, weights.device)
+    none: ColumnPass = keep.begin((Section("w", 16),), weights, torch.ones(96))
     assert torch.equal(sweep(weights, upper, none, 32), weights)
     pruned = sweep(weights, upper, Keep(drop=True), 32)
     assert pruned.count_nonzero() == weights.numel() // 2

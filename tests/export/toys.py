@@ -10,7 +10,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from edgetune.core.export_events import Verified
-from edgetune.core.quantised import Q4_0, BlockGrid, QuantisedMatrix
+from edgetune.core.fitting import fitting
+from edgetune.core.quantised import Q4_0, BlockGrid, Field, QuantisedMatrix
 from edgetune.export.parity import Text
 from edgetune.export.plan import ExportPlan, plan_export
 from edgetune.export.speech import speech_of
@@ -80,21 +81,52 @@ def tiny_llama(**changes: object) -> LlamaForCausalLM:
 
 
 def round_to(weight: torch.Tensor, grid: BlockGrid) -> QuantisedMatrix:
-    """Round to nearest; the extremum gets the code `low`, so Q4_0 scales have both signs."""
-    blocks = weight.float().reshape(weight.shape[0], -1, 32)
-    extremum = blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True)).squeeze(-1)
-    scales = (extremum / grid.low).half()
-    scales = torch.where(scales == 0, torch.full_like(scales, 1e-3), scales)
-    codes = (blocks / scales.float().unsqueeze(-1)).round().clamp(grid.low, grid.high)
-    return QuantisedMatrix(grid, codes.to(torch.int8).reshape(weight.shape), scales)
+    """Round to nearest; the extremum gets the lowest level, so scales that may be negative have both signs."""
+    values = weight.float()
+    unit = 2.0 ** float(torch.log2(values.abs().max() / 1024).ceil()) if grid.has_unit else 1.0
+    groups = (values / unit).reshape(weight.shape[0], -1, grid.group)
+    points = grid.points()
+    low, high = groups.amin(-1), groups.amax(-1)
+    if grid.offset:
+        low = low.clamp(max=0) if grid.sign < 0 else low
+        scale, offset = (high - low).clamp(min=1e-6) / points[-1], (low * grid.sign,)
+    else:
+        extremum = groups.gather(-1, groups.abs().argmax(-1, keepdim=True)).squeeze(-1)
+        scale, offset = (extremum if grid.signed else -extremum.abs()) / points[0], ()
+        scale = torch.where(scale == 0, torch.full_like(scale, 1e-3), scale)
+    numbers = [
+        one
+        for wanted, fields in zip((scale, *offset), (grid.scale, grid.offset), strict=False)
+        for one in _shared(wanted, fields)
+    ]
+    own, shift = grid.steps(numbers)
+    safe = torch.where(own == 0, torch.ones_like(own), own)
+    target = (groups - (0 if shift is None else shift.unsqueeze(-1))) / safe.unsqueeze(-1)
+    codes = (target.unsqueeze(-1) - points).abs().argmin(-1) + grid.low
+    return QuantisedMatrix(grid, codes.to(torch.int8).reshape(weight.shape), tuple(numbers), unit)
+
+
+def _shared(wanted: torch.Tensor, fields: tuple[Field, ...]) -> list[torch.Tensor]:
+    """The stored factors of a scale a group: for two levels, one of the block that the widest group fills."""
+    if len(fields) == 1:
+        return [fields[0].number.nearest(wanted)]
+    wide, narrow = fields
+    blocks = wanted.reshape(len(wanted), -1, wide.span // narrow.span)
+    extremum = blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True))
+    most = narrow.number.high  # type: ignore[attr-defined]
+    head = wide.number.nearest(extremum / most)
+    value = wide.number.value(head)
+    share = narrow.number.nearest(blocks / torch.where(value == 0, torch.ones_like(value), value))
+    return [head.squeeze(-1), share.reshape(wanted.shape)]
 
 
 def quantise(model: PreTrainedModel, grid: BlockGrid = Q4_0) -> dict[str, QuantisedMatrix]:
-    """Round every matrix that has whole blocks and give the model the dequantised weights."""
+    """Round every matrix that has whole blocks, to a grid that fits, and give the model the dequantised weights."""
     found = {}
+    embedding = model.get_input_embeddings().weight
     for name, parameter in model.named_parameters():
-        if parameter.dim() == 2 and parameter.shape[1] % 32 == 0:
-            found[name] = round_to(parameter.data, grid)
+        if parameter.dim() == 2 and (own := fitting(grid, parameter.shape[1])) is not None:
+            found[name] = round_to(parameter.data, Q4_0 if own.has_unit and parameter is embedding else own)
             parameter.data.copy_(found[name].dequantise())
     return found
 

@@ -99,7 +99,19 @@ def test_a_field_of_another_type_is_named(kind: str) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 0, -3.5, 1e-300])
 @pytest.mark.parametrize(
-    "name", ["loss", "perplexity", "rouge_l", "seconds", "base_style_loss", "train_loss", "error"]
+    "name",
+    [
+        "loss",
+        "perplexity",
+        "rouge_l",
+        "seconds",
+        "base_style_loss",
+        "train_loss",
+        "error",
+        "kl",
+        "kl_rare",
+        "top_1",
+    ],
 )
 def test_odd_numbers_are_shown(name: str, value: float) -> None:
     report([{**line, name: value} if name in line else line for line in LINES])

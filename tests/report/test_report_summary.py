@@ -30,7 +30,7 @@ def test_keys_are_exactly_those_documented(write: Write) -> None:
     for row in content["stages"]:
         assert list(row) == [
             "name", "loss", "perplexity", "rouge_l", "metric", "score", "size_bytes", "peak_memory_bytes",
-            "seconds",
+            "seconds", "kl_response", "kl", "kl_rare", "top_1",
         ]  # fmt: skip
     assert list(content["traffic"]) == [
         "rounds", "devices_per_round", "payload_up_bytes", "payload_down_bytes", "total_bytes", "alternatives",
@@ -60,6 +60,8 @@ def test_values_of_a_complete_run(write: Write) -> None:
     assert content["layers"]["count"] == 28
     assert content["layers"]["median_error"] < content["layers"]["median_rounding_error"]
     assert content["base_style_loss"] == {"base": 1.71, "tuned": 1.93, "rounded": 2.05, "compressed": 1.95}
+    assert [row["kl"] for row in content["stages"]] == [None, None, 8e-4, 4.4e-4, None]
+    assert content["stages"][3]["kl_response"] == 2.2e-4
     assert content["seconds"] == 7 * (len(full_run()) - 1)
 
 

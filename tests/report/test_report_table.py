@@ -13,7 +13,7 @@ from edgetune.report.grids import rounds
 from edgetune.report.summary import read_summary, summarise
 from edgetune.report.table import print_result
 
-from .logs import Write, full_run, round_, stage, started
+from .logs import Write, far, full_run, round_, stage, started
 
 
 def shown(folder: Path, width: int) -> str:
@@ -27,9 +27,12 @@ def shown(folder: Path, width: int) -> str:
 def test_a_complete_run_fits(write: Write, width: int) -> None:
     text = shown(write(full_run()), width)
     assert max(map(len, text.splitlines())) <= width
-    rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.strip()}
-    assert rows["base"] == ["3.410", "30.27", "41.2", "2.2", "MB", "48.0", "MB", "9.4", "s"]
-    assert rows["llama.cpp"] == ["1.371", "3.940", "69.8", "1.1", "MB", "21.0", "MB", "9.4", "s"]
+    rows = [line.split() for line in text.splitlines() if line.strip()]
+    assert ["base", "3.410", "–", "30.27", "41.2", "2.2", "MB", "48.0", "MB", "9.4", "s"] in rows
+    assert ["llama.cpp", "1.371", "–", "3.940", "69.8", "1.1", "MB", "21.0", "MB", "9.4", "s"] in rows
+    assert ["rounded", "1.520", "8.0e-04", "4.572", "64.1", "1.1", "MB", "55.0", "MB", "9.4", "s"] in rows
+    assert ["compressed", "2.2e-04", "4.4e-04", "1.8e-02", "99.56", "%"] in rows
+    assert "45% less on responses (4.0e-04 to 2.2e-04), 45% less on all tokens" in " ".join(text.split())
     assert "1/1,825 up, 1/135 down" in text
     assert "1/109 up, 1/8 down" in text
     assert "base 1.710, tuned 1.930" in " ".join(text.split())
@@ -46,7 +49,19 @@ def test_a_score_takes_the_place_of_perplexity(write: Write) -> None:
     assert "Exact match" in text
     assert "Perplexity" not in text
     row = next(line for line in text.splitlines() if line.strip().startswith("base"))
-    assert row.split()[1:4] == ["3.410", "12.5", "41.2"]
+    assert row.split()[1:5] == ["3.410", "–", "12.5", "41.2"]
+
+
+def test_a_run_that_compressed_nothing_has_no_divergence(write: Write) -> None:
+    text = shown(write([one for one in full_run() if getattr(one, "kl", None) is None]), 80)
+    assert "KL" not in text
+    assert "first choice" not in text
+
+
+def test_a_solver_that_is_worse_than_rounding_is_not_made_to_look_good(write: Write) -> None:
+    worse = far(stage("compressed", 1.4, 69.0, 10, 10, None), 1.6e-3)
+    text = " ".join(shown(write([*full_run(), worse]), 80).split())
+    assert "100% more on all tokens (8.0e-04 to 1.6e-03)" in text
 
 
 def test_large_numbers_fit_80_columns(write: Write) -> None:

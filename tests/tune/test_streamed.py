@@ -12,12 +12,12 @@ from edgetune.compress.rounding import round_to_nearest
 from edgetune.core.batch import Batch, response_loss
 from edgetune.core.errors import ModelError
 from edgetune.core.keys import pool_key
+from edgetune.core.packing import pack
 from edgetune.core.quantised import GRIDS, PackedTensor
 from edgetune.core.update import Dense, Projected
 from edgetune.directions import Hadamard, Rademacher
 from edgetune.directions.space import BoundSpace
 from edgetune.estimators import TwoPoint
-from edgetune.export.tensors import pack
 from edgetune.tune import ProjectedTuned, StreamedTuned
 from edgetune.updates import Sgd
 

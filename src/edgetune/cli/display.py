@@ -36,6 +36,7 @@ from edgetune.core.events import (
 )
 from edgetune.core.export_events import ExportPlanned, ExportRefused, Verified
 from edgetune.core.host_events import DeviceSeen, HostsRound
+from edgetune.report import units
 from edgetune.report.notes import data_notes, export_notes, privacy_note, rate_note
 
 
@@ -210,6 +211,7 @@ class Display:
             shown = "" if math.isnan(event.loss) else f"loss {event.loss:.4f}, "
             shown += "" if math.isnan(event.rouge_l) else f"Rouge-L {event.rouge_l:.1f}, "
             shown += "" if event.score is None else f"{event.metric} {event.score:.1f}, "
+            shown += "" if event.kl is None else f"KL {units.divergence(event.kl)}, "
             return f"[bold]{event.name}[/]: {shown}{event.seconds:.1f} s"
         if isinstance(event, Verified):
             return (

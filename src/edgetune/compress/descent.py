@@ -133,8 +133,11 @@ def _direction(
     fields: tuple[Field, ...] = grid.scale if scales else grid.offset
     first = 0 if scales else len(grid.scale)
     others = [
-        field.number.value(numbers[first + n][here.start // field.span : max(here.stop // field.span, 1 + here.start // field.span)])
-        .repeat_interleave(min(field.span, here.stop - here.start), 0)
+        field.number.value(
+            numbers[first + n][
+                here.start // field.span : max(here.stop // field.span, 1 + here.start // field.span)
+            ]
+        ).repeat_interleave(min(field.span, here.stop - here.start), 0)
         for n, field in enumerate(fields)
         if first + n != place
     ]

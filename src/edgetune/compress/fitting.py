@@ -44,7 +44,9 @@ def fit_outer(
     return found
 
 
-def _outer(values: torch.Tensor, cost: torch.Tensor, fields: tuple[Field, ...], *, signed: bool) -> torch.Tensor:
+def _outer(
+    values: torch.Tensor, cost: torch.Tensor, fields: tuple[Field, ...], *, signed: bool
+) -> torch.Tensor:
     head, each = fields
     assert isinstance(each.number, Whole)
     low, high = each.number.low, each.number.high
@@ -87,7 +89,9 @@ def fit_inner(
         return [number.nearest(value) for number, value in zip(numbers, wanted, strict=True)]
     best = [number.nearest(value) for number, value in zip(numbers, wanted, strict=True)]
     least = torch.full_like(scale, torch.inf)
-    sides = [(number.below(value), number.above(value)) for number, value in zip(numbers, wanted, strict=True)]
+    sides = [
+        (number.below(value), number.above(value)) for number, value in zip(numbers, wanted, strict=True)
+    ]
     for chosen in product(*sides):
         s = over[0] * numbers[0].value(chosen[0])
         o = None if offset is None else grid.sign * over[1] * numbers[1].value(chosen[1])
@@ -98,7 +102,9 @@ def fit_inner(
     return best
 
 
-def fit_all(weights: torch.Tensor, importance: torch.Tensor, grid: BlockGrid, fit: ScaleFit) -> list[torch.Tensor]:
+def fit_all(
+    weights: torch.Tensor, importance: torch.Tensor, grid: BlockGrid, fit: ScaleFit
+) -> list[torch.Tensor]:
     """Return the numbers of whole rows, as `QuantisedMatrix` holds them.
 
     Args:

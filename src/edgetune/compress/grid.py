@@ -74,7 +74,7 @@ def nearest_codes(
     if not grid.levels:
         return ratio.round_().clamp_(grid.low, grid.high)
     points = grid.points(weights.device)
-    return torch.bucketize(ratio, (points[1:] + points[:-1]) / 2).to(weights.dtype)
+    return torch.bucketize(ratio.contiguous(), (points[1:] + points[:-1]) / 2).to(weights.dtype)
 
 
 def loss_of(

@@ -15,6 +15,10 @@ TRUSTED_CONDITION = 1e5
 is used; there its factor is right to about 1 % (measured: 0.4 % at 5e4, 5 % at 5e5), beyond it fp64 takes over."""
 
 
+STRIPS = 4
+"""Parts in which a symmetric product is computed: (1 + 1/4) / 2 of its multiply-adds."""
+
+
 class Hessian:
     """Running mean of the second moment of a layer's inputs, and of what they would be in the dense model.
 
@@ -44,17 +48,26 @@ class Hessian:
         Args:
             inputs: any float dtype [n, d], real tokens only.
             dense: the same tokens' inputs in the dense model; equal to these if not given.
-        Cost: n d^2 multiply-adds, twice that with C.
+        Cost: 5/8 n d^2 multiply-adds, n d^2 more with C.
         """
         if not len(inputs):
             return
         total = self.tokens + len(inputs)
         x = inputs.to(torch.float32)
-        self.matrix.addmm_(x.T, x, beta=self.tokens / total, alpha=2.0 / total)
+        _add_gram(self.matrix, x, self.tokens / total, 2.0 / total)
         if self.cross is not None:
             y = x if dense is None else dense.to(torch.float32)
             self.cross.addmm_(y.T, x, beta=self.tokens / total, alpha=2.0 / total)
         self.tokens = total
+
+
+def _add_gram(matrix: torch.Tensor, x: torch.Tensor, beta: float, alpha: float) -> None:
+    """Do matrix = beta matrix + alpha x^T x, of which only what is on and above the diagonal is computed."""
+    width = -(-len(matrix) // STRIPS)
+    for first in range(0, len(matrix), width):
+        here = slice(first, first + width)
+        matrix[here, first:].addmm_(x[:, here].T, x[:, first:], beta=beta, alpha=alpha)
+        matrix[first + width :, here] = matrix[here, first + width :].T
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,6 +147,7 @@ def round_to_nearest(
     cost = torch.ones(columns, device=weights.device) if importance is None else importance
     parts, first = [], 0
     for part in weights.split(max(1, AT_ONCE // max(columns, 1))):
+        require_finite(part, (Section(name, rows),), first)
         numbers = fit_all(part, cost.to(part.dtype), grid, scale)
         step, offset = grid.steps(numbers)
         require_finite(step if offset is None else step + offset, (Section(name, rows),), first)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from edgetune.compress.grid import AbsMax, Step, nearest_codes
@@ -11,8 +12,11 @@ from edgetune.core.quantised import BlockGrid
 
 AT_ONCE = 1 << 22
 """Breakpoints that are sorted together; 16 bytes of memory each."""
-FINEST = 64
+FINEST = 48
 """Levels up to which a search pays; with more the plain scale is as good (see `AbsMax`)."""
+
+LARGEST = 65504.0
+"""Of fp16. A single weight has many scales without error, and the plain one can be stored where the first cannot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,9 @@ class LeastError:
         points = grid.points(weights.device)
         if len(points) > FINEST:
             return AbsMax()(weights, importance, grid)
-        return best_scale(weights, importance.expand_as(weights), points, signed=grid.signed), None
+        scale = best_scale(weights, importance.expand_as(weights), points, signed=grid.signed)
+        plain, _ = AbsMax()(weights, importance, grid)
+        return torch.where(scale.abs() > LARGEST, plain, scale), None
 
     def _with_offset(self, weights: torch.Tensor, importance: torch.Tensor, grid: BlockGrid) -> Step:
         low, high = weights.amin(-1), weights.amax(-1)
@@ -118,7 +124,7 @@ def best_scale(
 def _one_sign(x: torch.Tensor, h: torch.Tensor, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the best positive scale and its gain, float [rows]."""
     middles = (points[1:] + points[:-1]) / 2
-    first = int(torch.searchsorted(middles, torch.zeros(1, device=x.device)))
+    first = int((middles < 0).sum())
     up = _walk(middles[first:], points[first:])
     down = _walk(-middles[:first].flip(0), points[: first + 1].flip(0))
     most = max(len(up[0]), len(down[0]))
@@ -127,7 +133,7 @@ def _one_sign(x: torch.Tensor, h: torch.Tensor, points: torch.Tensor) -> tuple[t
     at = torch.where(right, t_up, t_down) / x.abs().unsqueeze(-1)
     gained = (h * x).unsqueeze(-1) * torch.where(right, p_up, p_down)
     squared = h.unsqueeze(-1) * torch.where(right, s_up, s_down)
-    order = at.nan_to_num(nan=torch.inf).flatten(1).argsort(dim=1)
+    order = _order(at.nan_to_num(nan=torch.inf).flatten(1))
     start = points[first]
     a = (h * x).sum(1, keepdim=True) * start + gained.flatten(1).gather(1, order).cumsum(1)
     b = h.sum(1, keepdim=True) * start * start + squared.flatten(1).gather(1, order).cumsum(1)
@@ -135,6 +141,20 @@ def _one_sign(x: torch.Tensor, h: torch.Tensor, points: torch.Tensor) -> tuple[t
     best, place = gain.max(1, keepdim=True)
     scale = torch.where(best > 0, a.gather(1, place) / b.gather(1, place).clamp(min=1e-38), 0.0)
     return scale.squeeze(1), best.squeeze(1)
+
+
+def _order(values: torch.Tensor) -> torch.Tensor:
+    """Return what sorts each row of values above 0, int64 [rows, n]; those equal to some 14 bits in any order.
+
+    On a CPU the index takes the place of the last bits and numpy sorts whole words, which is 10 times as fast.
+    """
+    if values.device.type != "cpu" or values.dtype != torch.float32:
+        return values.argsort(dim=1)
+    width = (values.shape[1] - 1).bit_length()
+    words = values.contiguous().numpy().view(np.uint32)
+    keyed = (words >> width << width) | np.arange(values.shape[1], dtype=np.uint32)
+    keyed.sort(axis=1)
+    return torch.from_numpy((keyed & ((1 << width) - 1)).astype(np.int64))
 
 
 def _walk(middles: torch.Tensor, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

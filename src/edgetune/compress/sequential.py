@@ -20,13 +20,14 @@ from edgetune.compress.blocks import (
     replace_data,
     write_matrix,
 )
+from edgetune.compress.capture import capture
 from edgetune.compress.hessian import Hessian
 from edgetune.compress.method import CompressionMethod
 from edgetune.compress.placement import held_outside, place_of, width_of
 from edgetune.compress.rounding import round_to_nearest
 from edgetune.compress.search import LeastError
 from edgetune.compress.solve import Moments, solve_stage
-from edgetune.compress.streams import Stream, capture, stages, twin
+from edgetune.compress.streams import Stream, stages, twin
 from edgetune.compress.walk import Walk
 from edgetune.core.batch import Batch
 from edgetune.core.errors import DataError
@@ -208,8 +209,9 @@ def _round_embeddings(
     parameters = dict(model.named_parameters())
     for name in held_outside(model, names):
         parameter, grid = parameters[name], grids[name]
-        if grid is not None:
-            grid = fitting(grid, parameter.shape[1])
+        if grid is None:
+            continue
+        grid = fitting(grid, parameter.shape[1])
         if grid is None:
             _report_float(name, parameter, listener)
             continue

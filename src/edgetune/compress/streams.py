@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
-from edgetune.core.batch import Batch
-from edgetune.core.errors import DataError
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """Arguments of a block's forward other than the hidden states."""
@@ -54,49 +51,6 @@ class Stream:
         return flat[self.real] if len(flat) == len(self.real) else flat
 
 
-def capture(
-    model: PreTrainedModel, blocks: nn.ModuleList, calibration: Sequence[torch.Tensor | Batch]
-) -> list[Stream]:
-    """Run the base model once on each batch and keep what every block was called with.
-
-    Every block, not the first alone: sliding-window models call their blocks with different masks.
-
-    Args:
-        model: any decoder.
-        blocks: its blocks.
-        calibration: int64 [batch, length] ids, or batches with a mask.
-    Cost: one forward pass without the head; one hidden state a token, and one mask a padded batch.
-    """
-    streams = []
-    for batch in calibration:
-        ids = batch if isinstance(batch, torch.Tensor) else batch.input_ids
-        mask = torch.ones_like(ids) if isinstance(batch, torch.Tensor) else batch.attention_mask
-        if ids.ndim != 2 or not ids.numel():
-            raise DataError(f"a calibration batch must be [batch, length] token ids, not {list(ids.shape)}")
-        hidden: list[torch.Tensor] = []
-        calls: list[Call] = []
-
-        def keep(
-            _: nn.Module,
-            arguments: tuple[Any, ...],
-            keywords: dict[str, Any],
-            hidden: list[torch.Tensor] = hidden,
-            calls: list[Call] = calls,
-        ) -> None:
-            rest = dict(keywords)
-            states = arguments[0] if arguments else rest.pop("hidden_states")
-            if not hidden:
-                hidden.append(states)
-            calls.append((arguments[1:], rest))
-
-        with _hooks(block.register_forward_pre_hook(keep, with_kwargs=True) for block in blocks):
-            model.base_model(
-                input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False
-            )
-        streams.append(Stream(hidden[0], calls, mask.flatten().bool().to(model.device)))
-    return streams
-
-
 def stages(
     block: nn.Module, modules: Mapping[str, nn.Module], streams: Sequence[Stream], index: int
 ) -> list[list[str]]:
@@ -122,7 +76,7 @@ def stages(
         seen: dict[Hashable, list[str]] = {}
         alive: list[torch.Tensor] = []  # so that no address is used twice
         calls = {name: _first_input(seen, alive, name) for name in missing}
-        with _hooks(module.register_forward_pre_hook(calls[name]) for name, module in missing.items()):
+        with hooked(module.register_forward_pre_hook(calls[name]) for name, module in missing.items()):
             stream.run(block, index)
         shared += seen.values()
     return shared
@@ -147,7 +101,8 @@ def twin(module: nn.Module, block: nn.Module, copy: nn.Module) -> nn.Module:
 
 
 @contextlib.contextmanager
-def _hooks(handles: Any) -> Iterator[None]:
+def hooked(handles: Iterable[Any]) -> Iterator[None]:
+    """Remove hooks at the end, whatever happens."""
     registered = list(handles)
     try:
         yield

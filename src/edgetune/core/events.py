@@ -245,6 +245,15 @@ class StageFinished(Event):
     """What scored the answers beside Rouge-L; None if nothing did."""
     score: float | None = None
     """The mean score, 0 to 100."""
+    kl_response: float | None = None
+    """Mean KL of the predictions of response tokens to those of the model before compression, nats; None where there is
+    nothing to compare with."""
+    kl: float | None = None
+    """The same of the predictions behind every token of the records."""
+    kl_rare: float | None = None
+    """99.9 % quantile of the latter."""
+    top_1: float | None = None
+    """Share of all tokens behind which both have the same likeliest next one, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)

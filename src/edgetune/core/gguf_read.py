@@ -21,6 +21,8 @@ MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 LONGEST_KEY, LONGEST_NAME, MOST_DIMENSIONS = 65535, 63, 4
 """Bytes and dimensions; the limits of the format and of ggml."""
+WEIGHT, UNIT = ".weight", ".scale"
+"""How names of matrices end, and of the number that all of one is multiplied by."""
 MAKERS = "edgetune run, compress and export write GGUF files"
 STRING, ARRAY = 8, 9
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -126,14 +128,42 @@ def read_metadata(path: Path) -> dict[str, Scalar]:
 
 
 def read_tensors(path: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Yield every tensor of a GGUF file, dequantised to float32, in the file's order.
+    """Yield every tensor of a GGUF file, dequantised to float32 and multiplied by its unit, in the file's order.
 
     Raises:
-        ModelError, MissingExtraError: as `read_gguf` and `dequantised`.
+        ModelError, MissingExtraError: as `read_gguf`, `dequantised` and `units_of`.
     Cost: one tensor in memory at a time.
     """
-    for tensor in read_gguf(path).tensors:
-        yield tensor.name, dequantised(tensor, stored_bytes(path, tensor), path)
+    file = read_gguf(path)
+    units = units_of(file)
+    for tensor in file.tensors:
+        if tensor.name not in units:
+            values = dequantised(tensor, stored_bytes(path, tensor), path)
+            unit = units.get(unit_name(tensor.name))
+            yield tensor.name, values if unit is None else values * unit
+
+
+def unit_name(name: str) -> str:
+    """Return the name of the tensor that holds the unit of a matrix; the name itself for what is no weight."""
+    return name.removesuffix(WEIGHT) + UNIT if name.endswith(WEIGHT) else name
+
+
+def units_of(file: GgufFile) -> dict[str, np.float32]:
+    """Return the numbers that whole matrices are multiplied by, under the names of their tensors.
+
+    Raises:
+        ModelError: if one is not a single finite F32 number.
+    Source: `build_lora_mm` of llama.cpp; of files in NVFP4.
+    """
+    weights = {unit_name(tensor.name) for tensor in file.tensors if tensor.name.endswith(WEIGHT)}
+    found = {}
+    for tensor in file.tensors:
+        if tensor.name in weights:
+            value = stored_bytes(file.path, tensor).view(np.float32) if tensor.kind == 0 else ()
+            if len(value) != 1 or not np.isfinite(value[0]):
+                raise ModelError("a matrix's unit is not one number", where=f"{file.path}: {tensor.name!r}")
+            found[tensor.name] = value[0]
+    return found
 
 
 def stored_bytes(path: Path, tensor: StoredTensor) -> NDArray[np.uint8]:

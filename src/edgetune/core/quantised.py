@@ -79,6 +79,11 @@ class BlockGrid:
         """Whether a weight can be exactly 0 beside others."""
         return not self.offset and (0 in self.levels if self.levels else self.low <= 0 <= self.high)
 
+    @property
+    def has_unit(self) -> bool:
+        """Whether a file holds one more number for the whole matrix: the 8-bit scales alone reach few magnitudes."""
+        return self.scale[0].number is UNSIGNED_E4M3
+
     def points(self, device: torch.device | str = "cpu") -> torch.Tensor:
         """Return the levels in the order of their codes, float32."""
         known = self.levels or tuple(range(self.low, self.high + 1))
@@ -151,11 +156,13 @@ class QuantisedMatrix:
         grid: the block grid.
         codes: int8 [rows, columns], each in [grid.low, grid.high].
         numbers: one tensor [rows, columns / span] for every field of the grid, in the field's stored dtype.
+        unit: what every weight is multiplied by, a power of two, so that this loses nothing; 1 unless `grid.has_unit`.
     """
 
     grid: BlockGrid
     codes: torch.Tensor
     numbers: tuple[torch.Tensor, ...]
+    unit: float = 1.0
 
     def dequantise(self) -> torch.Tensor:
         """Return the float32 [rows, columns] weights, exactly what a reader of the file computes."""
@@ -164,6 +171,8 @@ class QuantisedMatrix:
         groups = self.grid.level(self.codes.reshape(rows, -1, self.grid.group)) * scale.unsqueeze(-1)
         if offset is not None:
             groups += offset.unsqueeze(-1)
+        if self.unit != 1:
+            groups *= self.unit
         return groups.reshape(rows, columns)
 
     @property
@@ -174,7 +183,7 @@ class QuantisedMatrix:
     def to(self, device: torch.device | str) -> QuantisedMatrix:
         """Return the matrix on a device."""
         numbers = tuple(stored.to(device) for stored in self.numbers)
-        return QuantisedMatrix(self.grid, self.codes.to(device), numbers)
+        return QuantisedMatrix(self.grid, self.codes.to(device), numbers, self.unit)
 
 
 @dataclass(frozen=True, slots=True)

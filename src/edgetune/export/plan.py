@@ -17,8 +17,11 @@ from edgetune.export.speech import Speech
 from edgetune.export.tensors import FloatType, PlannedTensor, planned_tensors
 from edgetune.export.tokenizer import Vocabulary, vocabulary
 
-FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7}
-"""ggml type of most matrices to `general.file_type`."""
+FILE_TYPES = {
+    "F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q2_K": 10, "Q3_K": 11, "Q4_K": 14,
+    "Q5_K": 16, "Q6_K": 18, "IQ4_NL": 25, "IQ4_XS": 30, "MXFP4": 38, "NVFP4": 39,
+}  # fmt: skip
+"""ggml type of most matrices to `general.file_type`: of the mixes of a K type the one called small."""
 
 FLOAT_BYTES = {"F32": 4, "F16": 2}
 ALIGNMENT = 32
@@ -64,7 +67,7 @@ def size_of(tensor: PlannedTensor) -> int:
     """Return the bytes of a tensor as stored."""
     count = prod(tensor.shape)
     grid = GRIDS.get(tensor.type)
-    return count * FLOAT_BYTES[tensor.type] if grid is None else count // 32 * grid.block_bytes
+    return count * FLOAT_BYTES[tensor.type] if grid is None else count // grid.block * grid.block_bytes
 
 
 def plan_export(

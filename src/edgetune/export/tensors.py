@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from edgetune.core.errors import ModelError
-from edgetune.core.quantised import BLOCK, BlockGrid, QuantisedMatrix
+from edgetune.core.gguf_read import unit_name
+from edgetune.core.packing import pack
+from edgetune.core.quantised import GRIDS, BlockGrid, QuantisedMatrix
 from edgetune.export.architectures import architecture_of
 from edgetune.export.layout import Architecture
 
@@ -20,50 +22,6 @@ FloatType = Literal["F16", "F32"]
 """Storage type of the matrices that are not quantised."""
 
 HEAD = "lm_head.weight"
-
-
-def _pack_q4_0(blocks: NDArray[np.int8]) -> NDArray[np.uint8]:
-    """Pack codes: byte j of a block holds weight j in its low half and weight j + 16 in its high half."""
-    shifted = (blocks + 8).astype(np.uint8)
-    packed: NDArray[np.uint8] = shifted[..., :16] | (shifted[..., 16:] << np.uint8(4))
-    return packed
-
-
-def _pack_q8_0(blocks: NDArray[np.int8]) -> NDArray[np.uint8]:
-    return blocks.view(np.uint8)
-
-
-PACKERS: dict[str, Callable[[NDArray[np.int8]], NDArray[np.uint8]]] = {"Q4_0": _pack_q4_0, "Q8_0": _pack_q8_0}
-
-
-def pack(matrix: QuantisedMatrix) -> NDArray[np.uint8]:
-    """Return the rows of a matrix as ggml blocks: the fp16 scale, then the codes.
-
-    Args:
-        matrix: codes int8 [rows, columns] and float16 scales [rows, columns / 32], of any sign.
-
-    Returns:
-        uint8 [rows, columns / 32 * block bytes]; decoding it gives `matrix.dequantise()` bit for bit.
-
-    Raises:
-        ModelError: if the grid has no packer, a code lies outside it or a scale is not finite.
-    Source: ggml-common.h, `block_q4_0` and `block_q8_0`.
-    """
-    grid, codes, scales = matrix.grid, matrix.codes.cpu(), matrix.scales.cpu()
-    if grid.name not in PACKERS:
-        raise ModelError(f"no packer for {grid.name}", hint=f"packed losslessly: {', '.join(PACKERS)}")
-    rows, columns = codes.shape
-    if columns % BLOCK or scales.shape != (rows, columns // BLOCK):
-        raise ModelError(
-            f"codes {tuple(codes.shape)} and scales {tuple(scales.shape)} do not form blocks of 32"
-        )
-    if codes.numel() and (int(codes.min()) < grid.low or int(codes.max()) > grid.high):
-        raise ModelError(f"a code lies outside the grid {grid.name}")
-    if not bool(torch.isfinite(scales).all()):
-        raise ModelError("a scale is not finite")
-    blocks = np.ascontiguousarray(codes.numpy()).reshape(rows, columns // BLOCK, BLOCK)
-    heads = scales.numpy().astype("<f2").view(np.uint8).reshape(rows, columns // BLOCK, 2)
-    return np.concatenate([heads, PACKERS[grid.name](blocks)], axis=-1).reshape(rows, -1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +83,11 @@ def planned_tensors(
         kind = grids[parameter].name if parameter in grids else float_type
         if parameter not in grids and (rows.dim() == 1 or architecture.is_exact(parameter)):
             kind = "F32"
-        found.append(PlannedTensor(architecture.gguf_name(name), parameter, kind, tuple(rows.shape)))
+        own = architecture.gguf_name(name)
+        found.append(PlannedTensor(own, parameter, kind, tuple(rows.shape)))
+        # llama.cpp reads no unit of the embeddings, nor of a head that is the embeddings once more.
+        if parameter in grids and grids[parameter].has_unit and parameter != _embedding(model):
+            found.append(PlannedTensor(unit_name(own), None, "F32", (1,)))
     for name, tensor in architecture.tensors(model.config).items():
         found.append(PlannedTensor(name, None, "F32", tuple(tensor.shape)))
     return tuple(found)
@@ -146,11 +108,16 @@ def stored_tensors(
     """
     architecture = architecture_of(model.config)
     parameters = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-    derived = architecture.tensors(model.config)
-    wanted = {one.parameter for one in planned if one.parameter is not None and one.type in PACKERS}
+    derived = {
+        unit_name(architecture.gguf_name(name)): torch.tensor([matrix.unit])
+        for name, matrix in quantised.items()
+        if matrix.grid.has_unit
+    } | dict(architecture.tensors(model.config))
+    wanted = {one.parameter for one in planned if one.parameter is not None and one.type in GRIDS}
     if wanted != set(quantised):
         odd = sorted(wanted ^ set(quantised))[0]
         raise ModelError("what was compressed is not what was planned", where=odd)
+    _check_units(architecture, planned, quantised)
     for one in planned:
         if one.parameter is None:
             tensor = derived[one.name]
@@ -163,7 +130,8 @@ def stored_tensors(
 
 def float_tensors(model: PreTrainedModel, planned: tuple[PlannedTensor, ...]) -> Iterator[Stored]:
     """Yield the planned tensors with the values the model itself has, whatever type they are stored in."""
-    plain = tuple(replace(one, type="F32") for one in planned)
+    units = {unit_name(one.name) for one in planned if one.type in GRIDS}
+    plain = tuple(replace(one, type="F32") for one in planned if one.name not in units)
     return stored_tensors(model, plain, {})
 
 
@@ -179,6 +147,20 @@ def hold_as_stored(model: PreTrainedModel, planned: tuple[PlannedTensor, ...]) -
         if one.type == "F16" and one.parameter is not None:
             weight = parameters[one.parameter]
             weight.data = weight.data.half().to(weight.dtype)
+
+
+def _check_units(
+    architecture: Architecture, planned: tuple[PlannedTensor, ...], quantised: Mapping[str, QuantisedMatrix]
+) -> None:
+    """Refuse a unit that the file has no place for."""
+    places = {one.name for one in planned}
+    for name, matrix in quantised.items():
+        if matrix.unit != 1 and unit_name(architecture.gguf_name(name)) not in places:
+            raise ModelError(
+                f"a matrix in {matrix.grid.name} has the unit {matrix.unit}, which the file cannot hold",
+                where=name,
+                hint="choose another grid for it",
+            )
 
 
 def _parameters(model: PreTrainedModel, grids: Mapping[str, BlockGrid]) -> dict[str, torch.Tensor]:

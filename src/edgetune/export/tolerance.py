@@ -13,7 +13,7 @@ from torch import nn
 from transformers import DynamicCache, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from edgetune.core.quantised import BLOCK
+from edgetune.core.quantised import BLOCK, GRIDS
 from edgetune.export.plan import ExportPlan
 
 Example = tuple[Sequence[int], int]
@@ -21,6 +21,9 @@ Example = tuple[Sequence[int], int]
 
 FACTOR_MEAN, FACTOR_LARGEST = 3.0, 4.0
 """How many times the measured rounding is allowed: it falls on the same weights, but not in the same places."""
+
+WIDE = 256
+"""Inputs that share a scale where the matrix is in blocks of as many weights."""
 
 LEAST = 2e-4
 """Nats; what summing in another order costs."""
@@ -144,12 +147,23 @@ def _half(values: torch.Tensor) -> torch.Tensor:
 
 
 def _int8(values: torch.Tensor) -> torch.Tensor:
-    """Round to int8 with one fp16 scale a block of 32, as ggml's `quantize_row_q8_0` does."""
+    """Round to int8 with one fp16 scale a block of 32, as ggml's `quantize_row_q8_0` and `q8_1` do."""
     if values.shape[-1] % BLOCK:
         return values
-    blocks = values.reshape(*values.shape[:-1], -1, BLOCK)
+    codes, scales = _codes(values, BLOCK)
+    return (codes * scales.half().float()).reshape(values.shape)
+
+
+def _int8_wide(values: torch.Tensor) -> torch.Tensor:
+    """Round to int8 with one float32 scale a block of 256, as ggml's `quantize_row_q8_K` does."""
+    codes, scales = _codes(values, WIDE)
+    return (codes * scales).reshape(values.shape)
+
+
+def _codes(values: torch.Tensor, block: int) -> tuple[torch.Tensor, torch.Tensor]:
+    blocks = values.reshape(*values.shape[:-1], -1, block)
     scales = (blocks.abs().amax(dim=-1, keepdim=True) / 127).clamp(min=1e-30)
-    return ((blocks / scales).round() * scales.half().float()).reshape(values.shape)
+    return (blocks / scales).round(), scales
 
 
 def _table_gelu(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
@@ -164,8 +178,7 @@ def _as_it_is(values: torch.Tensor) -> torch.Tensor:
 ROUNDING: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "F32": _as_it_is,
     "F16": _half,
-    "Q4_0": _int8,
-    "Q8_0": _int8,
+    **{name: _int8_wide if grid.block == WIDE else _int8 for name, grid in GRIDS.items()},
 }
 """ggml type of a matrix to what llama.cpp's product does to its inputs."""
 

@@ -11,8 +11,8 @@ from torch import nn
 
 from edgetune.compress.grid import AbsMax
 from edgetune.compress.rounding import round_to_nearest
+from edgetune.core.packing import pack
 from edgetune.core.quantised import BlockGrid, PackedTensor, StoredTensor, whole_blocks
-from edgetune.export.tensors import pack
 from edgetune.models.backbone import Backbone
 from edgetune.models.stored import stored_weights, streamed_weights
 from edgetune.recipe.residency import Residency

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
 from edgetune.core.progress import Progress, silent
 from edgetune.data.encode import Example, batches
+from edgetune.measure.divergence import Divergence, Reference
 from edgetune.measure.evaluate import generate, held_out_loss
 from edgetune.measure.rouge import rouge_l
 from edgetune.recipe.prepare import Prepared
@@ -34,6 +35,8 @@ class Quality:
     base_style_loss: float | None = None
     score: float | None = None
     """By the metric of `Prepared.scoring`, 0 to 100; None if there is none."""
+    divergence: Divergence | None = None
+    """From the model before compression; None where there is nothing to compare with."""
 
 
 def model_loss(model: nn.Module, examples: Sequence[Example], prepared: Prepared) -> float:
@@ -60,17 +63,26 @@ def model_answers(model: nn.Module, prepared: Prepared, progress: Progress = sil
     return answers
 
 
-def model_quality(model: nn.Module, prepared: Prepared, progress: Progress, stage: str) -> Quality:
-    """Measure a PyTorch model on the held-out records.
+def reference_of(model: nn.Module, prepared: Prepared) -> Reference:
+    """Return the predictions of a model on the held-out records, to compare with what becomes of it."""
+    size = prepared.recipe.evaluation.batch_size
+    return Reference(model, list(batches(prepared.held_out_examples, size, prepared.pad_id)))
 
-    Cost: one forward pass over all records and one greedy generation a record.
+
+def model_quality(
+    model: nn.Module, prepared: Prepared, progress: Progress, stage: str, reference: Reference | None = None
+) -> Quality:
+    """Measure a PyTorch model on the held-out records, beside a reference if there is one.
+
+    Cost: one forward pass over all records and one greedy generation a record; with a reference one or two more passes.
     """
     loss = model_loss(model, prepared.held_out_examples, prepared)
     answers = model_answers(
         model, prepared, lambda _, done, total: progress(f"{stage}: answers", done, total)
     )
     style = model_loss(model, prepared.base_style, prepared) if prepared.base_style else None
-    return quality_of(loss, answers, prepared, style)
+    quality = quality_of(loss, answers, prepared, style)
+    return quality if reference is None else replace(quality, divergence=reference.of(model))
 
 
 def quality_of(

@@ -17,14 +17,19 @@ class Grid:
 
 
 def stages(summary: Summary) -> Grid:
-    """Return one row a stage; a score of answers, where there is one, takes the place of what the loss says too."""
+    """Return one row a stage; a score of answers, where there is one, takes the place of what the loss says too.
+
+    Where predictions were compared with those of the model before compression, their mean KL has a column.
+    """
     metric = next((stage.metric for stage in summary.stages if stage.metric), None)
     third = "Perplexity" if metric is None else metric.capitalize()
-    head = ("Stage", "Loss", third, "Rouge-L", "File size", "Peak memory", "Time")
+    far = any(stage.kl is not None for stage in summary.stages)
+    head = ("Stage", "Loss", *(("KL",) if far else ()), third, "Rouge-L", "File size", "Peak memory", "Time")
     rows = (
         (
             stage.name,
             units.loss(stage.loss),
+            *((units.divergence(stage.kl),) if far else ()),
             units.perplexity(stage.perplexity) if metric is None else units.rouge(stage.score),
             units.rouge(stage.rouge_l),
             units.size(stage.size_bytes),
@@ -32,6 +37,23 @@ def stages(summary: Summary) -> Grid:
             units.duration(stage.seconds),
         )
         for stage in summary.stages
+    )
+    return Grid(head, tuple(rows))
+
+
+def divergences(summary: Summary) -> Grid:
+    """Return one row a stage whose predictions were compared with those of the model before compression."""
+    head = ("Stage", "KL, responses", "KL, all tokens", "KL, 99.9 %", "Same first choice")
+    rows = (
+        (
+            stage.name,
+            units.divergence(stage.kl_response),
+            units.divergence(stage.kl),
+            units.divergence(stage.kl_rare),
+            units.percent(stage.top_1),
+        )
+        for stage in summary.stages
+        if stage.kl is not None
     )
     return Grid(head, tuple(rows))
 

@@ -19,7 +19,7 @@ from edgetune.report.plots import plots
 from edgetune.report.style import CSS
 from edgetune.report.summary import Summary, read_summary
 from edgetune.report.svg import Plot
-from edgetune.report.table import forgetting, verification
+from edgetune.report.table import compensation, forgetting, verification
 from edgetune.report.verdict import points, trouble
 
 FEW, MANY = 3, 5
@@ -69,7 +69,8 @@ def render(summary: Summary) -> str:
         drawn=drawn,
         no_plots=no_plots,
         stages=grids.stages(summary),
-        notes=[note for note in (*_about_data(summary), forgetting(summary), verification(summary)) if note],
+        divergences=grids.divergences(summary),
+        notes=[note for note in _notes(summary) if note],
         traffic=grids.traffic(summary),
         total=_total(summary),
         rounds=grids.rounds(summary),
@@ -81,6 +82,10 @@ def render(summary: Summary) -> str:
         digest=summary.rounds[-1] if summary.rounds else None,
         config=list(_settings(summary.start.config)) if summary.start else [],
     )
+
+
+def _notes(summary: Summary) -> list[str | None]:
+    return [*_about_data(summary), forgetting(summary), compensation(summary), verification(summary)]
 
 
 def _about_data(summary: Summary) -> list[str | None]:

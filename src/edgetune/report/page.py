@@ -48,6 +48,10 @@ PAGE = """<!DOCTYPE html>
 {% if no_plots %}<p class="soft">{{ no_plots }}</p>{% endif %}
 {% if stages.rows %}<section><h2>By stage</h2>
 {{ folding(stages, "Measured on held-out records; loss in nats a token, Rouge-L as F1 in per cent.") }}
+{% if divergences.rows %}
+{{ folding(divergences,
+           "Predictions beside those of the model before compression; mean KL in nats, and its 99.9 % quantile.") }}
+{% endif %}
 {% for note in notes %}<p>{{ note[:1] | upper }}{{ note[1:] }}.</p>{% endfor %}
 {{ figures(["loss-by-stage", "rouge-by-stage", "size-by-stage", "memory-by-stage"]) }}</section>{% endif %}
 {% if traffic.rows %}<section><h2>Traffic</h2>

@@ -175,7 +175,9 @@ def write_summary(folder: Path) -> Path:
     """Write `summary.json` beside the event log, atomically; every key is always there, in this order.
 
     - `stages`: list of `name`, `loss` (nats a token), `perplexity`, `rouge_l` (F1, 0 to 100), `metric` and
-      `score` (0 to 100) or null, `size_bytes`, `peak_memory_bytes`, `seconds`.
+      `score` (0 to 100) or null, `size_bytes`, `peak_memory_bytes`, `seconds`, and null or, beside the predictions of
+      the model before compression, `kl_response`, `kl` (means over the predictions of response tokens and over all
+      tokens, nats), `kl_rare` (99.9 % quantile of the latter), `top_1` (share of tokens with the same likeliest next).
     - `traffic`: `rounds`, `devices_per_round`, `payload_up_bytes`, `payload_down_bytes` (largest of one
       device in one round), `total_bytes`, `alternatives` (name to the same two payloads).
     - `method`, `base_digest`, `seed`, `versions`, `weights`, `command`, `config`: as resolved, or null.
@@ -231,6 +233,10 @@ _STAGE_KEYS = (
     "size_bytes",
     "peak_memory_bytes",
     "seconds",
+    "kl_response",
+    "kl",
+    "kl_rare",
+    "top_1",
 )
 _RUN_KEYS = ("method", "base_digest", "seed", "versions", "weights", "command", "config")
 

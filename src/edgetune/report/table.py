@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -9,7 +11,7 @@ from rich.text import Text
 
 from edgetune.core.export_events import Verified
 from edgetune.report import units
-from edgetune.report.grids import Grid, stages, traffic
+from edgetune.report.grids import Grid, divergences, stages, traffic
 from edgetune.report.host_grids import hosts_notes
 from edgetune.report.notes import words_note
 from edgetune.report.summary import Summary
@@ -26,13 +28,14 @@ def print_result(console: Console, summary: Summary) -> None:
     warning = trouble(summary)
     if warning:
         console.print(Text(warning, style="bold red" if summary.failure else "bold yellow"))
-    for grid in (stages(summary), traffic(summary)):
+    for grid in (stages(summary), divergences(summary), traffic(summary)):
         if grid.rows:
             console.print(_table(grid))
     notes = (
         words_note(summary.data),
         *hosts_notes(summary.hosts),
         forgetting(summary),
+        compensation(summary),
         verification(summary),
     )
     for line in notes:
@@ -45,6 +48,32 @@ def forgetting(summary: Summary) -> str | None:
     measured = [(stage.name, stage.base_style_loss) for stage in summary.stages]
     known = [f"{name} {units.loss(value)}" for name, value in measured if value is not None]
     return f"Forgetting, loss on the base's own kind of text: {', '.join(known)}" if len(known) > 1 else None
+
+
+def compensation(summary: Summary) -> str | None:
+    """Say what compression made of rounding's divergence, where the loss often cannot see it; None if not measured."""
+    rounded, compressed = summary.stage("rounded"), summary.stage("compressed")
+    if rounded is None or compressed is None:
+        return None
+    parts = [
+        f"{_moved(before, after)} {where} ({units.divergence(before)} to {units.divergence(after)})"
+        for where, before, after in (
+            ("on responses", rounded.kl_response, compressed.kl_response),
+            ("on all tokens", rounded.kl, compressed.kl),
+        )
+        if before is not None and after is not None and before > 0 and math.isfinite(before) and after >= 0
+    ]
+    if not parts:
+        return None
+    return (
+        "Predictions beside those before compression, KL of the compressed model against that of rounding: "
+        f"{', '.join(parts)}"
+    )
+
+
+def _moved(before: float, after: float) -> str:
+    change = after / before - 1
+    return f"{abs(change):.0%} {'less' if change < 0 else 'more'}"
 
 
 def verification(summary: Summary) -> str | None:

@@ -67,6 +67,16 @@ def rouge(value: float | None) -> str:
     return MISSING if value is None or math.isnan(value) else _number(value, "{:.1f}")
 
 
+def divergence(value: float | None) -> str:
+    """Return a KL divergence in nats as `3.9e-04`, a dash if it was not measured; rounding can leave less than 0."""
+    return MISSING if value is None or math.isnan(value) else _number(max(value, 0.0), "{:.1e}")
+
+
+def percent(value: float | None) -> str:
+    """Return a share, 0 to 1, in per cent with two decimals, a dash if it was not measured."""
+    return MISSING if value is None or math.isnan(value) else _number(100 * value, "{:.2f} %")
+
+
 def residual(value: float | None) -> str:
     """Write a norm of weights, or a dash."""
     return _number(value, "{:.2g}")

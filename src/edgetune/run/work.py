@@ -27,10 +27,11 @@ from edgetune.directions.kernel import describe_kernel
 from edgetune.export.plan import ExportPlan
 from edgetune.federation.course import Course
 from edgetune.federation.hands import Party
+from edgetune.measure.divergence import Reference
 from edgetune.measure.memory import PeakMemory
 from edgetune.measure.versions import versions
 from edgetune.recipe.prepare import Prepared
-from edgetune.recipe.quality import Quality, model_quality
+from edgetune.recipe.quality import Quality, model_quality, reference_of
 from edgetune.run.earlier import measured_before
 from edgetune.run.names import EVENTS as EVENTS
 from edgetune.run.names import LEDGER as LEDGER
@@ -67,6 +68,7 @@ class Work:
         self.prepared, self.out, self.tell, self.progress = prepared, out, tell, progress
         self.crew, self.single, self.done, self.plan = crew, single, done, plan
         self.base_loss = math.nan
+        self._reference: Reference | None = None
 
     @property
     def model_path(self) -> Path:
@@ -82,6 +84,15 @@ class Work:
         if self.plan is None:
             raise ModelError("no file was planned", where=self.model_path)
         return self.plan
+
+    def reference(self, model: PreTrainedModel) -> Reference:
+        """Return the predictions that compressed models are compared with: of the model that is first asked about.
+
+        Cost: that of `measure.divergence.Reference`; it is kept to the end of the run.
+        """
+        if self._reference is None:
+            self._reference = reference_of(model, self.prepared)
+        return self._reference
 
     def announce(self, command: str) -> None:
         """Write the manifest and the first events."""
@@ -125,6 +136,7 @@ class Work:
         *,
         earlier: float = 0.0,
         peak: Callable[[], int] = lambda: 0,
+        beside: Reference | None = None,
     ) -> tuple[PreTrainedModel, Quality]:
         """Make a model, measure it on the held-out records, and send its row.
 
@@ -134,11 +146,12 @@ class Work:
             size: bytes of the result, asked for afterwards.
             earlier: seconds that went into it before a kill.
             peak: bytes that the work needed with other processes beside this one.
+            beside: what its predictions are compared with.
         """
         start = time.perf_counter()
         with PeakMemory() as memory:
             model = make()
-            quality = model_quality(model, self.prepared, self.progress, name)
+            quality = model_quality(model, self.prepared, self.progress, name, beside)
         most = max(memory.peak_bytes, peak())
         self.row(name, quality, size(), most, earlier + time.perf_counter() - start)
         return model, quality
@@ -159,6 +172,7 @@ class Work:
 
     def row(self, name: str, quality: Quality, size: int, peak: int, seconds: float) -> None:
         """Send a row of the final table, and some answers."""
+        far = quality.divergence
         self.tell(
             StageFinished(
                 name=name,
@@ -172,6 +186,10 @@ class Work:
                 records=len(self.prepared.held_out),
                 metric=self.prepared.scoring.name if self.prepared.scoring else None,
                 score=quality.score,
+                kl_response=far.response if far else None,
+                kl=far.every if far else None,
+                kl_rare=far.rare if far else None,
+                top_1=far.top_1 if far else None,
             )
         )
         show_samples(name, quality, self.prepared, self.tell)

@@ -14,6 +14,7 @@ from edgetune.run.work import Work
 def _work(work: Work, given: Model) -> File:
     chosen, plan = compression_of(work.prepared.recipe), work.planned()
     matrices = sum(weight.ndim == 2 for weight in given.model.parameters())
+    before = work.reference(given.model)
 
     def write(file: Path) -> None:
         def compressed() -> PreTrainedModel:
@@ -23,7 +24,7 @@ def _work(work: Work, given: Model) -> File:
             )  # fmt: skip
             return given.model
 
-        work.measured("compressed", compressed, lambda: file.stat().st_size)
+        work.measured("compressed", compressed, lambda: file.stat().st_size, beside=before)
 
     work.tell(
         deploy(work.model_path, write, lambda file: verify_file(file, given.model, work.prepared, plan))

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import torch
 from transformers import PreTrainedModel
 
 from edgetune.export.checked import scratch_file
@@ -18,24 +17,24 @@ def _work(work: Work, given: Model) -> Model:
     if chosen.name == "rtn":  # what is compressed is the baseline itself
         return given
     baseline = replace(compression_method("rtn"), grid=chosen.grid)
-    weights = {name: weight.detach().clone() for name, weight in given.model.named_parameters()}
+    before = work.reference(given.model)
+    weights = {name: weight.detach() for name, weight in given.model.named_parameters()}
 
     def rounded() -> PreTrainedModel:
         compress_to_file(given.model, baseline, file, work.prepared, plan, ledger=given.ledger)
         return given.model
 
     with scratch_file(work.model_path) as file:
-        work.measured("rounded", rounded, lambda: file.stat().st_size)
-    with torch.no_grad():
-        for name, weight in given.model.named_parameters():
-            weight.copy_(weights[name])
+        work.measured("rounded", rounded, lambda: file.stat().st_size, beside=before)
+    for name, weight in given.model.named_parameters():
+        weight.data = weights[name]  # compression gives parameters new storage and leaves the old as it was
     return given
 
 
 STAGE = Stage(
     name="round",
     summary="Rounds to the same grid, measures it, and takes it back: what compression is compared with.",
-    cost="a copy of the weights; seconds",
+    cost="the rounded weights beside the others; seconds",
     takes=Model,
     gives=Model,
     work=_work,

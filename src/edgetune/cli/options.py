@@ -117,9 +117,14 @@ RECIPE_OPTIONS = {
         default="auto",
     ),
     "compression": RecipeOption(
-        "compression.name", str, "optq or rtn, see `edgetune methods`.", ("--method",), default="optq"
+        "compression.name", str, "optq, sparsegpt, joint, rtn ...: see `edgetune methods`.", ("--method",), default="optq"
     ),
-    "grid": RecipeOption("compression.grid", str, "Q4_0 or Q8_0.", default="Q4_0"),
+    "grid": RecipeOption("compression.grid", str, "Q4_0 or Q8_0; Q4_0, where a method only prunes F16."),
+    "sparsity": RecipeOption(
+        "compression.sparsity",
+        str,
+        "Share of the weights that go, of methods that prune (0.5), or 2:4.",
+    ),
     "seed": RecipeOption("seed", int, "Master seed of every random choice.", default="0"),
     "threads": RecipeOption(
         "threads", int, "CPU threads; as many as pay if not set.", default="the recipe's"

@@ -65,6 +65,12 @@ class CompressionMethod:
         self.check()
 
     @property
+    def label(self) -> str:
+        """Name, sparsity and grid in words, for a file's metadata."""
+        words = (self.name, self.mask and self.mask.sparsity.name, self.grid and self.grid.name)
+        return " ".join(word for word in words if word)
+
+    @property
     def refines(self) -> bool:
         """Whether something follows the sweep."""
         return bool(self.passes or self.swaps or self.polish)

@@ -105,8 +105,14 @@ class CompressionSection(Section):
 
     name: str = "optq"
     """A name listed by `edgetune methods`."""
-    grid: Literal["Q4_0", "Q8_0"] = "Q4_0"
-    """GGUF block type of the linear layers."""
+    grid: Literal["Q4_0", "Q8_0"] | None = None
+    """GGUF block type of the linear layers; the method's own if not set: Q4_0, of methods that only prune F16."""
+    sparsity: str | float | None = None
+    """Share of the weights that are pruned, or 2:4 for two of every four; the method's own, 0.5, if not set."""
+    swaps: int | None = Field(default=None, ge=0, le=10**6)
+    """Exchanges of pruned weights for kept ones, in every row at most; the method's own, 0, if not set."""
+    polish: int | None = Field(default=None, ge=0, le=10**6)
+    """Steps of conjugate gradients on the kept weights; the method's own if not set."""
 
 
 class ExportSection(Section):

@@ -34,7 +34,7 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-@asking("device", "compression", "grid", "data", "test_data", "columns", "threads", file=False)
+@asking("device", "compression", "grid", "sparsity", "data", "test_data", "columns", "threads", file=False)
 def compress(model: Base, asked: Asked, ledger: LedgerFile = None, out: File = Path("model.gguf")) -> None:
     """Compress a (tuned) model in one shot, write it as GGUF and verify it in llama.cpp."""
     with _target(out), Display(Console()) as display:
@@ -173,8 +173,11 @@ def _open(
 
 
 def _say_checked(checked: Verified) -> None:
-    size = Path(checked.file).stat().st_size
-    typer.echo(f"{checked.file}: {size:,} bytes, perplexity {checked.perplexity_llama_cpp:.4f} in llama.cpp")
+    sent = f" ({checked.transfer_bytes:,} sent as {checked.transfer_coding})"
+    typer.echo(
+        f"{checked.file}: {checked.size_bytes:,} bytes{sent if checked.transfer_bytes else ''}, "
+        f"perplexity {checked.perplexity_llama_cpp:.4f} in llama.cpp"
+    )
 
 
 def _refuse_other_base(file: Path, prepared: Prepared) -> None:

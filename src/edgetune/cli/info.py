@@ -87,7 +87,10 @@ def _defaults_of(kind: str, name: str) -> dict[str, Any]:
 
     if kind == "compression":
         rule: CompressionMethod = catalogue.compression_method(name)
-        return {"defaults": {"grid": rule.grid.name}, "packaged": {}}
+        own: dict[str, Any] = {"grid": rule.grid.name if rule.grid else "F16"}
+        if rule.mask is not None:
+            own |= {"sparsity": rule.mask.sparsity.name, "swaps": rule.swaps, "polish": rule.polish}
+        return {"defaults": own, "packaged": {}}
     own, packaged = defaults(catalogue.tuning_method(name)), packaged_recipe(name)
     own |= {key: AUTO for key in OPEN if key in own}
     changed = load_recipe(packaged).method.model_dump(exclude_none=True) if packaged else {}

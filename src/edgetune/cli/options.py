@@ -117,13 +117,21 @@ RECIPE_OPTIONS = {
         default="auto",
     ),
     "compression": RecipeOption(
-        "compression.name", str, "optq or rtn, see `edgetune methods`.", ("--method",), default="optq"
+        "compression.name",
+        str,
+        "optq, sparsegpt, joint, rtn ...: see `edgetune methods`.",
+        ("--method",),
+        default="optq",
     ),
     "grid": RecipeOption(
         "compression.grid",
         str,
-        "GGUF block type: Q2_K ... Q6_K, Q4_0 ... Q8_0, IQ4_NL, NVFP4, ...",
-        default="Q4_0",
+        "GGUF block type: Q2_K ... Q6_K, Q4_0 ... Q8_0, IQ4_NL, NVFP4, ...; Q4_0, where a method only prunes F16.",
+    ),
+    "sparsity": RecipeOption(
+        "compression.sparsity",
+        str,
+        "Share of the weights that go, of methods that prune (0.5), or 2:4.",
     ),
     "seed": RecipeOption("seed", int, "Master seed of every random choice.", default="0"),
     "threads": RecipeOption(

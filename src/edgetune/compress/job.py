@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -14,7 +14,7 @@ from torch import nn
 from edgetune.compress.blocks import Linear, matrices_in, read_matrix, write_matrix
 from edgetune.compress.hessian import Hessian
 from edgetune.compress.method import CompressionMethod
-from edgetune.compress.placement import place_of
+from edgetune.compress.placement import place_of, width_of
 from edgetune.compress.solve import Moments, Solved, solve_stage
 from edgetune.compress.store import SolvedBlock
 from edgetune.compress.streams import Stream, stages, twin
@@ -52,7 +52,7 @@ class BlockJob:
 
         linears, others = matrices_in(block, self.names)
         places = {name: place_of(name, layer, self.method, self.grids) for name, layer in linears.items()}
-        for name in [name for name, place in places.items() if place is None]:
+        for name in [name for name, layer in linears.items() if not self._touches(layer, places[name])]:
             others[name] = cast(nn.Parameter, linears.pop(name).weight)
         for name, parameter in others.items():
             report_float(name, parameter, tell)
@@ -67,6 +67,11 @@ class BlockJob:
         stored = {name: one.stored.to("cpu") for name, one in solved.items() if one.stored is not None}
         floats = {name: one.weights.cpu() for name, one in solved.items() if one.stored is None}
         return SolvedBlock(stored, floats, events)
+
+    def _touches(self, layer: Linear, place: BlockGrid | None) -> bool:
+        """Say whether a layer is put on a grid or pruned: n of every m only where m divides its width."""
+        mask = self.method.mask
+        return place is not None or (mask is not None and width_of(layer) % mask.sparsity.span == 0)
 
     def put_back(self, block: nn.Module, index: int, streams: Sequence[Stream], found: SolvedBlock) -> None:
         """Give a block what was solved before; the streams are behind it then."""
@@ -120,7 +125,8 @@ class BlockJob:
         results: dict[str, Solved] = {}
         for grid in dict.fromkeys(places[name] for name in layers):
             matrices = {name: read_matrix(layers[name]) for name in layers if places[name] == grid}
-            results |= solve_stage(matrices, moments, self.method, tell, grid)
+            method = self.method if grid else replace(self.method, grid=None)
+            results |= solve_stage(matrices, moments, method, tell, grid)
         for name, solved in results.items():
             write_matrix(layers[name], solved.weights)
         return results

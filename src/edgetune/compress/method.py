@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from edgetune.compress.grid import ScaleFit
+from edgetune.compress.mask_rule import Mask
+from edgetune.compress.masking import Pruning
 from edgetune.compress.rounding import Round
 from edgetune.compress.search import LeastError
 from edgetune.compress.sweep import ColumnRule
@@ -27,9 +29,12 @@ class CompressionMethod:
         compensate: whether open columns make up for the error of fixed ones (needs calibration text).
         aim_dense: whether a layer is solved for the outputs of the dense model, which its own inputs, those of
             compressed layers, do not give any more; else for what its weights make of these inputs.
-        grid: where the matrices of the decoder blocks go.
+        grid: where the matrices of the decoder blocks go; None leaves the weights that a mask keeps in float.
+        mask: which weights go; None keeps all.
+        swaps: of weights of the mask for others, in every row, at most; at least 0.
+        polish: steps of conjugate gradients on the kept weights, at least 0.
         scale: how a block's scale is chosen.
-        rule: what happens to a column.
+        rule: what happens to a column, or with a mask to the kept weights of one.
         embeddings: where the embedding and the head go, by rounding to the outermost code; None leaves them
             alone.
         damping: first damping to try, a fraction of the mean diagonal of the Hessian, in (0, 1].
@@ -45,7 +50,10 @@ class CompressionMethod:
     source: str
     compensate: bool
     aim_dense: bool = False
-    grid: BlockGrid = Q4_0
+    grid: BlockGrid | None = Q4_0
+    mask: Pruning | None = None
+    swaps: int = 0
+    polish: int = 0
     scale: ScaleFit = LeastError()  # noqa: RUF009 - a frozen value
     rule: RuleFactory = Round
     embeddings: BlockGrid | None = Q8_0
@@ -55,6 +63,35 @@ class CompressionMethod:
 
     def __post_init__(self) -> None:
         self.check()
+
+    @property
+    def label(self) -> str:
+        """Name, sparsity and grid in words, for a file's metadata."""
+        words = (self.name, self.mask and self.mask.sparsity.name, self.grid and self.grid.name)
+        return " ".join(word for word in words if word)
+
+    @property
+    def refines(self) -> bool:
+        """Whether something follows the sweep."""
+        return bool(self.passes or self.swaps or self.polish)
+
+    @property
+    def reads(self) -> bool:
+        """Whether calibration text is needed."""
+        return self.compensate or self.refines or (self.mask is not None and self.mask.worth.calibrated)
+
+    def rule_on(self, grid: BlockGrid | None) -> ColumnRule:
+        """Return the rule for matrices that go on a grid; None leaves kept weights in float.
+
+        Raises:
+            ConfigError: if there is neither a grid nor a mask.
+        """
+        if self.mask is not None:
+            then = None if grid is None else Round(grid, self.scale)
+            return Mask(self.mask, then, self.swaps, self.polish)
+        if grid is None:
+            raise ConfigError("a method needs a grid or a mask, and this one has neither", where=self.name)
+        return self.rule(grid, self.scale)
 
     def check(self) -> None:
         """Refuse what cannot work, one sentence each.
@@ -80,6 +117,7 @@ class CompressionMethod:
             raise ConfigError(
                 f"block must be at least 1 column, not {self.block}", where=self.name, hint="try 128"
             )
+        self._check_mask()
         for grid in (self.grid, self.embeddings):
             if grid is not None and GRIDS.get(grid.name) != grid:
                 raise ConfigError(
@@ -87,3 +125,23 @@ class CompressionMethod:
                     where=self.name,
                     hint=f"one of {', '.join(GRIDS)}",
                 )
+
+    def _check_mask(self) -> None:
+        if self.swaps < 0 or self.polish < 0 or ((self.swaps or self.polish) and self.mask is None):
+            raise ConfigError(
+                "swaps and steps of polish are at least 0, and of use to a method with a mask",
+                where=f"{self.name}: swaps, polish",
+                hint="name sparsegpt, wanda, magnitude or joint",
+            )
+        if self.mask is None:
+            self.rule_on(self.grid)
+            return
+        if self.rule is not Round:
+            raise ConfigError("kept weights can only be rounded", where=f"{self.name}: rule")
+        if self.grid is not None and not self.grid.has_zero:
+            able = ", ".join(name for name, grid in GRIDS.items() if grid.has_zero)
+            raise ConfigError(
+                f"{self.grid.name} cannot hold a weight of exactly 0, so nothing stays pruned on it",
+                where=f"{self.name}: grid",
+                hint=f"one of {able}",
+            )

@@ -48,9 +48,14 @@ def placement(
 def place_of(
     name: str, layer: Linear, method: CompressionMethod, grids: Mapping[str, BlockGrid]
 ) -> BlockGrid | None:
-    """Return the grid of a linear layer; None if none fits its width, so that it stays in float."""
-    columns = layer.weight.shape[0 if isinstance(layer, Conv1D) else 1]
-    return fitting(grids.get(name, method.grid), columns)
+    """Return the grid of a linear layer; None if there is none, or none fits its width, so that it stays in float."""
+    grid = grids.get(name, method.grid)
+    return None if grid is None else fitting(grid, width_of(layer))
+
+
+def width_of(layer: Linear) -> int:
+    """Return the inputs of a linear layer."""
+    return int(layer.weight.shape[0 if isinstance(layer, Conv1D) else 1])
 
 
 def held_outside(model: PreTrainedModel, names: Mapping[int, str]) -> list[str]:

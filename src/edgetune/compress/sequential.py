@@ -46,7 +46,7 @@ def compress_model(
         model: any Hugging Face decoder; float32 if the stored weights are to equal the model's bit for bit.
             Its parameters get new storage; what they pointed to is not written to.
         calibration: int64 [batch, length] token ids, or batches whose padding the mask leaves out. Not read, and may
-            be empty, for a method that compensates nothing; every Hessian is then the identity.
+            be empty, for a method that needs no text; every Hessian is then the identity.
         method: what to do.
         listener: gets one `LayerCompressed` a matrix. A matrix left in float (no grid fits its width, or not a linear
             layer) is reported with grid F32, F16 or BF16 and is not in the result. A layer that no calibration token
@@ -68,7 +68,7 @@ def compress_model(
     Source: OPTQ, section 4 (setup), with the stages of the reference code's `--true-sequential`.
     """
     blocks = decoder_blocks(model)
-    if method.compensate and not calibration:
+    if method.reads and not calibration:
         raise DataError(
             "this method needs calibration text", where=method.name, hint="give at least one batch"
         )
@@ -80,7 +80,7 @@ def compress_model(
     try:
         embeddings = {**dict.fromkeys(held_outside(model, names), method.embeddings), **grids}
         results |= _round_embeddings(model, names, embeddings, listener)
-        streams = capture(model, blocks, calibration) if method.compensate else []
+        streams = capture(model, blocks, calibration) if method.reads else []
         for stream in streams if method.aim_dense else ():
             stream.dense = stream.hidden
         job = BlockJob(names, method, grids, listener)

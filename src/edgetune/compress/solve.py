@@ -10,7 +10,7 @@ import torch
 from edgetune.compress.grid import unit_of
 from edgetune.compress.hessian import Factor, damped, factorise, repaired_diagonal, uncoupled
 from edgetune.compress.method import CompressionMethod
-from edgetune.compress.rounding import require_finite, round_to_nearest
+from edgetune.compress.rounding import require_finite
 from edgetune.compress.sweep import ColumnRule, Section, sweep
 from edgetune.compress.target import aimed_at_dense
 from edgetune.core.events import LayerCompressed, Listener
@@ -60,15 +60,16 @@ def solve_stage(
     listener: Listener,
     grid: BlockGrid | None = None,
 ) -> dict[str, Solved]:
-    """Compress matrices that share one input; report each against rounding to nearest.
+    """Compress matrices that share one input; report each against the same without a sweep.
 
     Args:
         matrices: name to float32 [out, d]; d a multiple of the grid's block.
         moments: of their input; None where there are none, which counts as the identity.
         method: what to do.
         grid: in place of the method's, where that does not fit or another was allotted.
-        listener: gets one `LayerCompressed` a matrix, whose `rounding_error` is that of rounding to the same grid, and
-            whose `fallback` says that compensation was asked for and impossible.
+        listener: gets one `LayerCompressed` a matrix, whose `rounding_error` is that of `ColumnRule.alone` (rounding to
+            the same grid, as many weights pruned), and whose `fallback` says that compensation was asked for and
+            impossible.
 
     Returns:
         name to solution.
@@ -79,6 +80,7 @@ def solve_stage(
         `AT_ONCE` weights.
     """
     names, chosen = " + ".join(matrices), grid or method.grid
+    rule = method.rule_on(chosen)
     first = next(iter(matrices.values()))
     for name, weights in matrices.items():
         require_finite(weights, (Section(name, len(weights)),))
@@ -88,11 +90,13 @@ def solve_stage(
         factor = uncoupled(importance, fallback=method.compensate)
     else:
         factor = factorise(moments.hessian, method.damping, name=names)
-    units = {name: unit_of(weights, chosen) for name, weights in matrices.items()}
+    units = {name: 1.0 if chosen is None else unit_of(weights, chosen) for name, weights in matrices.items()}
     matrices = {
         name: weights if units[name] == 1 else weights / units[name] for name, weights in matrices.items()
     }
-    stage = _Stage(method, chosen, method.rule(chosen, method.scale), moments, importance, factor)
+    if method.mask is not None:  # what was never seen goes first
+        importance = torch.where(diagonal > 0, importance, 0.0)
+    stage = _Stage(method, chosen, rule, moments, importance, factor)
     pieces: dict[str, list[Solved]] = {name: [] for name in matrices}
     for parts in _chunks(matrices, AT_ONCE // first.shape[1], whole=stage.rule.whole):
         for name, solved in stage.solved(parts).items():
@@ -110,7 +114,7 @@ class _Stage:
     """What is the same for all rows of a stage."""
 
     method: CompressionMethod
-    grid: BlockGrid
+    grid: BlockGrid | None
     rule: ColumnRule
     moments: Moments | None
     importance: torch.Tensor
@@ -126,7 +130,8 @@ class _Stage:
         """Compress some rows of some matrices."""
         sections = tuple(Section(name, len(weights)) for name, weights in parts)
         target = self.target(torch.cat([weights for _, weights in parts]))
-        if self.moments is None or self.factor.fallback or not self.method.compensate:
+        sweeps = self.method.compensate or self.method.refines
+        if self.moments is None or self.factor.fallback or not sweeps:
             found, whole = self.rule.alone(sections, target, self.importance)
             stored_of: Callable[[slice], QuantisedMatrix | None] = (
                 whole.rows if whole is not None else lambda _: None
@@ -135,8 +140,10 @@ class _Stage:
             block = -(-self.method.block // self.rule.span) * self.rule.span
             decide = self.rule.begin(sections, target, self.importance)
             found = sweep(target, self.factor.upper, decide, block)
-            if self.method.passes:
-                hessian = damped(self.moments.hessian, self.importance, self.factor.damping)
+            if self.method.refines:
+                repaired = repaired_diagonal(self.importance)
+                damping = self.factor.damping or self.method.damping  # none where nothing compensates
+                hessian = damped(self.moments.hessian, repaired, damping)
                 found = decide.refine(target, hessian, self.method.passes)
             stored_of = decide.stored
         results, first = {}, 0
@@ -150,20 +157,19 @@ class _Stage:
         """Return the event of a matrix: its error, and that of rounding, on some of its rows."""
         every = -(-len(weights) // JUDGED)
         some, target = weights[::every], self.target(weights[::every])
-        rounded = round_to_nearest(
-            some, self.grid, self.method.scale, importance=self.importance, name=name
-        ).dequantise()
+        rounded, _ = self.rule.alone((Section(name, len(some)),), some, self.importance)
         hessian = None if self.moments is None else self.moments.hessian
         energy, error, rounding = (
             _energy(rows, hessian) for rows in (target, solved.weights[::every] - target, rounded - target)
         )
         return LayerCompressed(
             name=name,
-            grid=self.grid.name,
+            grid=self.grid.name if self.grid else "float",
             error=_share(error, energy),
             rounding_error=_share(rounding, energy),
             damping=self.factor.damping,
             fallback=self.factor.fallback,
+            sparsity=float((solved.weights == 0).float().mean()) if weights.numel() else 0.0,
         )
 
 

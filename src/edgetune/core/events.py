@@ -207,7 +207,7 @@ class Privacy(Event):
 
 @dataclass(frozen=True, slots=True)
 class LayerCompressed(Event):
-    """One matrix was put on its grid."""
+    """One matrix was put on its grid, or pruned."""
 
     kind: ClassVar[str] = "layer"
     name: str
@@ -220,6 +220,8 @@ class LayerCompressed(Event):
     """Damping used, as a fraction of the mean diagonal."""
     fallback: bool
     """True if the factorisation failed and the matrix was only rounded."""
+    sparsity: float = 0.0
+    """Share of the weights that are exactly 0, as stored."""
 
 
 @dataclass(frozen=True, slots=True)

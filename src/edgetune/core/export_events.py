@@ -53,3 +53,9 @@ class Verified(Event):
     usual_max_difference: float | None = None
     """The same two differences as llama.cpp runs by default, with fp16 attention; those above are with fp32."""
     usual_mean_difference: float | None = None
+    size_bytes: int | None = None
+    """Of the file."""
+    transfer_bytes: int | None = None
+    """Of the file compressed as a whole, what it takes on the wire."""
+    transfer_coding: str = ""
+    """zstd or deflate."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from edgetune.core.errors import EdgetuneError
 from edgetune.core.export_events import Verified
 from edgetune.core.files import PARTIAL, unwritable, write_atomic
+from edgetune.export.transfer import Transfer, transfer_of
 
 
 def deploy(path: Path, write: Callable[[Path], object], check: Callable[[Path], Verified]) -> Verified:
@@ -23,21 +24,30 @@ def deploy(path: Path, write: Callable[[Path], object], check: Callable[[Path], 
         check: raises if the file is wrong.
 
     Returns:
-        What the check measured, with the final name.
+        What the check measured, with the final name, the size of the file and of what is sent of it.
 
     Raises:
         Whatever `write` and `check` raise; no file is left then.
         OutputError: if the file cannot be written.
     """
     checked: list[Verified] = []
+    sent: list[tuple[int, Transfer]] = []
 
     def make(temporary: Path) -> None:
         with _named(path, instead_of=temporary):
             write(temporary)
             checked.append(check(temporary))
+            sent.append((temporary.stat().st_size, transfer_of(temporary)))
 
     write_atomic(path, make)
-    return replace(checked[0], file=str(path))
+    size, transfer = sent[0]
+    return replace(
+        checked[0],
+        file=str(path),
+        size_bytes=size,
+        transfer_bytes=transfer.size_bytes,
+        transfer_coding=transfer.coding,
+    )
 
 
 @contextmanager

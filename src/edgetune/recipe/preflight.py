@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from edgetune.compress.masking import sparsity_named
 from edgetune.compress.method import CompressionMethod
 from edgetune.compress.placement import placement
 from edgetune.core.errors import ConfigError, EdgetuneError, ModelError, OutputError, VerifyError
@@ -30,13 +31,29 @@ SPARE_BYTES = 16 << 20
 
 
 def compression_of(recipe: Recipe) -> CompressionMethod:
-    """Return the compression method of a recipe.
+    """Return the compression method of a recipe, with what the recipe sets of it.
 
     Raises:
-        ConfigError: if there is none of that name.
+        ConfigError: if there is none of that name, or a setting does not fit it.
     """
     section = recipe.compression
-    return replace(compression_method(section.name), grid=GRIDS[section.grid])
+    method = compression_method(section.name)
+    mask = method.mask
+    if section.sparsity is not None:
+        if mask is None:
+            raise ConfigError(
+                f"{section.name} prunes nothing",
+                where="compression.sparsity",
+                hint="name sparsegpt, wanda, magnitude or joint as compression.name",
+            )
+        mask = replace(mask, sparsity=sparsity_named(str(section.sparsity)))
+    return replace(
+        method,
+        grid=method.grid if section.grid is None else GRIDS[section.grid],
+        mask=mask,
+        swaps=method.swaps if section.swaps is None else section.swaps,
+        polish=method.polish if section.polish is None else section.polish,
+    )
 
 
 def plan_for(prepared: Prepared, method: CompressionMethod | None) -> ExportPlan:

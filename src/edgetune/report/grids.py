@@ -98,11 +98,12 @@ def rounds(summary: Summary) -> Grid:
 
 def layers(summary: Summary) -> Grid:
     """Return one row a compressed matrix."""
-    head = ("Matrix", "Grid", "Error, solved", "Error, rounded", "Damping", "Fell back")
+    head = ("Matrix", "Grid", "Exactly 0", "Error, solved", "Error, plain", "Damping", "Fell back")
     rows = (
         (
             layer.name,
             layer.grid,
+            f"{layer.sparsity:.1%}",
             f"{layer.error:.2e}",
             f"{layer.rounding_error:.2e}",
             f"{layer.damping:g}",

@@ -64,7 +64,7 @@ def compress_to_file(
         "base_digest": prepared.backbone.digest,
         "ledger_digest": ledger.digest if ledger else "",
         "method": ledger.method if ledger else "",
-        "compression": f"{method.name} {method.grid.name}",
+        "compression": method.label,
     }
     write_planned(path, plan, model, quantised=packed, metadata=metadata)
     return packed

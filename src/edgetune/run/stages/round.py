@@ -1,4 +1,4 @@
-"""The baseline beside compression: the same grid by rounding alone, measured and taken back."""
+"""The baseline beside compression: the same grid by rounding alone, as much pruned by size; measured and taken back."""
 
 from dataclasses import replace
 
@@ -14,9 +14,11 @@ from edgetune.run.work import Work
 
 def _work(work: Work, given: Model) -> Model:
     chosen, plan = compression_of(work.prepared.recipe), work.planned()
-    if chosen.name == "rtn":  # what is compressed is the baseline itself
+    baseline = replace(compression_method("magnitude" if chosen.mask else "rtn"), grid=chosen.grid)
+    if chosen.mask is not None and baseline.mask is not None:
+        baseline = replace(baseline, mask=replace(baseline.mask, sparsity=chosen.mask.sparsity))
+    if chosen.name == baseline.name:  # what is compressed is the baseline itself
         return given
-    baseline = replace(compression_method("rtn"), grid=chosen.grid)
     before = work.reference(given.model)
     weights = {name: weight.detach() for name, weight in given.model.named_parameters()}
 
@@ -33,7 +35,7 @@ def _work(work: Work, given: Model) -> Model:
 
 STAGE = Stage(
     name="round",
-    summary="Rounds to the same grid, measures it, and takes it back: what compression is compared with.",
+    summary="Rounds to the same grid (prunes as much by size), measures it, and takes it back: what to compare with.",
     cost="the rounded weights beside the others; seconds",
     takes=Model,
     gives=Model,

@@ -120,6 +120,16 @@ RECIPE_OPTIONS = {
         "compression.name", str, "optq or rtn, see `edgetune methods`.", ("--method",), default="optq"
     ),
     "grid": RecipeOption("compression.grid", str, "Q4_0 or Q8_0.", default="Q4_0"),
+    "calibration": RecipeOption(
+        "compression.calibration",
+        str,
+        "A text (.txt) or records to calibrate on; else records that are not held out.",
+    ),
+    "calibration_tokens": RecipeOption(
+        "compression.calibration_tokens",
+        int,
+        "Tokens to calibrate on; 16384, or four times the widest input if that is more.",
+    ),
     "seed": RecipeOption("seed", int, "Master seed of every random choice.", default="0"),
     "threads": RecipeOption(
         "threads", int, "CPU threads; as many as pay if not set.", default="the recipe's"

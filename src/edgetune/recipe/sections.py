@@ -107,6 +107,11 @@ class CompressionSection(Section):
     """A name listed by `edgetune methods`."""
     grid: Literal["Q4_0", "Q8_0"] = "Q4_0"
     """GGUF block type of the linear layers."""
+    calibration: str | None = None
+    """A text or records to calibrate on: a .txt file is packed to full length, of records prompt and response count; if
+    not set, the server's own sample in a run, and the records that are not held out in `edgetune compress`."""
+    calibration_tokens: int | None = Field(default=None, ge=1, le=10**9)
+    """Tokens to calibrate on; if not set, 16,384, or four times the widest input of a layer if that is more."""
 
 
 class ExportSection(Section):

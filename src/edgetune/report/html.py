@@ -13,7 +13,7 @@ from edgetune.core.errors import MissingExtraError
 from edgetune.core.files import write_text_atomic
 from edgetune.report import grids, host_grids, units
 from edgetune.report.host_grids import hosts_notes
-from edgetune.report.notes import data_notes, export_notes, privacy_note, words_note
+from edgetune.report.notes import calibration_note, data_notes, export_notes, privacy_note, words_note
 from edgetune.report.page import PAGE
 from edgetune.report.plots import plots
 from edgetune.report.style import CSS
@@ -85,7 +85,8 @@ def render(summary: Summary) -> str:
 
 
 def _notes(summary: Summary) -> list[str | None]:
-    return [*_about_data(summary), forgetting(summary), compensation(summary), verification(summary)]
+    found = calibration_note(summary.calibration) if summary.calibration else None
+    return [*_about_data(summary), found, forgetting(summary), compensation(summary), verification(summary)]
 
 
 def _about_data(summary: Summary) -> list[str | None]:

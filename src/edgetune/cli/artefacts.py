@@ -129,16 +129,22 @@ def evaluate(
     console.print(f"{len(prepared.held_out)} held-out records: {', '.join(figures)}", highlight=False)
 
 
-def report(folder: Annotated[Path, typer.Argument(help="The folder of a run.")]) -> None:
+def report(
+    folder: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    rivals: Annotated[
+        Path | None, typer.Option(help="JSON of other tools' files, to draw beside: name, bytes, kl.")
+    ] = None,
+) -> None:
     """Rebuild report.html and summary.json from a run's events, and print the table."""
     console = Console()
     with Display(console, doing="drawing"):
         from edgetune.report.html import write_report
+        from edgetune.report.rivals import read_rivals
         from edgetune.report.summary import read_summary, write_summary
         from edgetune.report.table import print_result
 
         summary = read_summary(folder)
-        written = f"{write_report(folder)}\n{write_summary(folder)}"
+        written = f"{write_report(folder, read_rivals(rivals) if rivals else ())}\n{write_summary(folder)}"
     print_result(console, summary)
     typer.echo(written)
 

@@ -86,7 +86,7 @@ def preflight(
         raise ModelError(error.what, where=error.where, hint=_advice(prepared, method, speech)) from error
     _check_room(plan, path)
     _check_context(plan, prepared)
-    if method is not None and prepared.recipe.compression.calibration is not None:
+    if method is not None and method.compensate and prepared.recipe.compression.calibration is not None:
         calibration_of(prepared)  # a file that cannot be read is refused before the run, not at its end
     records, total = chosen_records(prepared)
     with vocabulary_in_llama_cpp(plan) as llama:

@@ -57,9 +57,10 @@ def compress_to_file(
         ModelError: if the model has a trained prefix or a bottleneck adapter, or is not the one that was planned for.
     """
     refuse_unmerged(model)
-    calibration = calibration_of(prepared)
-    listener(calibration.event)
-    packed = compress_model(model, calibration.batches, method, listener)
+    calibration = calibration_of(prepared) if method.compensate else None
+    if calibration is not None:
+        listener(calibration.event)
+    packed = compress_model(model, calibration.batches if calibration else [], method, listener)
     hold_as_stored(model, plan.tensors)
     metadata = {
         "base_digest": prepared.backbone.digest,

@@ -50,7 +50,9 @@ def read_rivals(path: Path) -> tuple[Rival, ...]:
 
 def _rival(one: Any, where: str) -> Rival:
     said = one if isinstance(one, dict) else {}
-    name, size, kl = said.get("name"), said.get("bytes"), said.get("kl")
+    name: Any = said.get("name")
+    size: Any = said.get("bytes")
+    kl: Any = said.get("kl")
     if not isinstance(name, str) or not _positive(size) or not _positive(kl):
         raise DataError("a rival has a name, bytes and a kl, both above 0", where=where)
     return Rival(name, int(size), float(kl))

@@ -133,6 +133,16 @@ RECIPE_OPTIONS = {
         str,
         "Share of the weights that go, of methods that prune (0.5), or 2:4.",
     ),
+    "calibration": RecipeOption(
+        "compression.calibration",
+        str,
+        "A text (.txt) or records to calibrate on; else records that are not held out.",
+    ),
+    "calibration_tokens": RecipeOption(
+        "compression.calibration_tokens",
+        int,
+        "Tokens to calibrate on; 16384, or four times the widest input if that is more.",
+    ),
     "seed": RecipeOption("seed", int, "Master seed of every random choice.", default="0"),
     "threads": RecipeOption(
         "threads", int, "CPU threads; as many as pay if not set.", default="the recipe's"

@@ -123,6 +123,11 @@ class CompressionSection(Section):
     """Exchanges of pruned weights for kept ones, in every row at most; the method's own, 0, if not set."""
     polish: int | None = Field(default=None, ge=0, le=10**6)
     """Steps of conjugate gradients on the kept weights; the method's own if not set."""
+    calibration: str | None = None
+    """A text or records to calibrate on: a .txt file is packed to full length, of records prompt and response count; if
+    not set, the server's own sample in a run, and the records that are not held out in `edgetune compress`."""
+    calibration_tokens: int | None = Field(default=None, ge=1, le=10**9)
+    """Tokens to calibrate on; if not set, 16,384, or four times the widest input of a layer if that is more."""
 
 
 class ExportSection(Section):

@@ -24,12 +24,14 @@ class Priced:
         weights: of one group.
         scores: float32 [groups].
         fine: groups are feed-forward channels, which go and stay in multiples; else heads.
+        counts: how many may stay where all layers are alike; any number if empty.
     """
 
     groups: Groups
     weights: int
     scores: torch.Tensor
     fine: bool
+    counts: tuple[int, ...] = ()
 
     @property
     def multiple(self) -> int:
@@ -70,7 +72,7 @@ def check_ratio(ratio: float) -> None:
 class Uniform:
     """The same widths in every layer; which groups stay is each layer's own choice.
 
-        kv' = round((1 - r) kv),   the channels make up for what the rounding of the heads leaves to remove
+        kv' nearest to (1 - r) kv,   the channels make up for what the rounding of the heads leaves to remove
 
     so that the share of weights that was asked for is what goes, as nearly as multiples of 32 channels (256 from a
     width of 2,048) allow. At least one head and one multiple stay.
@@ -92,7 +94,8 @@ class Uniform:
         for one in sorted(own, key=lambda one: one.fine):
             total, step = one.groups.count, one.multiple
             wanted = total - left / one.weights if one.fine else (1 - ratio) * total
-            count = min(total, max(step, round(wanted / step) * step))
+            allowed = one.counts or [total, *range(step, total, step)]
+            count = min(allowed, key=lambda count, wanted=wanted: (abs(count - wanted), -count))  # type: ignore[misc]
             left -= (total - count) * one.weights
             counts.append(count)
         return counts

@@ -20,6 +20,7 @@ class Family:
         output: the layer that reads the heads.
         stacked: the three of `heads` are one matrix, queries over keys over values.
         width: field of the configuration that counts the channels.
+        divides: the configuration wants a hidden width that is a multiple of the number of heads, whatever their width.
         by_layer: layers may differ, and whole sub-modules go: the block is `x + attention(norm(x))`, then
             `x + feed_forward(norm(x))`, and reads its sizes from its weights.
     """
@@ -32,6 +33,7 @@ class Family:
     stacked: bool = False
     width: str = "intermediate_size"
     by_layer: bool = False
+    divides: bool = False
 
 
 LLAMA = Family(by_layer=True)
@@ -48,7 +50,7 @@ OPT = replace(CHANNELS, up=("fc1",), down="fc2", width="ffn_dim")
 GPT2 = replace(CHANNELS, up=("mlp.c_fc",), down="mlp.c_proj", width="n_inner")
 
 FAMILIES = {
-    "llama": LLAMA,
+    "llama": replace(LLAMA, divides=True),
     "mistral": LLAMA,
     "qwen2": LLAMA,
     "qwen3": LLAMA,
@@ -57,11 +59,11 @@ FAMILIES = {
     "seed_oss": LLAMA,
     "ernie4_5": LLAMA,
     "hunyuan_v1_dense": LLAMA,
-    "arcee": UNGATED,
+    "arcee": replace(UNGATED, divides=True),
     "nemotron": replace(UNGATED, by_layer=False),
     "gemma": replace(GEMMA, by_layer=True),
-    "gemma2": GEMMA,
-    "gemma3_text": GEMMA,
+    "gemma2": replace(GEMMA, divides=True),
+    "gemma3_text": replace(GEMMA, divides=True),
     "olmo": GEMMA,
     "cohere": GEMMA,
     "phi3": PHI3,

@@ -109,6 +109,15 @@ def prunes_heads(config: Any) -> bool:
     return bool(family_of(config).heads)
 
 
+def head_counts(config: Any, count: int) -> tuple[int, ...]:
+    """Return the numbers of key-value heads up to `count` that the family's configuration takes for all layers."""
+    shared = int(config.num_attention_heads) // kv_heads(config)
+    divides = family_of(config).divides
+    return tuple(
+        one for one in range(1, count + 1) if not divides or config.hidden_size % (one * shared) == 0
+    )
+
+
 def head_width(config: Any) -> int:
     """Return the width of one head."""
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)

@@ -16,7 +16,7 @@ from edgetune.compress.hessian import Hessian
 from edgetune.compress.streams import Stream, capture, inputs_of, twin
 from edgetune.compress.structured.budget import Budget, Keep, Priced
 from edgetune.compress.structured.evidence import gather
-from edgetune.compress.structured.groups import Groups, attention, cut, feed_forward, prunes_heads
+from edgetune.compress.structured.groups import Groups, attention, cut, feed_forward, head_counts, prunes_heads
 from edgetune.compress.structured.importance import Importance, score_blocks
 from edgetune.compress.structured.restore import restored
 from edgetune.compress.structured.settled import settle, widths_in
@@ -104,10 +104,12 @@ def _priced(
 ) -> list[list[Priced]]:
     found = []
     for block, own, values in zip(decoder_blocks(model), kinds, scores, strict=True):
-        pairs = zip(own, values, strict=True)
-        found.append(
-            [Priced(one, one.weights(block), score, fine=one.columns.shape[1] == 1) for one, score in pairs]
-        )
+        priced = []
+        for groups, score in zip(own, values, strict=True):
+            fine = groups.columns.shape[1] == 1
+            counts = () if fine else head_counts(model.config, groups.count)
+            priced.append(Priced(groups, groups.weights(block), score, fine, counts))
+        found.append(priced)
     return found
 
 

@@ -34,7 +34,8 @@ def config_by_layer(folder: Path) -> PreTrainedConfig:
     if said.get("model_type") != MODEL_TYPE:
         raise ModelError(f"config.json beside it is of type {said.get('model_type')!r}", where=file)
     widths = Widths.read(more[ATTRIBUTE])
-    config: Any = AutoConfig.for_model(str(more["model_type"]), **(said | {"model_type": more["model_type"]}))
+    said.pop("model_type")
+    config: Any = AutoConfig.for_model(str(more["model_type"]), **said)
     if len(widths.heads) != config.num_hidden_layers:
         what = f"widths of {len(widths.heads)} layers for {config.num_hidden_layers}"
         raise ModelError(what, where=file)

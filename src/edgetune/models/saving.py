@@ -67,7 +67,10 @@ def save_model(
             _fill(partial, model, tokenizer, words)
             for old in (*LAST, WIDTHS_FILE):
                 (folder / old).unlink(missing_ok=True)
+            umask = os.umask(0)
+            os.umask(umask)
             for file in _in_order(partial):
+                file.chmod(0o666 & ~umask)
                 with file.open("rb") as written:
                     os.fsync(written.fileno())
                 file.replace(folder / file.name)

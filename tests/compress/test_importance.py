@@ -118,7 +118,9 @@ def test_a_contribution_is_the_energy_that_a_group_adds_to_the_residual_stream()
 def test_random_scores_are_the_seeds_and_differ_between_layers() -> None:
     model = decoder("llama")
     first, second = scores_of(model, "random"), scores_of(model, "random")
-    assert all(torch.equal(a, b) for x, y in zip(first, second, strict=True) for a, b in zip(x, y, strict=True))
+    assert all(
+        torch.equal(a, b) for x, y in zip(first, second, strict=True) for a, b in zip(x, y, strict=True)
+    )
     assert not torch.equal(first[0][1], first[1][1])
 
 
@@ -140,7 +142,7 @@ def test_what_is_not_finite_and_missing_text_are_refused(name: str) -> None:
     with pytest.raises(DataError, match="needs calibration text"):
         gather(model, kinds, [], RULES[name].hears)
     decoder_blocks(model)[0].mlp.up_proj.weight[0] = float("nan")
-    with pytest.raises(ModelError, match="not finite|NaN or infinity"):
+    with pytest.raises(ModelError, match=r"not finite|NaN or infinity"):
         gather(model, kinds, text(), RULES[name].hears)
     assert not any(weight.requires_grad for weight in model.parameters())
 
@@ -148,4 +150,4 @@ def test_what_is_not_finite_and_missing_text_are_refused(name: str) -> None:
 def test_nothing_is_measured_that_nobody_asks_for() -> None:
     model = decoder("llama")
     (first, second) = gather(model, groups_in(model), [], Hears())
-    assert not (first.gradients or first.fisher or second.moments)
+    assert not any((first.gradients, first.fisher, second.moments))

@@ -63,7 +63,11 @@ def test_a_budget_across_layers_takes_what_is_worth_least_a_weight() -> None:
         for _ in range(2)
     ]
     kept = PerLayer().keep(layers, 0.5)
-    removed = sum(one.groups.count - len(k) for own, some in zip(layers, kept, strict=True) for one, k in zip(own, some, strict=True))
+    removed = sum(
+        one.groups.count - len(k)
+        for own, some in zip(layers, kept, strict=True)
+        for one, k in zip(own, some, strict=True)
+    )
     assert removed == 7
     everything = [
         (float(one.scores[g]), (layer, kind, g))
@@ -202,7 +206,9 @@ def test_families_that_need_every_sub_module_are_refused() -> None:
 
 def test_a_batch_of_padding_alone_changes_nothing() -> None:
     first, second = text(), text()
-    empty = Batch(torch.zeros(1, 4, dtype=torch.long), torch.zeros(1, 4, dtype=torch.long), torch.full((1, 4), -100))
+    empty = Batch(
+        torch.zeros(1, 4, dtype=torch.long), torch.zeros(1, 4, dtype=torch.long), torch.full((1, 4), -100)
+    )
     one, other = decoder("llama"), decoder("llama")
     prune_model(one, first, UNIFORM)
     prune_model(other, [*second, empty], UNIFORM)

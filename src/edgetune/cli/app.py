@@ -79,7 +79,21 @@ def _main(
     pass
 
 
-for group in (runs, hosts, suggest, artefacts, prune, talk, fetch, info, stages, bench, certs, shares, status):
+for group in (
+    runs,
+    hosts,
+    suggest,
+    artefacts,
+    prune,
+    talk,
+    fetch,
+    info,
+    stages,
+    bench,
+    certs,
+    shares,
+    status,
+):
     group.register(app)
 
 

@@ -24,12 +24,16 @@ ImportanceName = Annotated[
     str,
     typer.Option("--importance", help="activation, first, vector, second, mixed, magnitude or random."),
 ]
-Width = Annotated[str, typer.Option(help="uniform (loads everywhere), per_layer, or modules (whole ones go).")]
+Width = Annotated[
+    str, typer.Option(help="uniform (loads everywhere), per_layer, or modules (whole ones go).")
+]
 Calibration = Annotated[Path | None, typer.Option(help="File with calibration text; --data if not given.")]
 Compensate = Annotated[bool, typer.Option(help="Restore what reads the rest, by least squares.")]
 Recover = Annotated[str, typer.Option(help="none, distil (all weights) or lora, towards the dense model.")]
 Steps = Annotated[int, typer.Option(min=1, help="Batches of 16 records of the recovery.")]
-Rate = Annotated[float | None, typer.Option("--learning-rate", "--lr", help="Of the recovery; its own if not set.")]
+Rate = Annotated[
+    float | None, typer.Option("--learning-rate", "--lr", help="Of the recovery; its own if not set.")
+]
 Spare = Annotated[
     tuple[int, int], typer.Option(help="First and last layers that --width per_layer leaves alone.")
 ]
@@ -66,9 +70,7 @@ def prune(
         from edgetune.recipe.prepare import prepare
         from edgetune.run.pruning import Order, Step, prune_prepared, settled_as_stored
 
-        order = Order(
-            ratio, importance, width, compensate, calibration, recover, spare, steps, rate
-        )
+        order = Order(ratio, importance, width, compensate, calibration, recover, spare, steps, rate)
         order.check()
         together = {"federation__devices": 1, "federation__participation": 1.0}
         prepared = prepare(asked.resolve(model__source=model, **together))
@@ -86,7 +88,9 @@ def prune(
 
 def _table(metric: str | None) -> Table:
     score = [metric] if metric else []
-    return Table("step", "weights", "loss", "perplexity", "Rouge-L F1", *score, "KL to dense", box=box.SIMPLE_HEAD)
+    return Table(
+        "step", "weights", "loss", "perplexity", "Rouge-L F1", *score, "KL to dense", box=box.SIMPLE_HEAD
+    )
 
 
 def _add(table: Table, step: Step) -> None:

@@ -22,7 +22,7 @@ class Widths:
         kv_heads: key-value heads of each attention.
 
     Raises:
-        ModelError: if the three are not of one length, a number is negative, or heads are no multiple of key-value heads.
+        ModelError: if the three are not of one length, a number is negative, or heads cannot share key-value heads.
     """
 
     feed_forward: tuple[int, ...]

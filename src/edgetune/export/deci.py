@@ -68,7 +68,9 @@ def deci_tensors(config: Config) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _zeros(stem: str, readers: tuple[str, ...], writer: str, width: int, inner: int) -> dict[str, torch.Tensor]:
+def _zeros(
+    stem: str, readers: tuple[str, ...], writer: str, width: int, inner: int
+) -> dict[str, torch.Tensor]:
     found = {f"{stem}_{name}.weight": torch.zeros(inner, width) for name in readers}
     return found | {
         f"{stem}_{writer}.weight": torch.zeros(width, inner),

@@ -64,11 +64,12 @@ def by_layer(config: PreTrainedConfig) -> type[PreTrainedModel]:
         raise ModelError(f"no model has layers of different widths and type {config.model_type!r}")
 
     def build(self: Any, config: PreTrainedConfig) -> None:
-        base.__init__(self, config)
+        super(made, self).__init__(config)
         fit(self, widths)
 
     kept = {"__init__": build, "__module__": base.__module__, "__qualname__": base.__qualname__}
-    return type(base.__name__, (base,), kept)
+    made: Any = type(base.__name__, (base,), kept)
+    return made  # type: ignore[no-any-return]
 
 
 def fit(model: Any, widths: Widths) -> None:
@@ -88,7 +89,9 @@ def fit(model: Any, widths: Widths) -> None:
     layers = zip(blocks, widths.feed_forward, widths.heads, widths.kv_heads, strict=True)
     for layer, (block, channels, heads, kv) in enumerate(layers):
         if heads != shared * kv:
-            raise ModelError(f"{heads} heads on {kv} key-value heads, {shared} share one", where=f"layer {layer}")
+            raise ModelError(
+                f"{heads} heads on {kv} key-value heads, {shared} share one", where=f"layer {layer}"
+            )
         own = {f"{ATTENTION}.q_proj": heads * width, f"{ATTENTION}.k_proj": kv * width}
         own |= {f"{ATTENTION}.v_proj": kv * width, f"{FEED_FORWARD}.up_proj": channels}
         own |= {f"{FEED_FORWARD}.gate_proj": channels} if hasattr(block.mlp, "gate_proj") else {}

@@ -16,7 +16,13 @@ from edgetune.models.weights import read_json
 
 LARGEST = 16 << 20
 """Bytes of a configuration file."""
-JSON_FILES = (WIDTHS_FILE, "config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
+JSON_FILES = (
+    WIDTHS_FILE,
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+)
 _COUNTS = re.compile("layer|block|head|expert|depth|stage")
 _FREE = 1000
 """Numbers up to this one are believed: a thousand layers are built in a second."""

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from transformers import PreTrainedModel
 
-from edgetune.compress.structured.budget import WIDTHS, Budget, PerLayer, check_ratio
+from edgetune.compress.structured.budget import WIDTHS, PerLayer, check_ratio
 from edgetune.compress.structured.distil import distil, mean_divergence
 from edgetune.compress.structured.importance import RULES, Importance, Random
 from edgetune.compress.structured.modules import drop_modules
@@ -39,11 +39,15 @@ RANK, ALPHA = 8, 16.0
 class Recovery(Protocol):
     """What is trained towards the dense model's outputs."""
 
-    def __call__(self, model: PreTrainedModel, seed: int, train: Callable[[Any, list[Any]], None]) -> PreTrainedModel:
+    def __call__(
+        self, model: PreTrainedModel, seed: int, train: Callable[[Any, list[Any]], None]
+    ) -> PreTrainedModel:
         """Choose the parameters, have them trained as `train(model, parameters)`, and return a plain model."""
 
 
-def all_weights(model: PreTrainedModel, seed: int, train: Callable[[Any, list[Any]], None]) -> PreTrainedModel:
+def all_weights(
+    model: PreTrainedModel, seed: int, train: Callable[[Any, list[Any]], None]
+) -> PreTrainedModel:
     """Train every weight: best for small models; three more copies of the weights in memory."""
     train(model, [one for one in model.parameters() if one.is_floating_point()])
     return model
@@ -134,7 +138,10 @@ class Step:
 
 
 def prune_prepared(
-    prepared: Prepared, order: Order, progress: Progress = silent, say: Callable[[Step], None] = lambda _: None
+    prepared: Prepared,
+    order: Order,
+    progress: Progress = silent,
+    say: Callable[[Step], None] = lambda _: None,
 ) -> PreTrainedModel:
     """Prune a prepared model as ordered.
 
@@ -177,7 +184,14 @@ def prune_prepared(
         def train(one: Any, parameters: list[Any]) -> None:
             lr = order.learning_rate or usual
             distil(
-                one, dense, parameters, records, steps=order.steps, learning_rate=lr, seed=seed, progress=progress
+                one,
+                dense,
+                parameters,
+                records,
+                steps=order.steps,
+                learning_rate=lr,
+                seed=seed,
+                progress=progress,
             )
 
         model = recovery(model, seed, train)
@@ -197,7 +211,9 @@ def _pruned(
     if order.width == MODULES:
         model = deepcopy(dense)
         some = text[: max(1, len(text) // 4)]
-        gone = drop_modules(model, order.ratio, lambda one: mean_divergence(one, dense, some), progress=progress)
+        gone = drop_modules(
+            model, order.ratio, lambda one: mean_divergence(one, dense, some), progress=progress
+        )
         if not gone:
             raise ModelError(
                 f"no sub-module is as small as {order.ratio:.0%} of the blocks",
@@ -205,7 +221,7 @@ def _pruned(
             )
         weigh("pruned", model)
         return model
-    budget: Budget = PerLayer(*order.spare) if any(order.spare) else WIDTHS[order.width]
+    budget = PerLayer(*order.spare) if any(order.spare) else WIDTHS[order.width]
     method = Structured(order.ratio, rule, budget, compensate=False)
     model = deepcopy(dense)
     prune_model(model, text, method, progress)
@@ -250,6 +266,7 @@ def settled_as_stored(model: PreTrainedModel, dtype: torch.dtype) -> None:
     for name, weight in model.named_parameters():
         rounded = weight.data.to(dtype)
         if not math.isfinite(float(rounded.float().abs().max())):
-            raise ModelError(f"a weight is too large for {dtype}", where=name, hint="--set model.dtype=float32")
+            raise ModelError(
+                f"a weight is too large for {dtype}", where=name, hint="--set model.dtype=float32"
+            )
         weight.data = rounded
-

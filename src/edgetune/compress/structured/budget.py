@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -82,7 +82,9 @@ class Uniform:
         """Return the best groups of every layer."""
         check_ratio(ratio)
         counts = self._counts(priced[0], ratio)
-        if any([one.groups.count for one in own] != [one.groups.count for one in priced[0]] for own in priced):
+        if any(
+            [one.groups.count for one in own] != [one.groups.count for one in priced[0]] for own in priced
+        ):
             raise ConfigError(
                 "the layers of this model differ already", where="--width", hint="--width per_layer"
             )
@@ -95,7 +97,7 @@ class Uniform:
             total, step = one.groups.count, one.multiple
             wanted = total - left / one.weights if one.fine else (1 - ratio) * total
             allowed = one.counts or [total, *range(step, total, step)]
-            count = min(allowed, key=lambda count, wanted=wanted: (abs(count - wanted), -count))  # type: ignore[misc]
+            count = min(allowed, key=lambda count, wanted=wanted: (abs(count - wanted), -count))
             left -= (total - count) * one.weights
             counts.append(count)
         return counts
@@ -149,5 +151,5 @@ class PerLayer:
         return sorted(found, key=lambda parcel: (parcel[0], parcel[2:4]))
 
 
-WIDTHS = {"uniform": Uniform(), "per_layer": PerLayer()}
+WIDTHS: Mapping[str, Budget] = {"uniform": Uniform(), "per_layer": PerLayer()}
 """By public name."""

@@ -15,7 +15,9 @@ from edgetune.core.keys import stream
 from edgetune.core.progress import Progress, silent
 
 
-def divergence(student: nn.Module, teacher: nn.Module, batch: Batch, *, all_tokens: bool = False) -> torch.Tensor:
+def divergence(
+    student: nn.Module, teacher: nn.Module, batch: Batch, *, all_tokens: bool = False
+) -> torch.Tensor:
     """Return the mean forward divergence of a student from its teacher, float32 [] in nats.
 
         KL = mean_t sum_v p_t(v) (log p_t(v) - log q_t(v)),   p teacher, q student
@@ -70,7 +72,7 @@ def distil(
 ) -> list[float]:
     """Train some parameters of a pruned model towards the outputs of its dense parent, in place.
 
-        AdamW(0.9, 0.999), no weight decay; gradient norm at most 1; the rate rises over a tenth, then falls to 0 as a cosine
+        AdamW(0.9, 0.999) without decay, gradients of norm 1 at most; the rate rises over a tenth, then falls as a cosine
 
     Args:
         student: the pruned model.

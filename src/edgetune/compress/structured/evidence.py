@@ -100,7 +100,7 @@ def _wanting(model: nn.Module, layers: Sequence[Mapping[str, nn.Module]]) -> Ite
         weight.grad = None
     for one in layers:
         for layer in one.values():
-            layer.weight.requires_grad_(True)  # type: ignore[operator,union-attr]
+            layer.weight.requires_grad_(True)
     try:
         yield
     finally:
@@ -114,7 +114,7 @@ def _taken(layer: nn.Module, path: str) -> torch.Tensor:
     weight: Any = layer.weight
     if weight.grad is None:
         return torch.zeros_like(matrix(layer), dtype=torch.float32)
-    gradient = weight.grad.float()
+    gradient: torch.Tensor = weight.grad.float()
     weight.grad = None
     if not bool(torch.isfinite(gradient).all()):
         raise ModelError(
@@ -154,7 +154,9 @@ def _add_fisher(
             for own, evidence in zip(layers, found, strict=True):
                 for path, layer in own.items():
                     square = _taken(layer, path).square() / len(records)
-                    evidence.fisher[path] = evidence.fisher[path] + square if path in evidence.fisher else square
+                    evidence.fisher[path] = (
+                        evidence.fisher[path] + square if path in evidence.fisher else square
+                    )
 
 
 def _add_moments(

@@ -85,7 +85,7 @@ def attention(config: Any, block: nn.Module) -> Groups:
     family = family_of(config)
     if not family.heads:
         raise ModelError(
-            f"the heads of {config.model_type!r} models cannot be pruned: their width is the hidden width over their number",
+            f"the heads of {config.model_type!r} models cannot go: their width is the hidden width over their number",
             where="config.json",
             hint="prune channels only",
         )
@@ -171,7 +171,7 @@ def _cut_layer(layer: Linear, axis: int, index: torch.Tensor) -> None:
         setattr(size, "out_features" if axis == OUTPUTS else "in_features", len(index))
 
 
-def _renewed(old: nn.Parameter, values: torch.Tensor) -> nn.Parameter:
+def _renewed(old: torch.Tensor, values: torch.Tensor) -> nn.Parameter:
     return nn.Parameter(values.contiguous(), requires_grad=old.requires_grad)
 
 
@@ -182,7 +182,9 @@ def _layer(block: nn.Module, path: str) -> Linear:
         hint = "whole sub-modules may be gone, or the model was changed in memory"
         raise ModelError("this block has no such layer", where=path, hint=hint) from error
     if not isinstance(found, nn.Linear | Conv1D):
-        raise ModelError(f"{type(found).__name__} is no linear layer", where=path, hint="merge adapters first")
+        raise ModelError(
+            f"{type(found).__name__} is no linear layer", where=path, hint="merge adapters first"
+        )
     return found
 
 
@@ -197,4 +199,3 @@ def _checked(block: nn.Module, groups: Groups) -> Groups:
         if found != size or not size:
             raise ModelError(f"{found} rows or columns where the configuration says {size}", where=path)
     return groups
-

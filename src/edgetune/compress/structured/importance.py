@@ -132,7 +132,8 @@ class Contribution:
         tr(W_g H_gg W_g^T) / tr(W H W^T),   H = 2/n X X^T of the reader's inputs
 
     For one channel that is the size of its column times the mean square of its activation: Wanda's score for a
-    column, and 2SSP's neuron magnitude seen from the residual stream. For a head it counts the width of the head as one.
+    column, and 2SSP's neuron magnitude seen from the residual stream. A head counts as one
+    group of columns.
 
     Source: the scores of Wanda (arXiv 2306.11695) and 2SSP (arXiv 2501.17771), for a group of columns.
     """
@@ -193,5 +194,3 @@ def score_blocks(
         [rule.scores(groups, block, found).detach().cpu() for groups in own]
         for block, own, found in zip(decoder_blocks(model), kinds, evidence, strict=True)
     ]
-
-

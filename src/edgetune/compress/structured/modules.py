@@ -69,7 +69,7 @@ def drop_modules(
     blocks, gone = decoder_blocks(model), list[Dropped]()
     left = ratio * sum(weight.numel() for weight in blocks.parameters())
     target, training = left, model.training
-    model.eval()
+    model.train(False)
     try:
         while candidates := _candidates(blocks, names, left + OVERSHOOT * target):
             judged = []
@@ -101,7 +101,7 @@ def _candidates(blocks: nn.ModuleList, names: Sequence[str], most: float) -> lis
     return found
 
 
-class _without:  # noqa: N801 - reads as a clause
+class _without:
     """A block without one of its sub-modules, for a while."""
 
     def __init__(self, block: nn.Module, name: str, layer: int) -> None:

@@ -16,7 +16,14 @@ from edgetune.compress.hessian import Hessian
 from edgetune.compress.streams import Stream, capture, inputs_of, twin
 from edgetune.compress.structured.budget import Budget, Keep, Priced
 from edgetune.compress.structured.evidence import gather
-from edgetune.compress.structured.groups import Groups, attention, cut, feed_forward, head_counts, prunes_heads
+from edgetune.compress.structured.groups import (
+    Groups,
+    attention,
+    cut,
+    feed_forward,
+    head_counts,
+    prunes_heads,
+)
 from edgetune.compress.structured.importance import Importance, score_blocks
 from edgetune.compress.structured.restore import restored
 from edgetune.compress.structured.settled import settle, widths_in
@@ -70,7 +77,7 @@ def prune_model(
     """
     kinds = groups_in(model)
     training = model.training
-    model.eval()
+    model.train(False)
     try:
         evidence = gather(model, kinds, calibration, method.importance.hears)
         scores = score_blocks(model, kinds, method.importance, evidence)
@@ -176,6 +183,4 @@ def _cut_one(
     if moments.cross is not None and moments.tokens:
         columns = groups.columns[keep].flatten().sort().values.to(weights.device)
         name = f"block {index}, {groups.reader}"
-        write_matrix(
-            reader, restored(weights, moments.matrix, moments.cross, columns, damping, name=name)
-        )
+        write_matrix(reader, restored(weights, moments.matrix, moments.cross, columns, damping, name=name))

@@ -94,3 +94,10 @@ class Walk:
             parent.switch((self._stages[layer], arguments[0]))
             if self._solved == before:
                 raise RuntimeError("a batch is taken on when its stage is solved")
+
+
+def inputs_of(layer: nn.Module, block: nn.Module, stream: Stream, index: int) -> torch.Tensor | None:
+    """Return what a layer reads from a batch, float [n, d] without padding; None if the batch misses it."""
+    with Walk(block, index, [stream], {layer: 0}) as walk:
+        (found,) = walk.inputs(0)
+    return None if found is None else stream.tokens(found)

@@ -115,8 +115,8 @@ class CompressionSection(Section):
     name: str = "optq"
     """A name listed by `edgetune methods`."""
     grid: Grid | None = None
-    """GGUF block type of the linear layers, from 2.6 to 8.5 bits a weight; if not set the method's own (Q4_0; F16 where it
-    only prunes)."""
+    """GGUF block type of the linear layers, from 2.6 to 8.5 bits a weight; if not set the method's own: Q4_0, and
+    F16 where it only prunes."""
     sparsity: str | float | None = None
     """Share of the weights that are pruned, or 2:4 for two of every four; the method's own, 0.5, if not set."""
     swaps: int | None = Field(default=None, ge=0, le=10**6)

@@ -12,8 +12,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from edgetune.compress.blocks import decoder_blocks, read_matrix, write_matrix
+from edgetune.compress.capture import capture
 from edgetune.compress.hessian import Hessian
-from edgetune.compress.streams import Stream, capture, inputs_of, twin
+from edgetune.compress.streams import Stream, twin
 from edgetune.compress.structured.budget import Budget, Keep, Priced
 from edgetune.compress.structured.evidence import gather
 from edgetune.compress.structured.groups import (
@@ -27,6 +28,7 @@ from edgetune.compress.structured.groups import (
 from edgetune.compress.structured.importance import Importance, score_blocks
 from edgetune.compress.structured.restore import restored
 from edgetune.compress.structured.settled import settle, widths_in
+from edgetune.compress.walk import inputs_of
 from edgetune.core.batch import Batch
 from edgetune.core.errors import DataError
 from edgetune.core.progress import Progress, silent

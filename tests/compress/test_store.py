@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from edgetune.compress.sequential import compress_model
-from edgetune.compress.store import BlockStore, job_name
+from edgetune.compress.store import clear
 from edgetune.core.errors import ModelError
 from edgetune.core.events import Event
 from edgetune.core.quantised import Q5_0
@@ -96,5 +96,5 @@ def test_a_damaged_block_is_refused_by_name(calibration: list[torch.Tensor], tmp
 
 def test_the_store_is_cleared_of_all_jobs(calibration: list[torch.Tensor], tmp_path: Path) -> None:
     compress_model(tiny("llama"), calibration, METHOD, scratch=tmp_path)
-    BlockStore(tmp_path, job_name("another")).clear()
+    clear(tmp_path)
     assert not list(tmp_path.iterdir())

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from edgetune.core.errors import ConfigError, LimitError
-from edgetune.hosts.limits import Limits, limits_of, parse_size
+from edgetune.core.sizes import parse_size
+from edgetune.hosts.limits import Limits, limits_of
 
 GIGA = 10**9
 ROOMY = Limits(resident=lambda: 400, usable=lambda: 64 * GIGA)

@@ -36,16 +36,17 @@ def register(app: typer.Typer) -> None:
 
 
 @asking(
-    "device", "compression", "grid", "sparsity", "calibration", "calibration_tokens", "data", "test_data", "columns", "threads",
-    file=False,
+    "device", "compression", "grid", "size", "sparsity", "calibration", "calibration_tokens", "data", "test_data",
+    "columns", "threads", file=False,
 )  # fmt: skip
 def compress(model: Base, asked: Asked, ledger: LedgerFile = None, out: File = Path("model.gguf")) -> None:
     """Compress a (tuned) model in one shot, write it as GGUF and verify it in llama.cpp."""
     with _target(out), Display(Console()) as display:
         from edgetune.export.checked import deploy
-        from edgetune.recipe.preflight import compression_of, preflight
+        from edgetune.recipe.allotting import allot
+        from edgetune.recipe.preflight import compression_of, plan_for, preflight
         from edgetune.recipe.quality import reference_of
-        from edgetune.run.deploy import compress_to_file, verify_file
+        from edgetune.run.deploy import compress_to_file, solved_in, verify_file
 
         opened = _open(model, ledger, asked)
         prepared, chosen = opened.prepared, compression_of(opened.prepared.recipe)
@@ -53,13 +54,19 @@ def compress(model: Base, asked: Asked, ledger: LedgerFile = None, out: File = P
         display.listen(planned)
         tuned = opened.model()
         before = reference_of(tuned, prepared)
+        allotted = allot(tuned, chosen, prepared, plan, display.progress)
+        if allotted.event is not None:
+            display.listen(allotted.event)
+            plan = plan_for(prepared, chosen, allotted.grids)
 
         def write(file: Path) -> None:
             compress_to_file(
-                tuned, chosen, file, prepared, plan, ledger=opened.ledger, listener=display.listen
-            )
+                tuned, chosen, file, prepared, plan, ledger=opened.ledger, listener=display.listen,
+                grids=allotted.grids, scratch=scratch,
+            )  # fmt: skip
 
-        checked = deploy(out, write, lambda file: verify_file(file, tuned, prepared, plan))
+        with solved_in(out.parent / f"{out.name}.blocks") as scratch:
+            checked = deploy(out, write, lambda file: verify_file(file, tuned, prepared, plan))
         far = before.of(tuned)
     _say_checked(checked)
     typer.echo(

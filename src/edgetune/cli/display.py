@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.text import Text
 
 from edgetune.cli.presence import Presence
-from edgetune.core.compression_events import Calibrated
+from edgetune.core.compression_events import Allotted, Calibrated
 from edgetune.core.events import (
     DataPrepared,
     Event,
@@ -37,7 +37,14 @@ from edgetune.core.events import (
 from edgetune.core.export_events import ExportPlanned, ExportRefused, Verified
 from edgetune.core.host_events import DeviceSeen, HostsRound, WorkerLost
 from edgetune.report import units
-from edgetune.report.notes import calibration_note, data_notes, export_notes, privacy_note, rate_note
+from edgetune.report.notes import (
+    allotted_note,
+    calibration_note,
+    data_notes,
+    export_notes,
+    privacy_note,
+    rate_note,
+)
 
 
 class _Counted(MofNCompleteColumn):
@@ -179,6 +186,8 @@ class Display:
             return "\n".join(map(escape, export_notes(event)))
         if isinstance(event, Calibrated):
             return ("[yellow]warning:[/] " if event.few else "") + escape(calibration_note(event))
+        if isinstance(event, Allotted):
+            return escape(allotted_note(event))
         if isinstance(event, RateFound):
             return rate_note(event)
         if isinstance(event, Privacy):

@@ -128,6 +128,11 @@ RECIPE_OPTIONS = {
         str,
         "GGUF block type: Q2_K ... Q6_K, Q4_0 ... Q8_0, IQ4_NL, NVFP4, ...; Q4_0, where a method only prunes F16.",
     ),
+    "size": RecipeOption(
+        "compression.size",
+        str,
+        "In place of a grid: size of the file, 4.5bpw or 1.2GB; every matrix gets the grid that suits it.",
+    ),
     "sparsity": RecipeOption(
         "compression.sparsity",
         str,

@@ -53,7 +53,7 @@ def compress_model(
             reached is rounded and reported with `fallback`.
         grids: parameter name to a grid in place of the method's.
         progress: told of every block.
-        scratch: a folder in which solved blocks are kept until `BlockStore.clear`; a killed compression of the same
+        scratch: a folder in which solved blocks are kept until `store.clear`; a killed compression of the same
             model, method and tokens goes on after the last of them, to the same bytes.
 
     Returns:

@@ -107,13 +107,14 @@ class BlockStore:
         floats = {key[6:]: values for key, values in tensors.items() if key.startswith("float:")}
         return SolvedBlock(stored, floats, [_event(one) for one in about["events"]])
 
-    def clear(self) -> None:
-        """Remove the files of every job."""
-        for path in self.folder.glob("block-*.solved"):
-            path.unlink()
-
     def _path(self, index: int) -> Path:
         return self.folder / f"block-{index}.solved"
+
+
+def clear(folder: Path) -> None:
+    """Remove the blocks of every job from a folder."""
+    for path in folder.glob("block-*.solved"):
+        path.unlink()
 
 
 def job_name(*parts: object) -> str:

@@ -9,6 +9,20 @@ from edgetune.core.events import Event
 
 
 @dataclass(frozen=True, slots=True)
+class Allotted(Event):
+    """How a file is kept to its size."""
+
+    kind: ClassVar[str] = "allotted"
+    size: str
+    """As it was asked for."""
+    budget_bytes: int
+    predicted_kl: float
+    """Sum of what every matrix was measured to add on its grid, before anything is compensated."""
+    grids: dict[str, int]
+    """Grid to the number of matrices on it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Calibrated(Event):
     """What a compression is calibrated on."""
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 from edgetune.compress.masking import sparsity_named
 from edgetune.compress.method import CompressionMethod
@@ -13,12 +15,13 @@ from edgetune.core.errors import ConfigError, EdgetuneError, ModelError, OutputE
 from edgetune.core.events import Event
 from edgetune.core.export_events import ExportPlanned, ExportRefused
 from edgetune.core.pretokenizer import PRE_TOKENIZERS, UnknownPreTokenizerError
-from edgetune.core.quantised import GRIDS
+from edgetune.core.quantised import GRIDS, BlockGrid
 from edgetune.data.records import Record
 from edgetune.export.parity import compare_texts, vocabulary_in_llama_cpp
 from edgetune.export.plan import ExportPlan, plan_export
 from edgetune.export.speech import Speech
 from edgetune.methods.catalogue import compression_method
+from edgetune.recipe.allotting import budget_of
 from edgetune.recipe.calibration import calibration_of
 from edgetune.recipe.prepare import Prepared
 from edgetune.recipe.recipe import Recipe
@@ -57,17 +60,22 @@ def compression_of(recipe: Recipe) -> CompressionMethod:
     )
 
 
-def plan_for(prepared: Prepared, method: CompressionMethod | None) -> ExportPlan:
+def plan_for(
+    prepared: Prepared,
+    method: CompressionMethod | None,
+    grids: Mapping[str, BlockGrid] = MappingProxyType({}),
+) -> ExportPlan:
     """Plan the file of a prepared model without starting anything.
 
     Args:
         prepared: model, data, prompt.
         method: how it is going to be compressed; None writes it in fp16.
+        grids: parameter name to a grid in place of the method's.
 
     Raises:
         ModelError: if the family, a setting of it or the tokenizer cannot be written so that llama.cpp agrees.
     """
-    return _plan(prepared, method, speech_of(prepared), prepared.recipe.export.pre_tokenizer)
+    return _plan(prepared, method, speech_of(prepared), prepared.recipe.export.pre_tokenizer, grids)
 
 
 def preflight(
@@ -101,9 +109,11 @@ def preflight(
         plan = _plan(prepared, method, speech, prepared.recipe.export.pre_tokenizer)
     except UnknownPreTokenizerError as error:
         raise ModelError(error.what, where=error.where, hint=_advice(prepared, method, speech)) from error
+    if method is not None:
+        budget_of(prepared, plan, method)
     _check_room(plan, path)
     _check_context(plan, prepared)
-    if method is not None and method.compensate and prepared.recipe.compression.calibration is not None:
+    if method is not None and method.reads and prepared.recipe.compression.calibration is not None:
         calibration_of(prepared)  # a file that cannot be read is refused before the run, not at its end
     records, total = chosen_records(prepared)
     with vocabulary_in_llama_cpp(plan) as llama:
@@ -135,11 +145,15 @@ def needed_context(prepared: Prepared) -> int:
 
 
 def _plan(
-    prepared: Prepared, method: CompressionMethod | None, speech: Speech, pre_tokenizer: str | None
+    prepared: Prepared,
+    method: CompressionMethod | None,
+    speech: Speech,
+    pre_tokenizer: str | None,
+    grids: Mapping[str, BlockGrid] = MappingProxyType({}),
 ) -> ExportPlan:
     model = prepared.backbone.model
-    grids = {} if method is None else placement(model, method)
-    return plan_export(model, prepared.backbone.tokenizer, speech, grids=grids, pre_tokenizer=pre_tokenizer)
+    placed = {} if method is None else placement(model, method, grids)
+    return plan_export(model, prepared.backbone.tokenizer, speech, grids=placed, pre_tokenizer=pre_tokenizer)
 
 
 def _check_room(plan: ExportPlan, path: Path) -> None:

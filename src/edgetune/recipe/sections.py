@@ -117,6 +117,8 @@ class CompressionSection(Section):
     grid: Grid | None = None
     """GGUF block type of the linear layers, from 2.6 to 8.5 bits a weight; if not set the method's own: Q4_0, and
     F16 where it only prunes."""
+    size: str | None = None
+    """Size of the whole file, 1.2GB or in bits a weight 4.5bpw: every matrix gets the grid that lets all lose least."""
     sparsity: str | float | None = None
     """Share of the weights that are pruned, or 2:4 for two of every four; the method's own, 0.5, if not set."""
     swaps: int | None = Field(default=None, ge=0, le=10**6)

@@ -13,7 +13,14 @@ from edgetune.core.errors import MissingExtraError
 from edgetune.core.files import write_text_atomic
 from edgetune.report import grids, host_grids, units
 from edgetune.report.host_grids import hosts_notes
-from edgetune.report.notes import calibration_note, data_notes, export_notes, privacy_note, words_note
+from edgetune.report.notes import (
+    allotted_note,
+    calibration_note,
+    data_notes,
+    export_notes,
+    privacy_note,
+    words_note,
+)
 from edgetune.report.page import PAGE
 from edgetune.report.plots import plots
 from edgetune.report.rivals import Rival
@@ -89,7 +96,15 @@ def render(summary: Summary, rivals: Sequence[Rival] = ()) -> str:
 
 def _notes(summary: Summary) -> list[str | None]:
     found = calibration_note(summary.calibration) if summary.calibration else None
-    return [*_about_data(summary), found, forgetting(summary), compensation(summary), verification(summary)]
+    size = allotted_note(summary.allotted) if summary.allotted else None
+    return [
+        *_about_data(summary),
+        found,
+        size,
+        forgetting(summary),
+        compensation(summary),
+        verification(summary),
+    ]
 
 
 def _about_data(summary: Summary) -> list[str | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from edgetune.core.compression_events import Calibrated
+from edgetune.core.compression_events import Allotted, Calibrated
 from edgetune.core.events import DataPrepared, Privacy, RateFound
 from edgetune.core.export_events import ExportPlanned
 from edgetune.report import units
@@ -81,6 +81,16 @@ def calibration_note(found: Calibrated) -> str:
         f"calibration: {found.tokens:,} tokens in {found.sequences:,} sequences of {found.source}"
         f"{few if found.few else ''}"
     )
+
+
+def allotted_note(found: Allotted) -> str:
+    """Say how a file is kept to its size.
+
+    Args:
+        found: as the log says it.
+    """
+    grids = ", ".join(f"{count} {grid}" for grid, count in found.grids.items())
+    return f"size: {found.size} are {found.budget_bytes:,} bytes; matrices: {grids}"
 
 
 def rate_note(found: RateFound) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal, TypeVar
 
-from edgetune.core.compression_events import Calibrated
+from edgetune.core.compression_events import Allotted, Calibrated
 from edgetune.core.event_log import read_events
 from edgetune.core.events import (
     DataPrepared,
@@ -73,6 +73,8 @@ class Summary:
     """What the devices of other hosts did; None for a run in one process."""
     calibration: Calibrated | None = None
     """What the compression was calibrated on; None if nothing was compressed."""
+    allotted: Allotted | None = None
+    """How the file is kept to its size; None if its recipe does not bound it."""
 
     @property
     def method(self) -> str | None:
@@ -144,6 +146,7 @@ def summarise(events: Iterable[dict[str, Any]], where: Path | None = None) -> Su
         privacy=next(iter(reversed(_of(Privacy, log))), None),
         hosts=hosts_of(log, rounds),
         calibration=next(iter(reversed(_of(Calibrated, log))), None),
+        allotted=next(iter(reversed(_of(Allotted, log))), None),
     )
 
 
@@ -171,6 +174,7 @@ def to_json(summary: Summary) -> dict[str, Any]:
         "privacy": asdict(summary.privacy) if summary.privacy else None,
         "hosts": hosts_json(summary.hosts),
         "calibration": asdict(summary.calibration) if summary.calibration else None,
+        "allotted": asdict(summary.allotted) if summary.allotted else None,
     }
     plain: dict[str, Any] = finite(content)
     return plain
@@ -211,6 +215,7 @@ def write_summary(folder: Path) -> Path:
       polls, retries; between the rounds that count, not before the first nor of rounds lost with a killed server), and
       `devices`: number to `answered` rounds, `unanswered`, `late` and the same four sums.
 
+    - `allotted`: null, or `size` as asked for, `budget_bytes`, `predicted_kl`, and `grids` (matrices on each).
     - `calibration`: null, or `source`, `tokens`, `sequences` and `widest` (inputs of the widest layer).
 
     A loss or perplexity that is NaN or infinite is written as null, because JSON has no such number.

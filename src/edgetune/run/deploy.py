@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 from torch import nn
 from transformers import PreTrainedModel
 
 from edgetune.compress.method import CompressionMethod
 from edgetune.compress.sequential import compress_model
+from edgetune.compress.store import clear
 from edgetune.core.errors import ModelError
 from edgetune.core.events import Listener, ignore
 from edgetune.core.export_events import Verified
+from edgetune.core.files import writable_folder
 from edgetune.core.ledger import Ledger
 from edgetune.core.progress import Progress
-from edgetune.core.quantised import QuantisedMatrix
+from edgetune.core.quantised import BlockGrid, QuantisedMatrix
 from edgetune.export.gguf_file import write_planned
 from edgetune.export.llama_cpp import LlamaCpp
 from edgetune.export.plan import ExportPlan
@@ -37,6 +42,8 @@ def compress_to_file(
     *,
     ledger: Ledger | None,
     listener: Listener = ignore,
+    grids: Mapping[str, BlockGrid] = MappingProxyType({}),
+    scratch: Path | None = None,
 ) -> dict[str, QuantisedMatrix]:
     """Compress a model in place and write the very codes the solver chose.
 
@@ -48,6 +55,8 @@ def compress_to_file(
         plan: what is written.
         ledger: what the model learnt, for the file's metadata; None for an untuned base.
         listener: receives what it is calibrated on, and one event a matrix.
+        grids: parameter name to a grid in place of the method's.
+        scratch: a folder in which solved blocks are kept, so that a killed compression goes on (`solved_in`).
 
     Returns:
         The quantised matrices by parameter name.
@@ -57,10 +66,11 @@ def compress_to_file(
         ModelError: if the model has a trained prefix or a bottleneck adapter, or is not the one that was planned for.
     """
     refuse_unmerged(model)
-    calibration = calibration_of(prepared) if method.compensate else None
+    calibration = calibration_of(prepared) if method.reads else None
     if calibration is not None:
         listener(calibration.event)
-    packed = compress_model(model, calibration.batches if calibration else [], method, listener)
+    batches = calibration.batches if calibration else []
+    packed = compress_model(model, batches, method, listener, grids=grids, scratch=scratch)
     hold_as_stored(model, plan.tensors)
     metadata = {
         "base_digest": prepared.backbone.digest,
@@ -70,6 +80,19 @@ def compress_to_file(
     }
     write_planned(path, plan, model, quantised=packed, metadata=metadata)
     return packed
+
+
+@contextmanager
+def solved_in(folder: Path) -> Iterator[Path]:
+    """Lend a folder for solved blocks; it goes when the work is done, and stays for the next start if it is cut off.
+
+    Raises:
+        OutputError: if it cannot be made.
+    """
+    writable_folder(folder)
+    yield folder
+    clear(folder)
+    folder.rmdir()
 
 
 def write_in_half(

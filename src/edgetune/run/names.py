@@ -3,3 +3,5 @@
 from __future__ import annotations
 
 LEDGER, MODEL, EVENTS, MANIFEST = "tuned.ledger", "model.gguf", "events.jsonl", "manifest.json"
+SOLVED = "blocks"
+"""Folder of solved blocks, while compression is under way."""

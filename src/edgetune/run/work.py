@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from edgetune.compress.method import CompressionMethod
 from edgetune.core.errors import DataError, ModelError
 from edgetune.core.event_log import read_events
 from edgetune.core.events import (
@@ -30,6 +31,8 @@ from edgetune.federation.hands import Party
 from edgetune.measure.divergence import Reference
 from edgetune.measure.memory import PeakMemory
 from edgetune.measure.versions import versions
+from edgetune.recipe.allotting import Allotment, allot
+from edgetune.recipe.preflight import plan_for
 from edgetune.recipe.prepare import Prepared
 from edgetune.recipe.quality import Quality, model_quality, reference_of
 from edgetune.run.earlier import measured_before
@@ -69,6 +72,7 @@ class Work:
         self.crew, self.single, self.done, self.plan = crew, single, done, plan
         self.base_loss = math.nan
         self._reference: Reference | None = None
+        self._allotment: Allotment | None = None
 
     @property
     def model_path(self) -> Path:
@@ -84,6 +88,15 @@ class Work:
         if self.plan is None:
             raise ModelError("no file was planned", where=self.model_path)
         return self.plan
+
+    def allotment(self, model: PreTrainedModel, method: CompressionMethod) -> Allotment:
+        """Return the grids with which the file keeps to the recipe's size, for the model that is first asked about."""
+        if self._allotment is None:
+            self._allotment = allot(model, method, self.prepared, self.planned(), self.progress)
+            if self._allotment.event is not None:
+                self.tell(self._allotment.event)
+                self.plan = plan_for(self.prepared, method, self._allotment.grids)
+        return self._allotment
 
     def reference(self, model: PreTrainedModel) -> Reference:
         """Return the predictions that compressed models are compared with: of the model that is first asked about.

@@ -6,29 +6,32 @@ from transformers import PreTrainedModel
 
 from edgetune.export.checked import deploy
 from edgetune.recipe.preflight import compression_of
-from edgetune.run.deploy import compress_to_file, verify_file
+from edgetune.run.deploy import compress_to_file, solved_in, verify_file
+from edgetune.run.names import SOLVED
 from edgetune.run.stage import File, Model, Stage
 from edgetune.run.work import Work
 
 
 def _work(work: Work, given: Model) -> File:
-    chosen, plan = compression_of(work.prepared.recipe), work.planned()
+    chosen = compression_of(work.prepared.recipe)
+    grids, plan = work.allotment(given.model, chosen).grids, work.planned()
     matrices = sum(weight.ndim == 2 for weight in given.model.parameters())
     before = work.reference(given.model)
 
     def write(file: Path) -> None:
         def compressed() -> PreTrainedModel:
             compress_to_file(
-                given.model, chosen, file, work.prepared, plan,
-                ledger=given.ledger, listener=work.with_bar("matrices", matrices),
+                given.model, chosen, file, work.prepared, plan, ledger=given.ledger,
+                listener=work.with_bar("matrices", matrices), grids=grids, scratch=scratch,
             )  # fmt: skip
             return given.model
 
         work.measured("compressed", compressed, lambda: file.stat().st_size, beside=before)
 
-    work.tell(
-        deploy(work.model_path, write, lambda file: verify_file(file, given.model, work.prepared, plan))
-    )
+    with solved_in(work.out / SOLVED) as scratch:
+        work.tell(
+            deploy(work.model_path, write, lambda file: verify_file(file, given.model, work.prepared, plan))
+        )
     return File(work.model_path)
 
 

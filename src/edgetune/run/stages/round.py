@@ -13,7 +13,8 @@ from edgetune.run.work import Work
 
 
 def _work(work: Work, given: Model) -> Model:
-    chosen, plan = compression_of(work.prepared.recipe), work.planned()
+    chosen = compression_of(work.prepared.recipe)
+    grids, plan = work.allotment(given.model, chosen).grids, work.planned()
     baseline = replace(compression_method("magnitude" if chosen.mask else "rtn"), grid=chosen.grid)
     if chosen.mask is not None and baseline.mask is not None:
         baseline = replace(baseline, mask=replace(baseline.mask, sparsity=chosen.mask.sparsity))
@@ -23,7 +24,7 @@ def _work(work: Work, given: Model) -> Model:
     weights = {name: weight.detach() for name, weight in given.model.named_parameters()}
 
     def rounded() -> PreTrainedModel:
-        compress_to_file(given.model, baseline, file, work.prepared, plan, ledger=given.ledger)
+        compress_to_file(given.model, baseline, file, work.prepared, plan, ledger=given.ledger, grids=grids)
         return given.model
 
     with scratch_file(work.model_path) as file:

@@ -117,7 +117,11 @@ RECIPE_OPTIONS = {
         default="auto",
     ),
     "compression": RecipeOption(
-        "compression.name", str, "optq, sparsegpt, joint, rtn ...: see `edgetune methods`.", ("--method",), default="optq"
+        "compression.name",
+        str,
+        "optq, rtn, sparsegpt, joint: see `edgetune methods`.",
+        ("--method",),
+        default="optq",
     ),
     "grid": RecipeOption("compression.grid", str, "Q4_0 or Q8_0; Q4_0, where a method only prunes F16."),
     "sparsity": RecipeOption(

@@ -10,9 +10,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from edgetune.compress import walk as walk_module
 from edgetune.compress.blocks import decoder_blocks, matrices_in, read_matrix
+from edgetune.compress.capture import capture
 from edgetune.compress.hessian import Hessian
 from edgetune.compress.sequential import compress_model
-from edgetune.compress.capture import capture
 from edgetune.compress.streams import Stream, stages
 from edgetune.compress.walk import Walk
 from edgetune.core.batch import Batch

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import gguf
@@ -9,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgetune.core import packing
 from edgetune.core.errors import ModelError
 from edgetune.core.numbers import HALF, POWER_OF_TWO, UNSIGNED_E4M3, Whole
 from edgetune.core.packing import LIMITS, pack, unpack
@@ -159,3 +161,18 @@ def test_shapes_types_and_grids_that_form_no_blocks_are_refused() -> None:
         pack(replace(matrix, grid=replace(Q4_K, name="Q9")))
     with pytest.raises(ModelError, match="do not form IQ4_NL blocks of 18 bytes"):
         unpack(IQ4_NL, np.zeros((2, 19), np.uint8))
+
+
+@pytest.mark.parametrize("name", sorted(GRIDS))
+def test_packing_holds_some_rows_at_a_time_and_the_result(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = random_matrix(GRIDS[name], 300, 4096 // GRIDS[name].block, 0)
+    at_once = pack(matrix)
+    monkeypatch.setattr(packing, "WEIGHTS_AT_ONCE", 7 * 4096 + 5)
+    tracemalloc.start()
+    try:
+        found = pack(matrix)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_array_equal(found, at_once)
+    assert peak < matrix.stored_bytes + 8 * packing.WEIGHTS_AT_ONCE

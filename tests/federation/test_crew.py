@@ -16,7 +16,8 @@ import psutil
 import pytest
 
 from edgetune.core.errors import ConfigError, DataError, EdgetuneError
-from edgetune.core.events import Event, RoundFinished, StageFinished, WorkerLost
+from edgetune.core.events import Event, RoundFinished, StageFinished
+from edgetune.core.host_events import WorkerLost
 from edgetune.core.ledger import read_ledger
 from edgetune.core.progress import Progress, silent
 from edgetune.federation import crew as module

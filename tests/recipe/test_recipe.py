@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edgetune.core.errors import ConfigError
+from edgetune.core.quantised import GRIDS
 from edgetune.methods.catalogue import tuning_method
 from edgetune.methods.options import with_options
 from edgetune.recipe.prepare import prepare
@@ -58,6 +60,11 @@ def test_overrides_win_in_order(tmp_path: Path) -> None:
         ("seed=4294967296", "seed"),
         ("model.dtype=float8", "model.dtype"),
         ("split.alpha=0", "split.alpha"),
+        (
+            "compression.grid=Q4_K_M",
+            r"compression.grid: must be one of Q2_K, .*'Q4_K_M' \(did you mean 'Q4_K'",
+        ),
+        ("compression.grid=8", "compression.grid: must be one of"),
         ("method.pool=many", "method.pool"),
         ("seed.x=1", "seed"),
         ("seed", "section.key=value"),
@@ -66,6 +73,12 @@ def test_overrides_win_in_order(tmp_path: Path) -> None:
 def test_wrong_settings_are_refused_by_name(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_recipe(None, ["seed=1", override])
+
+
+@pytest.mark.parametrize("spell", [str.lower, str.upper])
+def test_every_grid_is_known_by_its_name(spell: Callable[[str], str]) -> None:
+    for name in GRIDS:
+        assert load_recipe(None, [f"compression.grid={spell(name)}"]).compression.grid == name
 
 
 @pytest.mark.parametrize("override", ["federation.round=3", "fedaration.rounds=3", "federation.rounds=0"])

@@ -74,7 +74,7 @@ def checked(folder: Path) -> tuple[str, str]:
 
 def test_a_complete_run(write: Write) -> None:
     source, text = checked(write(full_run()))
-    assert source.count("<svg") == 8
+    assert source.count("<svg") == 9
     assert "http:" not in source
     assert "https:" not in source
     assert "Rouge-L 41.2 (base) → 70.3 (tuned) → 69.8 (compressed) on 100 held-out records" in text

@@ -109,7 +109,11 @@ def test_bars_stand_on_zero_and_never_on_a_logarithmic_axis(
 ) -> None:
     figures = axes_of(read_summary(write(full_run())), monkeypatch)
     scales = {name: {axes.get_xscale(), axes.get_yscale()} for name, axes in figures.items()}
-    assert {name for name, scale in scales.items() if "log" in scale} == {"bytes-by-method", "layer-errors"}
+    assert {name for name, scale in scales.items() if "log" in scale} == {
+        "bytes-by-method",
+        "layer-errors",
+        "size-against-kl",
+    }
     assert {name for name, axes in figures.items() if axes.patches} == {
         f"{what}-by-stage" for what in ("loss", "rouge", "size", "memory")
     }

@@ -11,13 +11,24 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from edgetune.core.errors import DataError
 from edgetune.core.event_log import read_events
 from edgetune.core.files import write_atomic
 
 Row = dict[str, Any]
+
+
+class Named(Protocol):
+    """Anything that a table has a row of."""
+
+    @property
+    def name(self) -> str:
+        """Names it among all."""
+
+
+C = TypeVar("C", bound=Named)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +74,13 @@ def _said(value: object) -> str:
 
 
 def run_cells(
-    cells: Iterable[Cell], rows: Path, work: Path, *, jobs: int, told: Callable[[Row], None]
+    cells: Iterable[C],
+    rows: Path,
+    work: Path,
+    *,
+    jobs: int,
+    told: Callable[[Row], None],
+    make: Callable[[C, Path], Row] | None = None,
 ) -> list[Row]:
     """Run what is not done yet and return all rows of these cells.
 
@@ -73,6 +90,7 @@ def run_cells(
         work: folder of the runs, which go on where they were killed.
         jobs: processes side by side, one thread each.
         told: called with every new row.
+        make: makes the row of a cell in a folder of its own; a run of `edgetune federate` if not given.
 
     Raises:
         DataError: after all others are done, if runs failed, with what each said; rows that were done stay.
@@ -82,7 +100,8 @@ def run_cells(
     missing = [cell for cell in wanted if cell.name not in done]
     failed: list[DataError] = []
     with ThreadPoolExecutor(jobs) as pool:
-        runs = [pool.submit(_run, cell, work / cell.name) for cell in missing]
+        row_of: Callable[[Any, Path], Row] = make or _run
+        runs = [pool.submit(row_of, cell, work / cell.name) for cell in missing]
         try:
             for run in as_completed(runs):
                 try:

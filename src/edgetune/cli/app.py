@@ -24,6 +24,7 @@ from edgetune.cli import (
     fetch,
     hosts,
     info,
+    prune,
     runs,
     shares,
     stages,
@@ -78,7 +79,21 @@ def _main(
     pass
 
 
-for group in (runs, hosts, suggest, artefacts, talk, fetch, info, stages, bench, certs, shares, status):
+for group in (
+    runs,
+    hosts,
+    suggest,
+    artefacts,
+    prune,
+    talk,
+    fetch,
+    info,
+    stages,
+    bench,
+    certs,
+    shares,
+    status,
+):
     group.register(app)
 
 

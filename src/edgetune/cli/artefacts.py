@@ -15,6 +15,7 @@ from edgetune.cli.display import Display
 from edgetune.cli.options import Asked, asking
 from edgetune.core.errors import DigestError, OutputError
 from edgetune.core.files import remove_partial, without_trace, writable_folder
+from edgetune.report import units
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -34,12 +35,16 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-@asking("device", "compression", "grid", "sparsity", "data", "test_data", "columns", "threads", file=False)
+@asking(
+    "device", "compression", "grid", "sparsity", "calibration", "calibration_tokens", "data", "test_data", "columns", "threads",
+    file=False,
+)  # fmt: skip
 def compress(model: Base, asked: Asked, ledger: LedgerFile = None, out: File = Path("model.gguf")) -> None:
     """Compress a (tuned) model in one shot, write it as GGUF and verify it in llama.cpp."""
     with _target(out), Display(Console()) as display:
         from edgetune.export.checked import deploy
         from edgetune.recipe.preflight import compression_of, preflight
+        from edgetune.recipe.quality import reference_of
         from edgetune.run.deploy import compress_to_file, verify_file
 
         opened = _open(model, ledger, asked)
@@ -47,12 +52,21 @@ def compress(model: Base, asked: Asked, ledger: LedgerFile = None, out: File = P
         plan, planned = preflight(prepared, out, chosen)
         display.listen(planned)
         tuned = opened.model()
+        before = reference_of(tuned, prepared)
 
         def write(file: Path) -> None:
-            compress_to_file(tuned, chosen, file, prepared, plan, ledger=opened.ledger)
+            compress_to_file(
+                tuned, chosen, file, prepared, plan, ledger=opened.ledger, listener=display.listen
+            )
 
         checked = deploy(out, write, lambda file: verify_file(file, tuned, prepared, plan))
+        far = before.of(tuned)
     _say_checked(checked)
+    typer.echo(
+        f"predictions beside those before, {far.tokens:,} tokens of {len(prepared.held_out)} held-out records: KL "
+        f"{units.divergence(far.every)} ({units.divergence(far.response)} on responses, 99.9 % below "
+        f"{units.divergence(far.rare)}), same first choice {units.percent(far.top_1)}"
+    )
 
 
 @asking("device", "data", "test_data", "columns", "threads", file=False)
@@ -115,16 +129,22 @@ def evaluate(
     console.print(f"{len(prepared.held_out)} held-out records: {', '.join(figures)}", highlight=False)
 
 
-def report(folder: Annotated[Path, typer.Argument(help="The folder of a run.")]) -> None:
+def report(
+    folder: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    rivals: Annotated[
+        Path | None, typer.Option(help="JSON of other tools' files, to draw beside: name, bytes, kl.")
+    ] = None,
+) -> None:
     """Rebuild report.html and summary.json from a run's events, and print the table."""
     console = Console()
     with Display(console, doing="drawing"):
         from edgetune.report.html import write_report
+        from edgetune.report.rivals import read_rivals
         from edgetune.report.summary import read_summary, write_summary
         from edgetune.report.table import print_result
 
         summary = read_summary(folder)
-        written = f"{write_report(folder)}\n{write_summary(folder)}"
+        written = f"{write_report(folder, read_rivals(rivals) if rivals else ())}\n{write_summary(folder)}"
     print_result(console, summary)
     typer.echo(written)
 

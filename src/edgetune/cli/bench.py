@@ -29,7 +29,7 @@ def bench(
     what: Annotated[
         str,
         typer.Argument(
-            help="directions, step, embedded, rows, catchup, federation, case-study or initialisers."
+            help="directions, step, embedded, rows, catchup, federation, case-study, initialisers or compression."
         ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -42,13 +42,26 @@ def bench(
         str | None,
         typer.Option(
             help="A model of yours: for step in place of a random one of 90 M weights, for federation beside the "
-            "embedded one, for case-study and initialisers in its place."
+            "embedded one, for case-study, initialisers and compression in its place."
         ),
     ] = None,
-    data: Annotated[str | None, typer.Option(help="For tables: that model's records.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="For tables: that model's records; for compression a text to measure on."),
+    ] = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(help="For compression: a text to calibrate on; a fifth is held out without --data."),
+    ] = None,
+    tokens: Annotated[int, typer.Option(help="For compression: to calibrate on.", min=1)] = 16_384,
+    rivals: Annotated[
+        Path | None, typer.Option(help="For compression: JSON of other tools' files (name, bytes, kl).")
+    ] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(help="For federation a method, for initialisers one of them; else all."),
+        typer.Option(
+            help="For federation a method, for initialisers one of them, for compression a method or grid; else all."
+        ),
     ] = None,
     seeds: Annotated[int, typer.Option(help="For tables: repeats.", min=1)] = 3,
     jobs: Annotated[int, typer.Option(help="For tables: runs side by side.", min=1)] = 1,
@@ -61,9 +74,15 @@ def bench(
 
     Directions, a whole step, one of the embedded model, up to how many rows a matrix is better perturbed in the cache,
     or a device's catch-up. `federation` is a table of all federated systems at equal device work, `case-study` the
-    survey's section III.D, `initialisers` one of LoRA's starts beside tuning all weights; all go on where they were
-    interrupted.
+    survey's section III.D, `initialisers` one of LoRA's starts beside tuning all weights, `compression` one of methods,
+    grids and calibrations; all go on where they were interrupted.
     """
+    if what == "compression":
+        from edgetune.cli.compression_table import compression_table
+
+        return compression_table(
+            model or "embedded", calibration, data, only or [], seeds, tokens, rivals, out, jobs
+        )
     if what in TABLES:
         return _table(what, model, data, only or [], seeds, out, jobs, work)
     with Display(Console(), quiet=as_json):  # for the import only: what moves would disturb what is timed
@@ -208,7 +227,7 @@ def _catchup() -> Iterator[Ratio]:
 
 
 DEVICES = ("cpu", "cuda")
-TABLES = ("federation", "case-study", "initialisers")
+TABLES = ("federation", "case-study", "initialisers", "compression")
 SUITES: dict[str, Callable[[], Iterator[Ratio]]] = {
     "directions": _directions,
     "step": _step,

@@ -20,6 +20,7 @@ from rich.progress import (
 from rich.text import Text
 
 from edgetune.cli.presence import Presence
+from edgetune.core.compression_events import Calibrated
 from edgetune.core.events import (
     DataPrepared,
     Event,
@@ -32,12 +33,11 @@ from edgetune.core.events import (
     RunStarted,
     StageFinished,
     Stopped,
-    WorkerLost,
 )
 from edgetune.core.export_events import ExportPlanned, ExportRefused, Verified
-from edgetune.core.host_events import DeviceSeen, HostsRound
+from edgetune.core.host_events import DeviceSeen, HostsRound, WorkerLost
 from edgetune.report import units
-from edgetune.report.notes import data_notes, export_notes, privacy_note, rate_note
+from edgetune.report.notes import calibration_note, data_notes, export_notes, privacy_note, rate_note
 
 
 class _Counted(MofNCompleteColumn):
@@ -177,6 +177,8 @@ class Display:
             return "\n".join(map(escape, data_notes(event))) or None
         if isinstance(event, ExportPlanned):
             return "\n".join(map(escape, export_notes(event)))
+        if isinstance(event, Calibrated):
+            return ("[yellow]warning:[/] " if event.few else "") + escape(calibration_note(event))
         if isinstance(event, RateFound):
             return rate_note(event)
         if isinstance(event, Privacy):

@@ -123,11 +123,25 @@ RECIPE_OPTIONS = {
         ("--method",),
         default="optq",
     ),
-    "grid": RecipeOption("compression.grid", str, "Q4_0 or Q8_0; Q4_0, where a method only prunes F16."),
+    "grid": RecipeOption(
+        "compression.grid",
+        str,
+        "GGUF block type: Q2_K ... Q6_K, Q4_0 ... Q8_0, IQ4_NL, NVFP4, ...; Q4_0, where a method only prunes F16.",
+    ),
     "sparsity": RecipeOption(
         "compression.sparsity",
         str,
         "Share of the weights that go, of methods that prune (0.5), or 2:4.",
+    ),
+    "calibration": RecipeOption(
+        "compression.calibration",
+        str,
+        "A text (.txt) or records to calibrate on; else records that are not held out.",
+    ),
+    "calibration_tokens": RecipeOption(
+        "compression.calibration_tokens",
+        int,
+        "Tokens to calibrate on; 16384, or four times the widest input if that is more.",
     ),
     "seed": RecipeOption("seed", int, "Master seed of every random choice.", default="0"),
     "threads": RecipeOption(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import accumulate
-from operator import mul
-
 import torch
 
 from edgetune.compress.grid import nearest_codes
@@ -80,7 +77,7 @@ def _over_codes(
     kept: torch.Tensor | None,
 ) -> None:
     """Move the codes of a block; `gradient` follows."""
-    scale, offset = grid.steps(numbers, 0)
+    scale, _ = grid.steps(numbers, 0)
     for first in range(0, len(codes), RUN):
         last = min(first + RUN, len(codes))
         run, moved = gradient[first:last], torch.empty_like(gradient[first:last])
@@ -132,15 +129,11 @@ def _direction(
     scales = place < len(grid.scale)
     fields: tuple[Field, ...] = grid.scale if scales else grid.offset
     first = 0 if scales else len(grid.scale)
-    others = [
-        field.number.value(
-            numbers[first + n][
-                here.start // field.span : max(here.stop // field.span, 1 + here.start // field.span)
-            ]
-        ).repeat_interleave(min(field.span, here.stop - here.start), 0)
-        for n, field in enumerate(fields)
-        if first + n != place
-    ]
-    own = grid.level(codes) if scales else torch.full_like(codes, grid.sign, dtype=torch.float32)
-    *_, found = accumulate([own, *others], mul)
+    found = grid.level(codes) if scales else torch.full_like(codes, grid.sign, dtype=torch.float32)
+    for n, field in enumerate(fields, first):
+        if n != place:
+            # A narrower field has several numbers here, a wider one is one of which this is a part.
+            units = slice(here.start // field.span, -(-here.stop // field.span))
+            value = field.number.value(numbers[n][units])
+            found = found * value.repeat_interleave(min(field.span, here.stop - here.start), 0)
     return found

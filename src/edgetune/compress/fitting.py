@@ -6,7 +6,7 @@ from itertools import product
 
 import torch
 
-from edgetune.compress.grid import ScaleFit, loss_of, nearest_codes
+from edgetune.compress.grid import ScaleFit, grouped, loss_of, nearest_codes
 from edgetune.compress.search import FINEST, best_scale
 from edgetune.core.numbers import Whole
 from edgetune.core.quantised import BlockGrid, Field
@@ -34,8 +34,8 @@ def fit_outer(
     """
     if len(grid.scale) == 1:
         return []
-    groups = weights.unflatten(-1, (-1, grid.group))
-    cost = importance.expand_as(weights).unflatten(-1, (-1, grid.group))
+    groups = grouped(weights, grid.group)
+    cost = grouped(importance.expand_as(weights), grid.group)
     scale, offset = fit(groups, cost, grid)
     level = grid.level(nearest_codes(groups, scale, offset, grid))
     found = [_outer(scale, (level.square() * cost).sum(-1), grid.scale, signed=grid.signed)]
@@ -48,7 +48,8 @@ def _outer(
     values: torch.Tensor, cost: torch.Tensor, fields: tuple[Field, ...], *, signed: bool
 ) -> torch.Tensor:
     head, each = fields
-    assert isinstance(each.number, Whole)
+    if not isinstance(each.number, Whole):
+        raise TypeError(f"a group of a two-level grid stores an integer, not {each.number}")
     low, high = each.number.low, each.number.high
     if high - low >= 2 * FINEST:
         best = values.abs().amax(-1) / high
@@ -116,11 +117,11 @@ def fit_all(
     Returns:
         stored numbers [rows, d / span] for every field.
     """
-    blocks = weights.unflatten(-1, (-1, grid.block))
-    outer = fit_outer(blocks, importance.unflatten(-1, (-1, grid.block)), grid, fit)
+    blocks = grouped(weights, grid.block)
+    outer = fit_outer(blocks, grouped(importance, grid.block), grid, fit)
     spread = [number.repeat_interleave(grid.block // grid.group, -1) for number in outer]
-    groups = weights.unflatten(-1, (-1, grid.group))
-    inner = fit_inner(groups, importance.unflatten(-1, (-1, grid.group)), spread, grid, fit)
+    groups = grouped(weights, grid.group)
+    inner = fit_inner(groups, grouped(importance, grid.group), spread, grid, fit)
     return joined(outer, inner, grid)
 
 

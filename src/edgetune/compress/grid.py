@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,6 +10,8 @@ import torch
 
 from edgetune.core.quantised import BlockGrid
 
+UPPER = 112.0
+"""Half of the largest scale of NVFP4: room for what a sweep adds to the weights."""
 Step = tuple[torch.Tensor, torch.Tensor | None]
 """Scale and offset of every group, float [...]; no offset where the grid has none."""
 
@@ -75,6 +78,27 @@ def nearest_codes(
         return ratio.round_().clamp_(grid.low, grid.high)
     points = grid.points(weights.device)
     return torch.bucketize(ratio.contiguous(), (points[1:] + points[:-1]) / 2).to(weights.dtype)
+
+
+def unit_of(weights: torch.Tensor, grid: BlockGrid) -> float:
+    """Return the power of two by which a matrix is divided before it goes on a grid with one, else 1.
+
+    The largest group's scale comes to lie in the upper half of what a group can store, the others below.
+
+    Args:
+        weights: float [rows, d].
+        grid: where they go.
+    """
+    largest = float(weights.abs().amax()) if grid.has_unit and weights.numel() else 0.0
+    if not 0 < largest < math.inf:
+        return 1.0
+    outer = float(grid.points().abs().max()) * UPPER
+    return 2.0 ** math.ceil(math.log2(largest / outer))
+
+
+def grouped(values: torch.Tensor, width: int) -> torch.Tensor:
+    """Return the last dimension in pieces: [..., n width] as [..., n, width]."""
+    return values.reshape(*values.shape[:-1], -1, width)
 
 
 def loss_of(

@@ -8,7 +8,7 @@ import torch
 
 from edgetune.compress.descent import descend
 from edgetune.compress.fitting import fit_all, fit_inner, fit_outer, joined
-from edgetune.compress.grid import ScaleFit, nearest_codes
+from edgetune.compress.grid import ScaleFit, grouped, nearest_codes, unit_of
 from edgetune.compress.sweep import Section, Window
 from edgetune.core.errors import ModelError
 from edgetune.core.quantised import BlockGrid, QuantisedMatrix
@@ -55,7 +55,7 @@ class Round:
     ) -> tuple[torch.Tensor, QuantisedMatrix]:
         """Round to nearest."""
         name = " + ".join(section.name for section in sections)
-        stored = round_to_nearest(weights, self.grid, self.scale, importance=importance, name=name)
+        stored = round_to_nearest(weights, self.grid, self.scale, importance=importance, name=name, unit=1)
         return stored.dequantise(), stored
 
 
@@ -129,6 +129,7 @@ def round_to_nearest(
     *,
     importance: torch.Tensor | None = None,
     name: str = "a matrix",
+    unit: float | None = None,
 ) -> QuantisedMatrix:
     """Round every weight by itself: what OPTQ does when the Hessian is diagonal.
 
@@ -138,6 +139,7 @@ def round_to_nearest(
         scale: how a group's scale is chosen.
         importance: float [d], cost of a squared error per column; None means 1.
         name: tensor to name in an error.
+        unit: of a grid that has one; `unit_of` the weights if not given.
 
     Raises:
         ModelError: if a weight is not finite or a scale exceeds what is stored.
@@ -145,13 +147,14 @@ def round_to_nearest(
     """
     rows, columns = weights.shape
     cost = torch.ones(columns, device=weights.device) if importance is None else importance
+    unit = unit_of(weights, grid) if unit is None else unit
     parts, first = [], 0
-    for part in weights.split(max(1, AT_ONCE // max(columns, 1))):
+    for part in torch.split(weights if unit == 1 else weights / unit, max(1, AT_ONCE // max(columns, 1))):
         require_finite(part, (Section(name, rows),), first)
         numbers = fit_all(part, cost.to(part.dtype), grid, scale)
         step, offset = grid.steps(numbers)
         require_finite(step if offset is None else step + offset, (Section(name, rows),), first)
-        groups = part.unflatten(-1, (-1, grid.group))
+        groups = grouped(part, grid.group)
         codes = nearest_codes(groups, step, offset, grid).to(torch.int8).flatten(1)
         parts.append((codes, *numbers))
         first += len(part)
@@ -159,7 +162,7 @@ def round_to_nearest(
         empty = fit_all(weights, cost.to(weights.dtype), grid, scale)
         return QuantisedMatrix(grid, weights.to(torch.int8), tuple(empty))
     codes, *numbers = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
-    return QuantisedMatrix(grid, codes, tuple(numbers))
+    return QuantisedMatrix(grid, codes, tuple(numbers), unit)
 
 
 def require_finite(scales: torch.Tensor, sections: tuple[Section, ...], first: int = 0) -> None:

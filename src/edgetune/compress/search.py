@@ -15,9 +15,6 @@ AT_ONCE = 1 << 22
 FINEST = 48
 """Levels up to which a search pays; with more the plain scale is as good (see `AbsMax`)."""
 
-LARGEST = 65504.0
-"""Of fp16. A single weight has many scales without error, and the plain one can be stored where the first cannot."""
-
 
 @dataclass(frozen=True, slots=True)
 class LeastError:
@@ -49,8 +46,9 @@ class LeastError:
         if len(points) > FINEST:
             return AbsMax()(weights, importance, grid)
         scale = best_scale(weights, importance.expand_as(weights), points, signed=grid.signed)
+        # A single weight has many scales without error, and the plain one can be stored where the first cannot.
         plain, _ = AbsMax()(weights, importance, grid)
-        return torch.where(scale.abs() > LARGEST, plain, scale), None
+        return torch.where(scale.abs() > grid.largest_scale, plain, scale), None
 
     def _with_offset(self, weights: torch.Tensor, importance: torch.Tensor, grid: BlockGrid) -> Step:
         low, high = weights.amin(-1), weights.amax(-1)
@@ -112,7 +110,7 @@ def best_scale(
     both = signed and not torch.equal(points, -points.flip(0))
     rows = max(1, AT_ONCE // (flat.shape[1] * len(points)))
     found = []
-    for x, h in zip(flat.split(rows), weight.split(rows), strict=True):
+    for x, h in zip(torch.split(flat, rows), torch.split(weight, rows), strict=True):
         scale, gain = _one_sign(x, h, points)
         if both:
             other, more = _one_sign(-x, h, points)

@@ -2,42 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from copy import deepcopy
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
-from edgetune.compress.blocks import (
-    Linear,
-    decoder_blocks,
-    matrices_in,
-    read_matrix,
-    replace_data,
-    write_matrix,
-)
+from edgetune.compress.blocks import decoder_blocks, replace_data
 from edgetune.compress.capture import capture
-from edgetune.compress.hessian import Hessian
+from edgetune.compress.job import BlockJob, report_float
 from edgetune.compress.method import CompressionMethod
-from edgetune.compress.placement import held_outside, place_of, width_of
+from edgetune.compress.placement import held_outside
 from edgetune.compress.rounding import round_to_nearest
 from edgetune.compress.search import LeastError
-from edgetune.compress.solve import Moments, solve_stage
-from edgetune.compress.streams import Stream, stages, twin
-from edgetune.compress.walk import Walk
+from edgetune.compress.store import BlockStore, job_name
 from edgetune.core.batch import Batch
 from edgetune.core.errors import DataError
 from edgetune.core.events import LayerCompressed, Listener, ignore
 from edgetune.core.fitting import fitting
 from edgetune.core.progress import Progress, silent
 from edgetune.core.quantised import BlockGrid, QuantisedMatrix
-
-FLOAT_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64"}
-"""GGUF names of what is left in floating point."""
 
 
 @torch.no_grad()
@@ -49,6 +34,7 @@ def compress_model(
     *,
     grids: Mapping[str, BlockGrid] = MappingProxyType({}),
     progress: Progress = silent,
+    scratch: Path | None = None,
 ) -> dict[str, QuantisedMatrix]:
     """Put every matrix of the decoder blocks on the method's grid, in place, and return what a file stores.
 
@@ -67,6 +53,8 @@ def compress_model(
             reached is rounded and reported with `fallback`.
         grids: parameter name to a grid in place of the method's.
         progress: told of every block.
+        scratch: a folder in which solved blocks are kept until `BlockStore.clear`; a killed compression of the same
+            model, method and tokens goes on after the last of them, to the same bytes.
 
     Returns:
         parameter name to matrix, rows = outputs, on the CPU. transformers' Conv1D (GPT-2) holds its transpose.
@@ -86,6 +74,7 @@ def compress_model(
         )
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     results: dict[str, QuantisedMatrix] = {}
+    store = None if scratch is None else _store(scratch, model, calibration, method, grids)
     training = model.training
     model.train(False)
     try:
@@ -94,109 +83,38 @@ def compress_model(
         streams = capture(model, blocks, calibration) if method.reads else []
         for stream in streams if method.aim_dense else ():
             stream.dense = stream.hidden
+        job = BlockJob(names, method, grids, listener)
         for index, block in enumerate(blocks):
             progress("compressing: blocks", index, len(blocks))
-            job = _Job(names, method, grids, listener)
-            results |= job.compressed(block, index, streams)
+            found = None if store is None else store.read(index)
+            if found is None:
+                found = job.compressed(block, index, streams)
+                if store is not None:
+                    store.write(index, found)
+            else:
+                job.put_back(block, index, streams, found)
+            results |= found.stored
         progress("compressing: blocks", len(blocks), len(blocks))
     finally:
         model.train(training)
     return results
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """What is the same for all blocks."""
-
-    names: dict[int, str]
-    method: CompressionMethod
-    grids: Mapping[str, BlockGrid]
-    listener: Listener
-
-    def compressed(
-        self, block: nn.Module, index: int, streams: Sequence[Stream]
-    ) -> dict[str, QuantisedMatrix]:
-        """Compress a block; the streams are behind it then."""
-        linears, others = matrices_in(block, self.names)
-        places = {name: place_of(name, layer, self.method, self.grids) for name, layer in linears.items()}
-        for name in [name for name, layer in linears.items() if not self._touches(layer, places[name])]:
-            others[name] = linears.pop(name).weight
-        for name, parameter in others.items():
-            _report_float(name, parameter, self.listener)
-        shared = stages(block, linears, streams, index)
-        reached = {name for stage in shared for name in stage}
-        results: dict[str, QuantisedMatrix] = {}
-        for stage, moments in self._measured(block, index, linears, shared, streams):
-            results |= self._solved({name: linears[name] for name in stage}, moments, places)
-        for name in linears:
-            if name not in reached:
-                results |= self._solved({name: linears[name]}, None, places)
-        return results
-
-    def _touches(self, layer: Linear, place: BlockGrid | None) -> bool:
-        """Say whether a layer is put on a grid or pruned: n of every m only where m divides its width."""
-        mask = self.method.mask
-        return place is not None or (mask is not None and width_of(layer) % mask.sparsity.span == 0)
-
-    def _measured(
-        self,
-        block: nn.Module,
-        index: int,
-        linears: Mapping[str, Linear],
-        shared: Sequence[Sequence[str]],
-        streams: Sequence[Stream],
-    ) -> Iterator[tuple[Sequence[str], Moments | None]]:
-        """Yield stages with the moments of their inputs; the caller has solved each when the next is asked for."""
-        numbers: dict[nn.Module, int] = {
-            linears[name]: number for number, stage in enumerate(shared) for name in stage
-        }
-        copy = deepcopy(block) if self.method.aim_dense and streams else None
-        twins = {} if copy is None else {twin(layer, block, copy): n for layer, n in numbers.items()}
-        was = [before for before in (stream.as_it_was() for stream in streams) if before is not None]
-        with Walk(block, index, streams, numbers) as walk, ExitStack() as stack:
-            beside = None if copy is None else stack.enter_context(Walk(copy, index, was, twins))
-            for number, stage in enumerate(shared):
-                before = None if beside is None else beside.inputs(number)
-                yield stage, _moments(linears[stage[0]], streams, walk.inputs(number), before)
-            outputs = walk.finish()
-            dense = [None] * len(streams) if beside is None else beside.finish()
-        for stream, output, before_it in zip(streams, outputs, dense, strict=True):
-            stream.hidden, stream.dense = output, before_it
-
-    def _solved(
-        self,
-        layers: Mapping[str, Linear],
-        moments: Moments | None,
-        places: Mapping[str, BlockGrid | None],
-    ) -> dict[str, QuantisedMatrix]:
-        """Solve layers that share an input, those of one grid together."""
-        results: dict[str, QuantisedMatrix] = {}
-        for grid in dict.fromkeys(places[name] for name in layers):
-            matrices = {name: read_matrix(layers[name]) for name in layers if places[name] == grid}
-            method = self.method if grid else replace(self.method, grid=None)
-            for name, solved in solve_stage(matrices, moments, method, self.listener, grid).items():
-                write_matrix(layers[name], solved.weights)
-                if solved.stored is not None:
-                    results[name] = solved.stored.to("cpu")
-        return results
-
-
-def _moments(
-    layer: Linear,
-    streams: Sequence[Stream],
-    inputs: Sequence[torch.Tensor | None],
-    before: Sequence[torch.Tensor | None] | None,
-) -> Moments | None:
-    """Return the moments of a stage's inputs, with those of the dense model where it walks beside."""
-    columns = next((one.shape[-1] for one in inputs if one is not None), 0)
-    hessian = Hessian(columns, layer.weight.device, dense=before is not None)
-    for stream, here, there in zip(streams, inputs, before or [None] * len(streams), strict=True):
-        if here is None:
-            continue
-        x, y = stream.tokens(here), None if there is None else stream.tokens(there)
-        # Tokens that the dense model sends elsewhere (another expert) have no partners: they count as unchanged.
-        hessian.add(x, y if y is not None and len(y) == len(x) else None)
-    return Moments(hessian.matrix, hessian.cross) if hessian.tokens else None
+def _store(
+    folder: Path,
+    model: PreTrainedModel,
+    calibration: Sequence[torch.Tensor | Batch],
+    method: CompressionMethod,
+    grids: Mapping[str, BlockGrid],
+) -> BlockStore:
+    tokens = [
+        batch if isinstance(batch, torch.Tensor) else torch.stack([batch.input_ids, batch.attention_mask])
+        for batch in calibration
+    ]
+    weights = [part for name, weight in sorted(model.named_parameters()) for part in (name, weight)]
+    return BlockStore(
+        folder, job_name(method, sorted((k, g.name) for k, g in grids.items()), *tokens, *weights)
+    )
 
 
 def _round_embeddings(
@@ -213,7 +131,7 @@ def _round_embeddings(
             continue
         grid = fitting(grid, parameter.shape[1])
         if grid is None:
-            _report_float(name, parameter, listener)
+            report_float(name, parameter, listener)
             continue
         weights = parameter.detach().to(torch.float32)
         stored = round_to_nearest(weights, grid, LeastError(), name=name)
@@ -223,8 +141,3 @@ def _round_embeddings(
         listener(LayerCompressed(name, grid.name, error, error, damping=0.0, fallback=False))
         results[name] = stored.to("cpu")
     return results
-
-
-def _report_float(name: str, parameter: torch.Tensor, listener: Listener) -> None:
-    grid = FLOAT_NAMES.get(parameter.dtype, str(parameter.dtype))
-    listener(LayerCompressed(name, grid, error=0.0, rounding_error=0.0, damping=0.0, fallback=False))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 
+from edgetune.compress.grid import unit_of
 from edgetune.compress.hessian import Factor, damped, factorise, repaired_diagonal, uncoupled
 from edgetune.compress.method import CompressionMethod
 from edgetune.compress.rounding import require_finite
@@ -32,6 +33,11 @@ class Solved:
 
     weights: torch.Tensor
     stored: QuantisedMatrix | None
+
+    def times(self, unit: float) -> Solved:
+        """Return the same with weights so many times as large, a power of two."""
+        stored = None if self.stored is None else replace(self.stored, unit=unit)
+        return Solved(self.weights * unit, stored)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,10 @@ def solve_stage(
         factor = uncoupled(importance, fallback=method.compensate)
     else:
         factor = factorise(moments.hessian, method.damping, name=names)
+    units = {name: 1.0 if chosen is None else unit_of(weights, chosen) for name, weights in matrices.items()}
+    matrices = {
+        name: weights if units[name] == 1 else weights / units[name] for name, weights in matrices.items()
+    }
     if method.mask is not None:  # what was never seen goes first
         importance = torch.where(diagonal > 0, importance, 0.0)
     stage = _Stage(method, chosen, rule, moments, importance, factor)
@@ -94,7 +104,9 @@ def solve_stage(
     results = {name: _joined(parts) for name, parts in pieces.items()}
     for name, weights in matrices.items():
         listener(stage.judged(name, weights, results[name]))
-    return results
+    return {
+        name: solved if units[name] == 1 else solved.times(units[name]) for name, solved in results.items()
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +130,12 @@ class _Stage:
         """Compress some rows of some matrices."""
         sections = tuple(Section(name, len(weights)) for name, weights in parts)
         target = self.target(torch.cat([weights for _, weights in parts]))
-        stored = None
         sweeps = self.method.compensate or self.method.refines
         if self.moments is None or self.factor.fallback or not sweeps:
-            found, stored = self.rule.alone(sections, target, self.importance)
-            stored_of = _rows_of(stored)
+            found, whole = self.rule.alone(sections, target, self.importance)
+            stored_of: Callable[[slice], QuantisedMatrix | None] = (
+                whole.rows if whole is not None else lambda _: None
+            )
         else:
             block = -(-self.method.block // self.rule.span) * self.rule.span
             decide = self.rule.begin(sections, target, self.importance)
@@ -160,15 +173,6 @@ class _Stage:
         )
 
 
-def _rows_of(stored: QuantisedMatrix | None):  # noqa
-    def rows_of(rows: slice) -> QuantisedMatrix | None:
-        if stored is None:
-            return None
-        return QuantisedMatrix(stored.grid, stored.codes[rows], tuple(n[rows] for n in stored.numbers))
-
-    return rows_of
-
-
 def _chunks(
     matrices: Mapping[str, torch.Tensor], rows: int, *, whole: bool
 ) -> Iterator[list[tuple[str, torch.Tensor]]]:
@@ -191,7 +195,7 @@ def _cut(weights: torch.Tensor, first: int, most: int) -> Iterator[torch.Tensor]
     if 0 < first < len(weights):
         yield weights[:first]
         weights = weights[first:]
-    yield from weights.split(most)
+    yield from torch.split(weights, most)
 
 
 def _joined(parts: list[Solved]) -> Solved:

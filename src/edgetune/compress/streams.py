@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 
-
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """Arguments of a block's forward other than the hidden states."""
 

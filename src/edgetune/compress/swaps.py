@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from edgetune.compress.grid import grouped
+
 LEAVING = 8
 """Weights of a row, or of a group if that is less, whose leaving is looked at: those that it costs least. Looking at
 all of a row's 256 takes 3 to 5 times as long, and after 32 swaps the error is the same to a thousandth."""
@@ -109,7 +111,7 @@ def best_pairs(
         (change of f, column that leaves, column that enters), each [rows]; change is infinite where a row has no pair.
     """
     groups, size = within.shape[:2]
-    w, g, mask = (one.unflatten(1, (groups, size)) for one in (weights, gradient, kept))
+    w, g, mask = (grouped(one, size) for one in (weights, gradient, kept))
     cost = torch.where(mask, w * (w * diagonal.view(groups, size) - 2 * g), torch.inf)
     cost, leaves = cost.topk(leaving, dim=2, largest=False)  # [rows, groups, leaving]
     coupling = within[torch.arange(groups, device=within.device)[:, None], leaves]
@@ -119,4 +121,5 @@ def best_pairs(
     change = torch.where(mask.all(2, keepdim=True), torch.inf, cost - gain).flatten(1)
     least, place = change.min(dim=1)
     first = place // leaving * size
-    return least, *(first + one.flatten(1).gather(1, place[:, None])[:, 0] for one in (leaves, enters))
+    left, entered = (first + one.flatten(1).gather(1, place[:, None])[:, 0] for one in (leaves, enters))
+    return least, left, entered

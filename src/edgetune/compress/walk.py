@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 from collections.abc import Mapping, Sequence
 from types import TracebackType
+from typing import cast
 
 import torch
 from greenlet import GreenletExit, getcurrent, greenlet
@@ -71,9 +72,7 @@ class Walk:
         for number, walker in enumerate(self._walkers):
             while not walker.dead:
                 self._resume(number)
-            output = self._outputs[number]
-            assert output is not None
-            found.append(output)
+            found.append(cast(torch.Tensor, self._outputs[number]))
         return found
 
     def _resume(self, number: int) -> None:
@@ -93,4 +92,12 @@ class Walk:
             before = self._solved
             parent = getcurrent().parent
             parent.switch((self._stages[layer], arguments[0]))
-            assert self._solved > before, "a batch is taken on when its stage is solved"
+            if self._solved == before:
+                raise RuntimeError("a batch is taken on when its stage is solved")
+
+
+def inputs_of(layer: nn.Module, block: nn.Module, stream: Stream, index: int) -> torch.Tensor | None:
+    """Return what a layer reads from a batch, float [n, d] without padding; None if the batch misses it."""
+    with Walk(block, index, [stream], {layer: 0}) as walk:
+        (found,) = walk.inputs(0)
+    return None if found is None else stream.tokens(found)

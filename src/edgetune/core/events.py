@@ -145,17 +145,6 @@ class Stopped(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerLost(Event):
-    """A worker process ended before the run did; what it was doing was done again by another process."""
-
-    kind: ClassVar[str] = "worker_lost"
-    device: int | None
-    """The device that was answering in it; None if none was."""
-    code: int | None
-    """How it ended: an exit code, or minus the number of a signal."""
-
-
-@dataclass(frozen=True, slots=True)
 class Precision(Event):
     """What the type of the weights leaves of a perturbation, measured before the first step."""
 

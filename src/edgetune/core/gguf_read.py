@@ -159,10 +159,10 @@ def units_of(file: GgufFile) -> dict[str, np.float32]:
     found = {}
     for tensor in file.tensors:
         if tensor.name in weights:
-            value = stored_bytes(file.path, tensor).view(np.float32) if tensor.kind == 0 else ()
+            value = stored_bytes(file.path, tensor).view(np.float32) if tensor.kind == 0 else np.empty(0)
             if len(value) != 1 or not np.isfinite(value[0]):
                 raise ModelError("a matrix's unit is not one number", where=f"{file.path}: {tensor.name!r}")
-            found[tensor.name] = value[0]
+            found[tensor.name] = np.float32(value[0])
     return found
 
 
@@ -190,14 +190,11 @@ def dequantised(tensor: StoredTensor, raw: NDArray[np.uint8], path: Path) -> NDA
         raise ModelError(f"tensors of type {tensor.kind} cannot be read", where=where)
     kind = library.GGMLQuantizationType(tensor.kind)
     plain = {"F32": np.float32, "F16": np.float16}.get(kind.name)
-    if plain is not None:
-        values = raw.view(plain)
-    else:
-        try:
-            with np.errstate(all="ignore"):  # the caller looks at what comes out
-                values = library.quants.dequantize(raw, kind)
-        except NotImplementedError as error:
-            raise ModelError(f"tensors of type {kind.name} cannot be read", where=where) from error
+    try:
+        with np.errstate(all="ignore"):  # the caller looks at what comes out
+            values = library.quants.dequantize(raw, kind) if plain is None else raw.view(plain)
+    except NotImplementedError as error:
+        raise ModelError(f"tensors of type {kind.name} cannot be read", where=where) from error
     return values.reshape(tensor.shape).astype(np.float32, copy=False)
 
 

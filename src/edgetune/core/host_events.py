@@ -1,4 +1,4 @@
-"""What happens between a server and devices on other hosts, as kinds of lines of a run's log."""
+"""What happens between a server and devices in other processes and on other hosts, as kinds of lines of a run's log."""
 
 from __future__ import annotations
 
@@ -43,3 +43,14 @@ class HostsRound(Event):
     """The same of what went to it."""
     waited_seconds: float = 0.0
     """From the first message to the last reply."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLost(Event):
+    """A worker process ended before the run did; what it was doing was done again by another process."""
+
+    kind: ClassVar[str] = "worker_lost"
+    device: int | None
+    """The device that was answering in it; None if none was."""
+    code: int | None
+    """How it ended: an exit code, or minus the number of a signal."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +18,8 @@ Bytes = NDArray[np.uint8]
 
 CODES = "codes"
 """What a part holds that is no field of the grid."""
+WEIGHTS_AT_ONCE = 1 << 20
+"""Packed at a time; bounds the scratch memory."""
 E2M1 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
 """Doubled level of every nibble of a 4-bit float: `kvalues_mxfp4` of ggml. Nibble 8, a zero too, is never written."""
 LIMITS: dict[Number, tuple[int, int]] = {POWER_OF_TWO: (0, 252), UNSIGNED_E4M3: (0, 126)}
@@ -71,7 +74,8 @@ class Plane:
         """Return values, in place."""
         bytes_ = raw.reshape(len(raw), -1, self.width)
         parts = [bytes_ >> shift & self._mask for shift in range(0, 8, self.bits)]
-        return (np.stack(parts, axis=2) << self.start).reshape(len(raw), -1)
+        found: Bytes = np.stack(parts, axis=2) << np.uint8(self.start)
+        return found.reshape(len(raw), -1)
 
     @property
     def _mask(self) -> int:
@@ -143,17 +147,27 @@ def pack(matrix: QuantisedMatrix) -> Bytes:
     Raises:
         ModelError: if the grid has no layout, shapes form no blocks, a code lies outside the grid, or a number cannot
             be stored or makes weights that are not finite.
-    Cost: a few bytes a weight of scratch memory.
+    Cost: scratch memory for some rows.
     """
     grid = matrix.grid
-    layout = _layout(grid)
+    _layout(grid)
     _check(matrix)
     rows, columns = matrix.codes.shape
+    step = max(1, WEIGHTS_AT_ONCE // max(1, columns))
+    found = np.empty((rows, columns // grid.block * grid.block_bytes), np.uint8)
+    for first in range(0, rows, step):
+        some = slice(first, first + step)
+        found[some] = _packed(grid, matrix.codes[some], [stored[some] for stored in matrix.numbers])
+    return found
+
+
+def _packed(grid: BlockGrid, codes: torch.Tensor, numbers: Sequence[torch.Tensor]) -> Bytes:
+    rows, columns = codes.shape
     count = rows * (columns // grid.block)
-    values = {CODES: _coded(grid, matrix.codes.cpu().numpy()).reshape(count, grid.block)}
-    for field, stored in zip(grid.fields, matrix.numbers, strict=True):
+    values = {CODES: _coded(grid, codes.cpu().numpy()).reshape(count, grid.block)}
+    for field, stored in zip(grid.fields, numbers, strict=True):
         values[field.name] = _raised(field, stored.cpu().numpy()).reshape(count, -1)
-    parts = [part.write(np.concatenate([values[name] for name in part.of], axis=1)) for part in layout]
+    parts = [part.write(np.concatenate([values[name] for name in part.of], axis=1)) for part in _layout(grid)]
     return np.concatenate(parts, axis=1).reshape(rows, -1)
 
 

@@ -75,6 +75,11 @@ class BlockGrid:
         return self.scale[0].number is HALF and not self.offset
 
     @property
+    def largest_scale(self) -> float:
+        """The largest that can be stored (by the block, where the grid is of two levels)."""
+        return 224.0 if self.scale[0].number is UNSIGNED_E4M3 else 65504.0
+
+    @property
     def has_zero(self) -> bool:
         """Whether a weight can be exactly 0 beside others."""
         return not self.offset and (0 in self.levels if self.levels else self.low <= 0 <= self.high)
@@ -179,6 +184,10 @@ class QuantisedMatrix:
     def stored_bytes(self) -> int:
         """Bytes of the packed blocks in a GGUF file."""
         return self.codes.numel() // self.grid.block * self.grid.block_bytes
+
+    def rows(self, which: slice) -> QuantisedMatrix:
+        """Return some of the rows."""
+        return QuantisedMatrix(self.grid, self.codes[which], tuple(stored[which] for stored in self.numbers))
 
     def to(self, device: torch.device | str) -> QuantisedMatrix:
         """Return the matrix on a device."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from edgetune.core.errors import ModelError
+from edgetune.core.widths import widths_of
+from edgetune.export.deci import DECI, DECI_TYPES
 from edgetune.export.fused import BLOOM, FALCON, GPTNEOX, MPT
 from edgetune.export.gemma import GEMMA, GEMMA2, GEMMA3
 from edgetune.export.gpt2 import GPT2
@@ -77,6 +79,14 @@ def architecture_of(config: Config) -> Architecture:
     Raises:
         ModelError: if the family cannot be exported; names those that can.
     """
+    if widths_of(config) is not None:
+        if config.model_type in DECI_TYPES:
+            return DECI
+        raise ModelError(
+            f"{config.model_type!r} models whose layers differ in width cannot be written as GGUF",
+            where="config.json",
+            hint=f"prune with a uniform width; by layer: {', '.join(DECI_TYPES)}",
+        )
     found = ARCHITECTURES.get(config.model_type)
     if found is None:
         raise ModelError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from edgetune.core.errors import OutputError
+from edgetune.core.files import unwritable
 from edgetune.core.gguf_read import gguf_library
 from edgetune.core.quantised import QuantisedMatrix
 from edgetune.export.composing import NFC, NORMALIZER
@@ -91,7 +93,9 @@ def write_planned(
         finally:
             writer.close()
     except OSError as error:
-        raise OutputError(f"cannot write: {error.strerror or error}", where=path) from error
+        # A write that numpy could only do in part carries no reason.
+        short = error if error.strerror else OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise unwritable(short, path) from error
     return path
 
 

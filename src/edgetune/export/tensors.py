@@ -23,6 +23,9 @@ FloatType = Literal["F16", "F32"]
 
 HEAD = "lm_head.weight"
 
+WITH_UNITS = frozenset({"llama", "qwen3", "cohere2"})
+"""GGUF architectures in which llama.cpp multiplies by every unit of a layer; in others it forgets some."""
+
 
 @dataclass(frozen=True, slots=True)
 class PlannedTensor:
@@ -87,6 +90,12 @@ def planned_tensors(
         found.append(PlannedTensor(own, parameter, kind, tuple(rows.shape)))
         # llama.cpp reads no unit of the embeddings, nor of a head that is the embeddings once more.
         if parameter in grids and grids[parameter].has_unit and parameter != _embedding(model):
+            if architecture.name not in WITH_UNITS:
+                raise ModelError(
+                    f"llama.cpp computes {architecture.name} in {kind} without the units of its matrices",
+                    where=name,
+                    hint="choose another grid, MXFP4 for example",
+                )
             found.append(PlannedTensor(unit_name(own), None, "F32", (1,)))
     for name, tensor in architecture.tensors(model.config).items():
         found.append(PlannedTensor(name, None, "F32", tuple(tensor.shape)))

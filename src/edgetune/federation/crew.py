@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from edgetune.core.events import Listener, WorkerLost
+from edgetune.core.events import Listener
+from edgetune.core.host_events import WorkerLost
 from edgetune.core.progress import Progress, silent
 from edgetune.federation.hands import Member, Task
 from edgetune.federation.pipes import Message, receive, send, to_error

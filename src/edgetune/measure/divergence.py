@@ -134,7 +134,8 @@ def log_probabilities(model: nn.Module, batch: Batch) -> torch.Tensor:
         logits = model(input_ids=there.input_ids, attention_mask=there.attention_mask, use_cache=False).logits
     finally:
         model.train(training)
-    return logits[there.attention_mask.bool()].float().log_softmax(-1)
+    real: torch.Tensor = logits[there.attention_mask.bool()]
+    return real.float().log_softmax(-1)
 
 
 def _before_response(batch: Batch) -> torch.Tensor:

@@ -17,6 +17,8 @@ from transformers import (
 )
 
 from edgetune.core.errors import ModelError
+from edgetune.core.widths import widths_of
+from edgetune.models.by_layer import by_layer
 from edgetune.models.config import load_config
 from edgetune.models.digest import files_digest
 from edgetune.models.gguf.opening import gguf_model
@@ -158,7 +160,9 @@ def _model(
     folder: Path, files: Sequence[Path], config: PreTrainedConfig, dtype: torch.dtype | None
 ) -> PreTrainedModel:
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        # Layers of different widths are cut while the model has no weights yet.
+        kind: Any = AutoModelForCausalLM if widths_of(config) is None else by_layer(config)
+        loaded: Any = kind.from_pretrained(
             folder,
             config=config,
             dtype="auto" if dtype is None else dtype,
@@ -167,6 +171,8 @@ def _model(
             local_files_only=True,
             output_loading_info=True,
         )
+    except ModelError:
+        raise
     except SafetensorError as error:
         raise ModelError(f"the weights are damaged: {first_line(error)}", where=folder) from error
     except Exception as error:  # the library raises many unrelated types

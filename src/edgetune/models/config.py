@@ -10,12 +10,19 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig
 
 from edgetune.core.errors import ModelError
+from edgetune.models.by_layer import WIDTHS_FILE, config_by_layer
 from edgetune.models.tokenizer import first_line
 from edgetune.models.weights import read_json
 
 LARGEST = 16 << 20
 """Bytes of a configuration file."""
-JSON_FILES = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
+JSON_FILES = (
+    WIDTHS_FILE,
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+)
 _COUNTS = re.compile("layer|block|head|expert|depth|stage")
 _FREE = 1000
 """Numbers up to this one are believed: a thousand layers are built in a second."""
@@ -49,7 +56,13 @@ def load_config(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> PreTrain
             )
     file = folder / "config.json"
     try:
-        config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        config: Any = (
+            config_by_layer(folder)
+            if (folder / WIDTHS_FILE).is_file()
+            else AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        )
+    except ModelError:
+        raise
     except Exception as error:  # the library raises many unrelated types
         raise ModelError(f"cannot use this configuration: {first_line(error)}", where=file) from error
     if getattr(config, "quantization_config", None) is not None:

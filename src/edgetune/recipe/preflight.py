@@ -19,6 +19,7 @@ from edgetune.export.parity import compare_texts, vocabulary_in_llama_cpp
 from edgetune.export.plan import ExportPlan, plan_export
 from edgetune.export.speech import Speech
 from edgetune.methods.catalogue import compression_method
+from edgetune.recipe.calibration import calibration_of
 from edgetune.recipe.prepare import Prepared
 from edgetune.recipe.recipe import Recipe
 from edgetune.recipe.rehearsal import chosen_records, rehearse, speech_of, texts_of
@@ -90,6 +91,7 @@ def preflight(
     Raises:
         ModelError: if the file would not agree with the model; says what to do.
         ConfigError: if records do not fit the context.
+        DataError: if the text to calibrate on cannot be read, or has no token.
         OutputError: if there is no room for the file.
         MissingExtraError: if `gguf` or `xllamacpp` is not installed.
     Cost: some seconds, most of it one pass of llama.cpp's tokenizer over at most 2 million characters.
@@ -101,6 +103,8 @@ def preflight(
         raise ModelError(error.what, where=error.where, hint=_advice(prepared, method, speech)) from error
     _check_room(plan, path)
     _check_context(plan, prepared)
+    if method is not None and method.compensate and prepared.recipe.compression.calibration is not None:
+        calibration_of(prepared)  # a file that cannot be read is refused before the run, not at its end
     records, total = chosen_records(prepared)
     with vocabulary_in_llama_cpp(plan) as llama:
         try:

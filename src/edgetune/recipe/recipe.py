@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import reprlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -249,6 +250,12 @@ def _explain(error: ValidationError, path: Path | None, given: set[str]) -> Conf
         close = nearest(str(where[-1]), known)
         hint = f"did you mean {close!r}?" if close else f"known here: {', '.join(known)}"
         return ConfigError("no such setting", where=f"{source}{key}", hint=hint)
+    if first["type"] == "literal_error":
+        known = re.findall(r"'([^']*)'", first["ctx"]["expected"])
+        near = nearest(str(first["input"]), known)
+        advice = f"did you mean {near!r}?" if near else None
+        what = f"must be one of {', '.join(known)}, got {reprlib.repr(first['input'])}"
+        return ConfigError(what, where=f"{source}{key}", hint=advice)
     return ConfigError(f"{first['msg'].lower()}, got {reprlib.repr(first['input'])}", where=f"{source}{key}")
 
 

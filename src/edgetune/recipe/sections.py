@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from edgetune.recipe.method_section import Section
+
+Grid = Annotated[
+    Literal[
+        "Q2_K", "Q3_K", "IQ4_XS", "MXFP4", "Q4_0", "IQ4_NL", "NVFP4", "Q4_K", "Q4_1", "Q5_0", "Q5_K", "Q5_1", "Q6_K",
+        "Q8_0",
+    ],
+    BeforeValidator(lambda given: given.upper() if isinstance(given, str) else given),
+]  # fmt: skip
+"""Every name of `core.quantised.GRIDS`, in small or capital letters."""
 
 
 class ModelSection(Section):
@@ -105,14 +114,20 @@ class CompressionSection(Section):
 
     name: str = "optq"
     """A name listed by `edgetune methods`."""
-    grid: Literal["Q4_0", "Q8_0"] | None = None
-    """GGUF block type of the linear layers; the method's own if not set: Q4_0, of methods that only prune F16."""
+    grid: Grid | None = None
+    """GGUF block type of the linear layers, from 2.6 to 8.5 bits a weight; if not set the method's own: Q4_0, and
+    F16 where it only prunes."""
     sparsity: str | float | None = None
     """Share of the weights that are pruned, or 2:4 for two of every four; the method's own, 0.5, if not set."""
     swaps: int | None = Field(default=None, ge=0, le=10**6)
     """Exchanges of pruned weights for kept ones, in every row at most; the method's own, 0, if not set."""
     polish: int | None = Field(default=None, ge=0, le=10**6)
     """Steps of conjugate gradients on the kept weights; the method's own if not set."""
+    calibration: str | None = None
+    """A text or records to calibrate on: a .txt file is packed to full length, of records prompt and response count; if
+    not set, the server's own sample in a run, and the records that are not held out in `edgetune compress`."""
+    calibration_tokens: int | None = Field(default=None, ge=1, le=10**9)
+    """Tokens to calibrate on; if not set, 16,384, or four times the widest input of a layer if that is more."""
 
 
 class ExportSection(Section):

@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgetune.report import units
+from edgetune.report.compression_plots import in_trouble
 from edgetune.report.summary import Summary
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A table: headings, and rows of text whose first cell names the row."""
+    """A table: headings, rows of text whose first cell names the row, and numbers of rows to look at, from 0."""
 
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    bad: frozenset[int] = frozenset()
 
 
 def stages(summary: Summary) -> Grid:
@@ -97,7 +99,7 @@ def rounds(summary: Summary) -> Grid:
 
 
 def layers(summary: Summary) -> Grid:
-    """Return one row a compressed matrix."""
+    """Return one row a compressed matrix; those that fell back or needed more damping are to look at."""
     head = ("Matrix", "Grid", "Exactly 0", "Error, solved", "Error, plain", "Damping", "Fell back")
     rows = (
         (
@@ -111,4 +113,5 @@ def layers(summary: Summary) -> Grid:
         )
         for layer in summary.layers
     )
-    return Grid(head, tuple(rows))
+    bad = frozenset(place for place, marked in enumerate(in_trouble(summary.layers)) if marked)
+    return Grid(head, tuple(rows), bad)

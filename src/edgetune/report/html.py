@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ from edgetune.core.errors import MissingExtraError
 from edgetune.core.files import write_text_atomic
 from edgetune.report import grids, host_grids, units
 from edgetune.report.host_grids import hosts_notes
-from edgetune.report.notes import data_notes, export_notes, privacy_note, words_note
+from edgetune.report.notes import calibration_note, data_notes, export_notes, privacy_note, words_note
 from edgetune.report.page import PAGE
 from edgetune.report.plots import plots
+from edgetune.report.rivals import Rival
 from edgetune.report.style import CSS
 from edgetune.report.summary import Summary, read_summary
 from edgetune.report.svg import Plot
@@ -28,11 +29,12 @@ SHOWN = 12
 """Devices whose table is not folded away."""
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, rivals: Sequence[Rival] = ()) -> Path:
     """Write `report.html` beside the event log, atomically.
 
     Args:
         folder: where `events.jsonl` is; the run may be still going, killed or failed.
+        rivals: files of other tools that stand beside the run's own.
 
     Returns:
         Path of the file; without matplotlib it holds tables only and says which extra draws the figures.
@@ -42,20 +44,21 @@ def write_report(folder: Path) -> Path:
         OutputError: if the file cannot be written.
     """
     path = folder / "report.html"
-    write_text_atomic(path, render(read_summary(folder)))
+    write_text_atomic(path, render(read_summary(folder), rivals))
     return path
 
 
-def render(summary: Summary) -> str:
+def render(summary: Summary, rivals: Sequence[Rival] = ()) -> str:
     """Return the page of a run.
 
     Args:
         summary: a run, complete or not.
+        rivals: as in `write_report`.
 
     Returns:
         HTML that loads nothing and runs no script; text from the log is escaped.
     """
-    drawn, no_plots = _drawn(summary)
+    drawn, no_plots = _drawn(summary, rivals)
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(PAGE)
     return page.render(
         css=CSS,
@@ -85,7 +88,8 @@ def render(summary: Summary) -> str:
 
 
 def _notes(summary: Summary) -> list[str | None]:
-    return [*_about_data(summary), forgetting(summary), compensation(summary), verification(summary)]
+    found = calibration_note(summary.calibration) if summary.calibration else None
+    return [*_about_data(summary), found, forgetting(summary), compensation(summary), verification(summary)]
 
 
 def _about_data(summary: Summary) -> list[str | None]:
@@ -97,9 +101,9 @@ def _about_data(summary: Summary) -> list[str | None]:
     ]
 
 
-def _drawn(summary: Summary) -> tuple[dict[str, Plot], str | None]:
+def _drawn(summary: Summary, rivals: Sequence[Rival]) -> tuple[dict[str, Plot], str | None]:
     try:
-        return {plot.name: plot for plot in plots(summary)}, None
+        return {plot.name: plot for plot in plots(summary, rivals)}, None
     except MissingExtraError as error:
         return {}, f"There are no figures in this report: {error}."
 

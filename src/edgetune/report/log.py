@@ -7,6 +7,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from edgetune.core.compression_events import Calibrated
 from edgetune.core.errors import DataError
 from edgetune.core.events import (
     DataPrepared,
@@ -46,6 +47,7 @@ _KINDS: dict[str, type[Event]] = {
         DeviceSeen,
         HostsRound,
         RoundFinished,
+        Calibrated,
         LayerCompressed,
         StageFinished,
         Stopped,

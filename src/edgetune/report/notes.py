@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from edgetune.core.compression_events import Calibrated
 from edgetune.core.events import DataPrepared, Privacy, RateFound
 from edgetune.core.export_events import ExportPlanned
 from edgetune.report import units
@@ -67,6 +68,19 @@ def export_notes(planned: ExportPlanned) -> list[str]:
             "llama.cpp must be given them so"
         )
     return notes + [f"file: {note}" for note in planned.notes]
+
+
+def calibration_note(found: Calibrated) -> str:
+    """Say what a compression is calibrated on, and whether that is too little.
+
+    Args:
+        found: as the log says it.
+    """
+    few = f", fewer than the {found.widest:,} inputs of the widest layer: give more text with --calibration"
+    return (
+        f"calibration: {found.tokens:,} tokens in {found.sequences:,} sequences of {found.source}"
+        f"{few if found.few else ''}"
+    )
 
 
 def rate_note(found: RateFound) -> str:

@@ -25,7 +25,8 @@ PAGE = """<!DOCTYPE html>
 <p class="soft">{{ caption }}</p>
 <div class="scroll {{ wraps }}" tabindex="0"><table>
 <thead><tr>{% for head in table.head %}<th scope="col">{{ head }}</th>{% endfor %}</tr></thead>
-<tbody>{% for row in table.rows %}<tr><th scope="row">{{ row[0] }}</th>
+<tbody>{% for row in table.rows %}<tr{% if loop.index0 in table.bad %} class="bad"{% endif %}>
+{#- -#}<th scope="row">{{ row[0] }}</th>
 {%- for cell in row[1:] %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>
 {% endmacro %}
@@ -71,7 +72,7 @@ PAGE = """<!DOCTYPE html>
         "Sums over the rounds that count; a socket carries payloads, requests, encryption, polls and retries.") }}
 </details>{% endif %}</section>{% endif %}
 {% if layers.rows %}<section><h2>Compression, matrix by matrix</h2>
-{{ figures(["layer-errors"]) }}
+{{ figures(["layer-errors", "size-against-kl"]) }}
 <details{% if no_plots %} open{% endif %}><summary>Every matrix as a table</summary>
 {{ grid(layers, "Output error relative to the output, on the calibration text.") }}</details>
 </section>{% endif %}

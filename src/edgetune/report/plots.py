@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from statistics import median
 from typing import TYPE_CHECKING
 
 from edgetune.report import axis, svg, units
+from edgetune.report.compression_plots import layer_errors, size_against_divergence
 from edgetune.report.host_plots import online_by_round, transport_by_round
+from edgetune.report.rivals import Rival
 from edgetune.report.summary import Summary
 from edgetune.report.svg import Plot
 
@@ -17,11 +18,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def plots(summary: Summary) -> list[Plot]:
+def plots(summary: Summary, rivals: Sequence[Rival] = ()) -> list[Plot]:
     """Draw every figure for which the run has data.
 
     Args:
         summary: a run, complete or not.
+        rivals: files of other tools.
 
     Returns:
         Figures in reading order; none for an empty run.
@@ -41,7 +43,7 @@ def plots(summary: Summary) -> list[Plot]:
         transport_by_round,
         layer_errors,
     )
-    found = (drawing(summary) for drawing in drawings)
+    found = [*(drawing(summary) for drawing in drawings), size_against_divergence(summary, rivals)]
     return [plot for plot in found if plot is not None]
 
 
@@ -160,40 +162,6 @@ def bytes_by_method(summary: Summary) -> Plot | None:
 
     height = 1.3 + 0.6 * len(rows)
     return Plot("bytes-by-method", _bytes_title(rows), svg.drawn("bytes-by-method", height, draw))
-
-
-def layer_errors(summary: Summary) -> Plot | None:
-    """Draw each matrix's relative output error, solved and merely rounded."""
-    pairs = [(layer.error, layer.rounding_error) for layer in summary.layers]
-    pairs = [
-        (error, rounding) for error, rounding in pairs if 0 < error < math.inf and 0 < rounding < math.inf
-    ]
-    if not pairs:
-        return None
-
-    values = [value for pair in pairs for value in pair]
-    # Within one decade a logarithmic axis has no or one major tick: the minor ones must speak.
-    narrow = max(values) < 10 * min(values)
-
-    def draw(axes: Axes) -> None:
-        places = range(1, len(pairs) + 1)
-        axes.vlines(places, *_columns(pairs), color=svg.GRID)
-        axes.plot(places, [pair[1] for pair in pairs], "x", color=svg.ORANGE, label="rounded to nearest")
-        axes.plot(places, [pair[0] for pair in pairs], "o", markersize=4, color=svg.BLUE, label="solved")
-        axes.set_yscale("log")
-        axes.grid(False, axis="x")
-        axes.set(xlabel="matrix, in the order of the model", ylabel="relative output error, logarithmic")
-        axis.whole_ticks(axes)
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.yaxis.set_minor_formatter(
-            lambda value, _: f"{value:g}" if narrow and f"{value:e}"[0] in "235" else ""
-        )
-        axis.legend(axes)
-
-    left = median(error / rounding for error, rounding in pairs)
-    matrices = f"{len(pairs)} matrices" if len(pairs) > 1 else "1 matrix"
-    title = f"Error after solving is {left:.1%} of rounding's in the median of {matrices}"
-    return Plot("layer-errors", title, svg.drawn("layer-errors", 3.2, draw))
 
 
 def _bars(

@@ -23,6 +23,7 @@ p { margin: .5rem 0; max-width: 46rem; }
 .soft { color: var(--soft); }
 .banner { padding: .8rem 1rem; border-left: 5px solid; margin: 0 0 1.2rem; max-width: none;
   overflow-wrap: anywhere; font-weight: 600; }
+.bad td, .bad th { color: var(--bad); }
 .failed { color: var(--bad); background: var(--bad-paper); }
 .unfinished { color: var(--wait); background: var(--wait-paper); }
 dl { display: flex; flex-wrap: wrap; gap: .5rem 2rem; margin: 0; }

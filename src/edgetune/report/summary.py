@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal, TypeVar
 
+from edgetune.core.compression_events import Calibrated
 from edgetune.core.event_log import read_events
 from edgetune.core.events import (
     DataPrepared,
@@ -70,6 +71,8 @@ class Summary:
     """What the run spends of privacy; None if its method hides nobody."""
     hosts: Hosts | None = None
     """What the devices of other hosts did; None for a run in one process."""
+    calibration: Calibrated | None = None
+    """What the compression was calibrated on; None if nothing was compressed."""
 
     @property
     def method(self) -> str | None:
@@ -140,6 +143,7 @@ def summarise(events: Iterable[dict[str, Any]], where: Path | None = None) -> Su
         planned=next(iter(reversed(_of(ExportPlanned, log))), None),
         privacy=next(iter(reversed(_of(Privacy, log))), None),
         hosts=hosts_of(log, rounds),
+        calibration=next(iter(reversed(_of(Calibrated, log))), None),
     )
 
 
@@ -166,6 +170,7 @@ def to_json(summary: Summary) -> dict[str, Any]:
         "planned": asdict(summary.planned) if summary.planned else None,
         "privacy": asdict(summary.privacy) if summary.privacy else None,
         "hosts": hosts_json(summary.hosts),
+        "calibration": asdict(summary.calibration) if summary.calibration else None,
     }
     plain: dict[str, Any] = finite(content)
     return plain
@@ -205,6 +210,8 @@ def write_summary(folder: Path) -> Path:
       `payload_down_bytes`, `transport_up_bytes`, `transport_down_bytes` (on the socket: payloads, requests, encryption,
       polls, retries; between the rounds that count, not before the first nor of rounds lost with a killed server), and
       `devices`: number to `answered` rounds, `unanswered`, `late` and the same four sums.
+
+    - `calibration`: null, or `source`, `tokens`, `sequences` and `widest` (inputs of the widest layer).
 
     A loss or perplexity that is NaN or infinite is written as null, because JSON has no such number.
 

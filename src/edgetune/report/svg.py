@@ -17,6 +17,8 @@ INK, GRID = "#010203", "#040506"
 """Placeholders that become the page's text and line colours."""
 BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
 """Okabe and Ito's palette, told apart with every common colour blindness."""
+RED = "#b3261e"
+"""What a person should look at."""
 
 _COLOURS = {
     INK: "currentColor",
@@ -24,6 +26,7 @@ _COLOURS = {
     BLUE: f"var(--c1, {BLUE})",
     ORANGE: f"var(--c2, {ORANGE})",
     GREEN: f"var(--c3, {GREEN})",
+    RED: f"var(--bad, {RED})",
 }
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",

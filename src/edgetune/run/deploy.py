@@ -16,12 +16,12 @@ from edgetune.core.export_events import Verified
 from edgetune.core.ledger import Ledger
 from edgetune.core.progress import Progress
 from edgetune.core.quantised import QuantisedMatrix
-from edgetune.data.encode import batches
 from edgetune.export.gguf_file import write_planned
 from edgetune.export.llama_cpp import LlamaCpp
 from edgetune.export.plan import ExportPlan
 from edgetune.export.tensors import hold_as_stored
 from edgetune.export.verify import verify
+from edgetune.recipe.calibration import calibration_of
 from edgetune.recipe.prepare import Prepared
 from edgetune.recipe.quality import Quality, quality_of
 from edgetune.recipe.rehearsal import texts_of
@@ -47,18 +47,20 @@ def compress_to_file(
         prepared: calibration sample, digests.
         plan: what is written.
         ledger: what the model learnt, for the file's metadata; None for an untuned base.
-        listener: receives one event a matrix.
+        listener: receives what it is calibrated on, and one event a matrix.
 
     Returns:
         The quantised matrices by parameter name.
 
     Raises:
+        ConfigError, DataError: as `calibration_of`.
         ModelError: if the model has a trained prefix or a bottleneck adapter, or is not the one that was planned for.
     """
     refuse_unmerged(model)
-    size = prepared.recipe.evaluation.batch_size
-    calibration = list(batches(prepared.calibration_examples, size, prepared.pad_id))
-    packed = compress_model(model, calibration, method, listener)
+    calibration = calibration_of(prepared) if method.compensate else None
+    if calibration is not None:
+        listener(calibration.event)
+    packed = compress_model(model, calibration.batches if calibration else [], method, listener)
     hold_as_stored(model, plan.tensors)
     metadata = {
         "base_digest": prepared.backbone.digest,

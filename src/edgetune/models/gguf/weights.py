@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedConfig
 
 from edgetune.core.errors import ModelError
-from edgetune.core.gguf_read import GgufFile, StoredTensor, dequantised, read_gguf
+from edgetune.core.gguf_read import GgufFile, StoredTensor, dequantised, read_gguf, unit_name, units_of
 from edgetune.core.quantised import Q4_0, Q8_0, PackedTensor, whole_blocks
 from edgetune.core.quantised import StoredTensor as Stored
 from edgetune.models.gguf.families import Family, config_of, family_of
@@ -48,7 +48,8 @@ class GgufWeights(Mapping[str, torch.Tensor]):
         self.said: Metadata
         self.family, self.said = family_of(self.file)
         self._bytes: NDArray[np.uint8] = np.memmap(path, np.uint8, mode="r")
-        stored = {tensor.name: tensor for tensor in self.file.tensors}
+        self._units = units_of(self.file)
+        stored = {one.name: one for one in self.file.tensors if one.name not in self._units}
         factors = stored.pop(FACTORS, None)
         self.config: PreTrainedConfig = config_of(
             self.family, self.said, None if factors is None else self._values(factors)
@@ -75,7 +76,7 @@ class GgufWeights(Mapping[str, torch.Tensor]):
         """
         tensor = self._stored[name]
         grid = PACKED.get(tensor.kind)
-        if grid is None or not whole_blocks(tensor.shape):
+        if grid is None or unit_name(tensor.name) in self._units or not whole_blocks(tensor.shape):
             return self[name].to(FLOATS.get(tensor.kind, torch.float32))
         order = self.family.rows(name, self.config, tensor.shape[0])
         rows = torch.from_numpy(np.array(self._raw(tensor))).view(tensor.shape[0], -1)
@@ -116,5 +117,8 @@ class GgufWeights(Mapping[str, torch.Tensor]):
 
     def _values(self, tensor: StoredTensor) -> NDArray[np.float32]:
         values = dequantised(tensor, self._raw(tensor), self.file.path)
+        unit = self._units.get(unit_name(tensor.name))
+        if unit is not None:
+            values = values * unit
         # A view of the file's own pages is read only, and is not aligned in every file.
         return np.array(values, np.float32) if not values.flags.writeable else values

@@ -91,13 +91,10 @@ def test_compensation_and_polish_and_swaps_each_lower_the_error(
 ) -> None:
     weights, hessian = problem(32, 64, 4)
     full = damped(hessian, hessian.diagonal(), 0.01)
-    alone, _ = Mask(Pruning(NofM(2, 4), worth)).alone((Section("m", 32),), weights, hessian.diagonal())
-    errors = [relative_error(weights, alone, hessian)]
-    for rule in (
-        Mask(Pruning(NofM(2, 4), worth)),
-        Mask(Pruning(NofM(2, 4), worth), polish=8),
-        Mask(Pruning(NofM(2, 4), worth), polish=8, swaps=8),
-    ):
+    pruning = Pruning(NofM(2, 4), worth)
+    masked, _ = Mask(pruning).alone((Section("m", 32),), weights, hessian.diagonal())
+    errors = [relative_error(weights, masked, hessian)]
+    for rule in (Mask(pruning), Mask(pruning, polish=8), Mask(pruning, polish=8, swaps=8)):
         found, decide = swept(rule, weights, hessian, 64)
         refined = decide.refine(weights, full, 0)
         assert torch.equal(found, decide.found.T)
@@ -121,12 +118,11 @@ def test_weights_of_inputs_never_seen_go_first() -> None:
 
 @pytest.mark.parametrize("grid", [Q4_0, MXFP4, Q3_K])
 @pytest.mark.parametrize("sparsity", [Unstructured(0.5), NofM(2, 4)])
-@pytest.mark.parametrize("steps", [0, 6])
 def test_jointly_what_is_stored_is_what_was_chosen_and_what_went_stays_nothing(
-    grid: BlockGrid, sparsity: Sparsity, steps: int
+    grid: BlockGrid, sparsity: Sparsity
 ) -> None:
     weights, hessian = problem(8, 256, 6)
-    rule = Mask(Pruning(sparsity, AfterCompensation()), Round(grid, LeastError()), swaps=steps, polish=steps)
+    rule = Mask(Pruning(sparsity, AfterCompensation()), Round(grid, LeastError()))
     found, decide = swept(rule, weights, hessian, 256)
     stored = decide.stored(slice(None))
     assert stored is not None
@@ -136,13 +132,29 @@ def test_jointly_what_is_stored_is_what_was_chosen_and_what_went_stays_nothing(
 
     full = damped(hessian, hessian.diagonal(), 0.01)
     refined = decide.refine(weights, full, 2)
-    stored = decide.stored(slice(None))
-    assert stored is not None
-    assert torch.equal(stored.dequantise(), refined)
-    assert int((refined == 0).sum()) >= 8 * 128
+    assert torch.equal(decide.stored(slice(None)).dequantise(), refined)
+    assert not refined.T[~decide.kept].any()
     before, after = ((((one - weights) @ full) * (one - weights)).sum(1) for one in (found, refined))
     assert bool((after <= before * (1 + 1e-5)).all())
     assert float(after.sum()) < 0.9 * float(before.sum())
+
+
+@pytest.mark.parametrize("grid", [Q4_0, MXFP4, Q3_K])
+@pytest.mark.parametrize("sparsity", [Unstructured(0.5), NofM(2, 4)])
+def test_a_polished_mask_goes_on_the_grid_last_and_ends_lower(grid: BlockGrid, sparsity: Sparsity) -> None:
+    weights, hessian = problem(8, 256, 6)
+    full, errors = damped(hessian, hessian.diagonal(), 0.01), []
+    for steps in (0, 6):
+        pruning = Pruning(sparsity, AfterCompensation())
+        rule = Mask(pruning, Round(grid, LeastError()), swaps=steps, polish=steps)
+        _, decide = swept(rule, weights, hessian, 256)
+        refined = decide.refine(weights, full, 2)
+        stored = decide.stored(slice(2, 5))
+        assert stored is not None
+        assert torch.equal(stored.dequantise(), refined[2:5])
+        assert int((refined == 0).sum()) >= 8 * 128
+        errors.append(relative_error(weights, refined, hessian))
+    assert errors[1] < 0.95 * errors[0]
 
 
 def test_joint_is_better_than_rounding_what_was_pruned() -> None:

@@ -119,7 +119,7 @@ RECIPE_OPTIONS = {
     "compression": RecipeOption(
         "compression.name",
         str,
-        "optq, sparsegpt, joint, rtn ...: see `edgetune methods`.",
+        "optq, rtn, sparsegpt, joint: see `edgetune methods`.",
         ("--method",),
         default="optq",
     ),

@@ -26,7 +26,8 @@ class Mask:
         pruning: which weights go.
         then: what happens to a kept one; None leaves it.
         swaps: of a mask's weights for others, in every row, at most (`swaps.swap`).
-        polish: steps of conjugate gradients on the kept weights, before and after the swaps (`polish.polish`).
+        polish: steps of conjugate gradients on the kept weights, before and after the swaps (`polish.polish`). With
+            either, `then` is left for last: rounded to nearest, after which `descent.descend` makes up for it.
     Source: SparseGPT (arXiv 2301.00774), algorithm 1 and section 3.5.
     """
 
@@ -75,7 +76,9 @@ class MaskPass:
             self.kept[:] = kept_rows(rule.pruning, sections, weights, repaired.rsqrt(), importance).T
         self.found = torch.empty_like(weights.T, memory_format=torch.contiguous_format)
         """float32 [d, rows], the columns so far."""
-        self.round: RoundPass | None = rule.then.begin(sections, weights, repaired) if rule.then else None
+        self.round: RoundPass | None = None
+        if rule.then is not None and not (rule.swaps or rule.polish):
+            self.round = rule.then.begin(sections, weights, repaired)
         self._masked = Window(0, weights[:, :0], weights[:0, :0])
 
     def column(self, window: Window, j: int) -> torch.Tensor:
@@ -117,7 +120,7 @@ class MaskPass:
         self._masked.columns[:, here] = window.columns[:, here] * kept
 
     def refine(self, target: torch.Tensor, hessian: torch.Tensor, passes: int) -> torch.Tensor:
-        """Return the weights after polish, swaps and polish, then passes over codes and numbers, float [rows, d]."""
+        """Return the weights after polish, swaps and polish; on a grid, after passes over codes and numbers as well."""
         rule, solved, kept = self.rule, self.found.T.contiguous(), self.kept.T.contiguous()
         if rule.polish:
             solved = polish(target, hessian, solved, kept, rule.polish)
@@ -125,38 +128,22 @@ class MaskPass:
             span = rule.pruning.sparsity.span
             solved, kept = swap(target, hessian, solved, kept, rule.swaps, span if span > 1 else None)
             solved = polish(target, hessian, solved, kept, rule.polish)
-        if self.round is None:
+        if rule.then is None:
             return solved
-        codes, numbers, grid = self.round.codes, self.round.numbers, self.round.rule.grid
-        if rule.polish or rule.swaps:
-            importance = hessian.diagonal()
-            new = round_to_nearest(solved, grid, self.round.rule.scale, importance=importance)
-            self.round.codes = new.codes.T.contiguous()
-            self.round.numbers = [number.T.contiguous() for number in new.numbers]
-        descend(
-            target.T.contiguous(),
-            hessian,
-            self.round.codes,
-            self.round.numbers,
-            grid,
-            passes,
-            kept.T.contiguous(),
-        )
-        self._take_back(target, hessian, codes, numbers)
+        if self.round is None:
+            self.round = self._rounded(rule.then, solved, hessian.diagonal())
+            passes = max(passes, 1)  # nothing has made up for this rounding yet
+        codes, numbers = self.round.codes, self.round.numbers
+        descend(target.T.contiguous(), hessian, codes, numbers, rule.then.grid, passes, kept.T.contiguous())
         return self.round.stored(slice(None)).dequantise()
 
-    def _take_back(
-        self, target: torch.Tensor, hessian: torch.Tensor, codes: torch.Tensor, numbers: list[torch.Tensor]
-    ) -> None:
-        """Return rows to the codes and numbers of the sweep where those are nearer to the target."""
-        if self.round is None or codes is self.round.codes:
-            return
-        errors = (weights - target for weights in (self.found.T, self.round.stored(slice(None)).dequantise()))
-        before, after = ((error @ hessian * error).sum(1) for error in errors)
-        worse = after > before
-        self.round.codes = torch.where(worse, codes, self.round.codes)
-        pairs = zip(numbers, self.round.numbers, strict=True)
-        self.round.numbers = [torch.where(worse, old, new) for old, new in pairs]
+    def _rounded(self, rule: Round, weights: torch.Tensor, importance: torch.Tensor) -> RoundPass:
+        """Return a pass that holds weights rounded to nearest."""
+        stored = round_to_nearest(weights, rule.grid, rule.scale, importance=importance)
+        held = rule.begin(self.sections, weights, importance)
+        held.codes = stored.codes.T.contiguous()
+        held.numbers = [number.T.contiguous() for number in stored.numbers]
+        return held
 
     def stored(self, rows: slice) -> QuantisedMatrix | None:
         """Return the rows' codes and numbers; None where kept weights stay floats."""

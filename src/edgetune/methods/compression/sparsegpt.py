@@ -6,12 +6,12 @@ from edgetune.core.quantised import Q8_0
 
 METHOD = CompressionMethod(
     name="sparsegpt",
-    summary="Half of the weights pruned, the others made up for it; then polished to their best values.",
-    source="Frantar & Alistarh, SparseGPT, arXiv 2301.00774; the polish of ALPS, arXiv 2406.07831",
+    summary="Half of the weights pruned, the others make up for it; then mask and kept weights are improved.",
+    source="Frantar & Alistarh, SparseGPT, arXiv 2301.00774; SparseSwaps, 2512.10922; the polish of ALPS, 2406.07831",
     compensate=True,
     grid=None,
     mask=Pruning(Unstructured(0.5), AfterCompensation()),
-    swaps=0,
+    swaps=16,
     polish=8,
     embeddings=Q8_0,
     damping=0.01,

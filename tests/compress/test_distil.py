@@ -24,7 +24,9 @@ def test_the_divergence_is_that_of_every_counted_position(all_tokens: bool) -> N
     for batch in text():
         with torch.no_grad():
             said, ours = (
-                model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits.double().softmax(-1)
+                model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+                .logits.double()
+                .softmax(-1)
                 for model in (teacher, student)
             )
         for row, ids in enumerate(batch.labels):
@@ -33,7 +35,9 @@ def test_the_divergence_is_that_of_every_counted_position(all_tokens: bool) -> N
                 if counted:
                     p, q = said[row, t], ours[row, t]
                     total, count = total + float((p * (p / q).log()).sum()), count + 1
-    assert mean_divergence(student, teacher, text(), all_tokens=all_tokens) == pytest.approx(total / count, rel=1e-4)
+    assert mean_divergence(student, teacher, text(), all_tokens=all_tokens) == pytest.approx(
+        total / count, rel=1e-4
+    )
 
 
 def test_a_model_does_not_diverge_from_itself_and_nothing_is_no_number() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from edgetune.compress.grid import UPPER, unit_of
 from edgetune.compress.hessian import damped, factorise, repaired_diagonal
 from edgetune.compress.mask_rule import Mask, MaskPass
 from edgetune.compress.masking import (
@@ -19,7 +20,7 @@ from edgetune.compress.masking import (
 from edgetune.compress.rounding import Round
 from edgetune.compress.search import LeastError
 from edgetune.compress.sweep import Section, sweep
-from edgetune.core.quantised import MXFP4, Q3_K, Q4_0, BlockGrid
+from edgetune.core.quantised import MXFP4, NVFP4, Q3_K, Q4_0, BlockGrid
 
 from .problems import problem, relative_error
 
@@ -155,6 +156,17 @@ def test_a_polished_mask_goes_on_the_grid_last_and_ends_lower(grid: BlockGrid, s
         assert int((refined == 0).sum()) >= 8 * 128
         errors.append(relative_error(weights, refined, hessian))
     assert errors[1] < 0.95 * errors[0]
+
+
+def test_what_is_rounded_last_is_in_the_unit_of_the_stage() -> None:
+    """Of NVFP4 a stage solves w / unit: a polish that lifts a weight over a power of two must not begin another."""
+    weights, hessian = problem(8, 256, 6)
+    weights *= 1.01 * 12 * UPPER / float(weights.abs().max())
+    assert unit_of(weights, NVFP4) != unit_of(weights / 1.02, NVFP4)
+    pruning = Pruning(Unstructured(0.1), AfterCompensation())
+    _, decide = swept(Mask(pruning, Round(NVFP4, LeastError()), polish=4), weights, hessian, 256)
+    refined = decide.refine(weights, damped(hessian, hessian.diagonal(), 0.01), 1)
+    assert relative_error(weights, refined, hessian) < 0.02
 
 
 def test_joint_is_better_than_rounding_what_was_pruned() -> None:

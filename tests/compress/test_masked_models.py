@@ -15,7 +15,7 @@ from edgetune.compress.method import CompressionMethod
 from edgetune.compress.sequential import compress_model
 from edgetune.core.errors import ConfigError, DataError
 from edgetune.core.events import Event, LayerCompressed
-from edgetune.core.quantised import IQ4_NL, Q4_0, Q4_K, Q8_0
+from edgetune.core.quantised import IQ4_NL, NVFP4, Q4_0, Q4_K, Q8_0
 from edgetune.methods.compression import joint, magnitude, optq, sparsegpt, wanda
 
 from .problems import FAMILIES, tiny
@@ -67,6 +67,24 @@ def test_pruning_on_a_grid_is_the_same_method_with_a_grid(calibration: list[torc
     stored = compress_model(model, calibration, method)
     name = "model.layers.0.mlp.down_proj.weight"
     assert int((stored[name].dequantise() == 0).sum(1).min()) >= 48
+
+
+def test_on_the_grid_with_a_number_for_the_whole_matrix_the_error_is_that_of_four_bits(
+    calibration: list[torch.Tensor],
+) -> None:
+    """NVFP4's scales hold 1/64 to 448: weights far from that range are solved in a unit of the matrix."""
+    model, events = tiny("llama"), list[Event]()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(1e-4)
+    method = dataclasses.replace(as_sparse(joint.METHOD, Unstructured(0.1)), grid=NVFP4)
+    stored = compress_model(model, calibration, method, events.append)
+    for name, matrix in stored.items():
+        assert torch.equal(matrix.dequantise(), model.get_parameter(name))
+    layers = [one for one in events if isinstance(one, LayerCompressed) and one.grid == "NVFP4"]
+    assert len(layers) == 12  # those of 96 inputs are on MXFP4
+    assert all(one.error < one.rounding_error < 0.05 for one in layers)
 
 
 def test_which_methods_need_text() -> None:

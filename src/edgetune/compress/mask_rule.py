@@ -139,7 +139,7 @@ class MaskPass:
 
     def _rounded(self, rule: Round, weights: torch.Tensor, importance: torch.Tensor) -> RoundPass:
         """Return a pass that holds weights rounded to nearest."""
-        stored = round_to_nearest(weights, rule.grid, rule.scale, importance=importance)
+        stored = round_to_nearest(weights, rule.grid, rule.scale, importance=importance, unit=1)
         held = rule.begin(self.sections, weights, importance)
         held.codes = stored.codes.T.contiguous()
         held.numbers = [number.T.contiguous() for number in stored.numbers]

@@ -75,7 +75,7 @@ def test_every_weight_of_a_block_that_is_no_norm_nor_bias_belongs_to_one_group(k
 def test_what_cannot_be_pruned_is_refused() -> None:
     model = decoder("gpt2")
     block = decoder_blocks(model)[0]
-    with pytest.raises(ModelError, match="heads of 'gpt2'):
+    with pytest.raises(ModelError, match="heads of 'gpt2'"):
         attention(model.config, block)
     model.config.model_type = "bloom"
     with pytest.raises(ModelError, match=r"'bloom'.*supported: llama"):

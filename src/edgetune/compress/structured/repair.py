@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from edgetune.compress.blocks import decoder_blocks, read_matrix, write_matrix
+from edgetune.compress.capture import capture
 from edgetune.compress.streams import Stream, twin
 from edgetune.compress.structured.budget import Keep
 from edgetune.compress.structured.families import family_of
@@ -90,7 +91,7 @@ def _cut_one(
 ) -> None:
     reader: Any = block.get_submodule(groups.reader)
     weights = read_matrix(reader)
-    wanted = Wanted(*weights.shape, weights.device)
+    wanted = Wanted(weights.shape[0], weights.shape[1], weights.device)
     for stream in streams:
         inputs, was = inputs_of(reader, block, stream, index), stream.as_it_was()
         before = None if was is None else inputs_of(twin(reader, block, dense), dense, was, index)

@@ -89,7 +89,7 @@ def _cut_one(
 ) -> None:
     reader: Any = block.get_submodule(groups.reader)
     weights = read_matrix(reader)
-    wanted = Wanted(*weights.shape, weights.device)
+    wanted = Wanted(weights.shape[0], weights.shape[1], weights.device)
     for stream in streams:
         inputs, was = inputs_of(reader, block, stream, index), stream.as_it_was()
         before = None if was is None else inputs_of(twin(reader, block, dense), dense, was, index)

@@ -67,7 +67,7 @@ def adapters(model: PreTrainedModel, seed: int, train: Callable[[Any, list[Any]]
 RECOVERIES: Mapping[str, tuple[Recovery | None, float]] = {
     "none": (None, 0.0),
     "distil": (all_weights, 1e-4),
-    "lora": (adapters, 3e-3),
+    "lora": (adapters, 1e-3),
 }
 """By public name: what is trained, and its learning rate."""
 MODULES = "modules"

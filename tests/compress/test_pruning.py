@@ -15,8 +15,8 @@ from edgetune.compress.structured.budget import PerLayer, Priced, Uniform
 from edgetune.compress.structured.groups import Groups, Member
 from edgetune.compress.structured.importance import RULES
 from edgetune.compress.structured.modules import drop_modules
-from edgetune.compress.structured.pruning import Structured, groups_in, prune_model
-from edgetune.compress.structured.restore import restored
+from edgetune.compress.structured.pruning import Structured, groups_in, prune_model, repair
+from edgetune.compress.structured.restore import Wanted, restored
 from edgetune.compress.structured.settled import block_weights, widths_in
 from edgetune.core.batch import Batch
 from edgetune.core.errors import ConfigError, DataError, ModelError
@@ -116,27 +116,52 @@ def test_a_share_that_is_none_is_refused(ratio: float) -> None:
             budget.keep([[priced([1.0, 2.0], 1, fine=False)]], ratio)
 
 
-def test_restored_weights_are_the_ridge_solution_of_the_dense_outputs() -> None:
+def test_restored_weights_are_the_ridge_solution_for_the_wanted_outputs() -> None:
     generator = torch.Generator().manual_seed(0)
-    dense = torch.randn(200, 10, generator=generator, dtype=torch.float64)
-    seen = dense + 0.3 * torch.randn(200, 10, generator=generator, dtype=torch.float64)
+    seen = torch.randn(200, 10, generator=generator, dtype=torch.float64)
+    outputs = torch.randn(200, 4, generator=generator, dtype=torch.float64)
     weights = torch.randn(4, 10, generator=generator, dtype=torch.float64)
-    keep = torch.tensor([0, 2, 3, 7, 9])
-    hessian, cross = seen.T @ seen / 100, dense.T @ seen / 100
-    found = restored(weights.float(), hessian.float(), cross.float(), keep, damping=0.05)
-    ridge = 0.05 * float(hessian.diagonal()[keep].mean()) * 100
+    keep, wanted = torch.tensor([0, 2, 3, 7, 9]), Wanted(4, 10)
+    for rows in (slice(0, 50), slice(50, 50), slice(50, 200)):
+        wanted.add(seen[rows], outputs[rows])
+    found = restored(weights.float(), wanted, keep, 0.05)
+    ridge = 0.05 * float(seen[:, keep].square().sum(0).mean())
     rows = torch.cat([seen[:, keep], ridge**0.5 * torch.eye(5, dtype=torch.float64)])
-    wanted = torch.cat([dense @ weights.T, ridge**0.5 * weights[:, keep].T])
-    expected = torch.linalg.lstsq(rows, wanted).solution.T
+    expected = torch.linalg.lstsq(rows, torch.cat([outputs, ridge**0.5 * weights[:, keep].T])).solution.T
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_group_that_others_repeat_is_lost_without_a_trace_once_restored() -> None:
     inputs = torch.randn(300, 6, generator=torch.Generator().manual_seed(0))
     inputs[:, 5] = 0.5 * inputs[:, 0] - 2 * inputs[:, 1]
-    weights, moment = torch.randn(3, 6), inputs.T @ inputs
-    found = restored(weights, moment, moment, torch.arange(5), damping=1e-6)
+    weights, wanted = torch.randn(3, 6, generator=torch.Generator().manual_seed(1)), Wanted(3, 6)
+    wanted.add(inputs, inputs @ weights.T)
+    found = restored(weights, wanted, torch.arange(5), 1e-6)
     torch.testing.assert_close(inputs[:, :5] @ found.T, inputs @ weights.T, rtol=1e-3, atol=1e-3)
+
+
+def _hidden(model: PreTrainedModel, batches: list[Batch]) -> torch.Tensor:
+    """The residual stream behind the last block, before the last norm, of real tokens."""
+    found: list[torch.Tensor] = []
+    handle = model.model.norm.register_forward_pre_hook(lambda _, given: found.append(given[0]))
+    with torch.no_grad():
+        for batch in batches:
+            model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+    handle.remove()
+    return torch.cat([h[b.attention_mask.bool()] for h, b in zip(found, batches, strict=True)])
+
+
+def test_the_last_reader_brings_the_residual_stream_as_near_as_any_weights_can() -> None:
+    dense, model, batches = decoder("mistral"), decoder("mistral"), text(32, 16)
+    prune_model(model, batches, Structured(0.25, RULES["activation"], Uniform(), damping=1e-6))
+    last = decoder_blocks(model)[-1].mlp.down_proj
+    read: list[torch.Tensor] = []
+    handle = last.register_forward_pre_hook(lambda _, given: read.append(given[0]))
+    now, then = _hidden(model, batches), _hidden(dense, batches)
+    handle.remove()
+    inputs = torch.cat([x[b.attention_mask.bool()] for x, b in zip(read, batches, strict=True)])
+    rest = torch.linalg.lstsq(inputs, then - now).solution
+    assert float((then - now).square().sum()) <= 1.02 * float((then - now - inputs @ rest).square().sum())
 
 
 def test_compensation_brings_the_outputs_nearer_and_keeps_the_choice() -> None:
@@ -185,6 +210,17 @@ def test_the_sub_module_that_goes_is_the_one_whose_zeros_cost_least() -> None:
     assert (gone.layer, gone.name) == min(costs, key=costs.__getitem__)
     assert gone.cost == pytest.approx(costs[gone.layer, gone.name], rel=1e-4)
     assert len(groups_in(model)[gone.layer]) == 1
+
+
+@pytest.mark.parametrize("kind", ["mistral", "granite"])
+def test_what_is_left_makes_up_for_a_sub_module_that_has_gone(kind: str) -> None:
+    dense, model, batches = decoder(kind), decoder(kind), text(64, 16)
+    drop_modules(model, 0.3, lambda m: -float(widths_in(m).heads[0] == 0), [ATTENTION])
+    before = float((_logits(model) - _logits(dense)).square().mean())
+    kept = {name: weight.clone() for name, weight in dense.named_parameters()}
+    repair(model, dense, batches)
+    assert float((_logits(model) - _logits(dense)).square().mean()) < 0.9 * before
+    assert all(torch.equal(weight, kept[name]) for name, weight in dense.named_parameters())
 
 
 def test_a_key_value_cache_goes_on_where_the_first_attention_has_gone() -> None:

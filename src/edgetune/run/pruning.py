@@ -16,7 +16,7 @@ from edgetune.compress.structured.budget import WIDTHS, PerLayer, check_ratio
 from edgetune.compress.structured.distil import distil, mean_divergence
 from edgetune.compress.structured.importance import RULES, Importance, Random
 from edgetune.compress.structured.modules import drop_modules
-from edgetune.compress.structured.pruning import Structured, prune_model
+from edgetune.compress.structured.pruning import Structured, prune_model, repair
 from edgetune.core.batch import Batch
 from edgetune.core.errors import ConfigError, ModelError
 from edgetune.core.keys import stream
@@ -66,8 +66,8 @@ def adapters(model: PreTrainedModel, seed: int, train: Callable[[Any, list[Any]]
 
 RECOVERIES: Mapping[str, tuple[Recovery | None, float]] = {
     "none": (None, 0.0),
-    "distil": (all_weights, 5e-4),
-    "lora": (adapters, 3e-3),
+    "distil": (all_weights, 1e-4),
+    "lora": (adapters, 1e-3),
 }
 """By public name: what is trained, and its learning rate."""
 MODULES = "modules"
@@ -220,6 +220,9 @@ def _pruned(
                 hint="a larger --ratio, or --width per_layer",
             )
         weigh("pruned", model)
+        if order.compensate:
+            repair(model, dense, text, progress)
+            weigh("compensated", model)
         return model
     budget = PerLayer(*order.spare) if any(order.spare) else WIDTHS[order.width]
     method = Structured(order.ratio, rule, budget, compensate=False)

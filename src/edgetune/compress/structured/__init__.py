@@ -2,5 +2,6 @@
 
 Read in this order: `families` (the table: which modules hold a group), `groups` (rows and columns of a group, and how
 they are cut), `importance` and `gradients` (what a group is worth), `budget` and `chosen` (which groups stay),
-`restore` (least squares on what stays), `pruning` (the driver), `modules` (whole sub-modules), `distil` (recovery).
+`restore` and `repair` (least squares),
+`pruning` (the driver), `modules` (whole sub-modules), `distil` (recovery).
 """

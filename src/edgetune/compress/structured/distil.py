@@ -72,7 +72,7 @@ def distil(
 ) -> list[float]:
     """Train some parameters of a pruned model towards the outputs of its dense parent, in place.
 
-        AdamW(0.9, 0.999) without decay, gradients of norm 1 at most; the rate rises over a tenth and falls as a cosine
+        AdamW(0.9, 0.999) without decay, gradients of norm 1; the rate rises over a tenth, then falls as a cosine
 
     Args:
         student: the pruned model.

@@ -20,6 +20,7 @@ class Family:
         output: the layer that reads the heads.
         stacked: the three of `heads` are one matrix, queries over keys over values.
         width: field of the configuration that counts the channels.
+        adds: what the readers give is added to the residual stream as it is, that of the heads first.
         divides: the configuration wants a hidden width that is a multiple of the number of heads, whatever their width.
         by_layer: layers may differ, and whole sub-modules go: the block is `x + attention(norm(x))`, then
             `x + feed_forward(norm(x))`, and reads its sizes from its weights.
@@ -33,10 +34,11 @@ class Family:
     stacked: bool = False
     width: str = "intermediate_size"
     by_layer: bool = False
+    adds: bool = False
     divides: bool = False
 
 
-LLAMA = Family(by_layer=True)
+LLAMA = Family(by_layer=True, adds=True)
 GEMMA = Family()
 """As Llama, with norms behind the sub-modules in its later versions."""
 PHI3 = Family(up=("mlp.gate_up_proj",), halves=True, heads=("self_attn.qkv_proj",), stacked=True)
@@ -55,13 +57,13 @@ FAMILIES = {
     "qwen2": LLAMA,
     "qwen3": LLAMA,
     "smollm3": LLAMA,
-    "granite": LLAMA,
+    "granite": replace(LLAMA, adds=False),
     "seed_oss": LLAMA,
     "ernie4_5": LLAMA,
     "hunyuan_v1_dense": LLAMA,
     "arcee": replace(UNGATED, divides=True),
     "nemotron": replace(UNGATED, by_layer=False),
-    "gemma": replace(GEMMA, by_layer=True),
+    "gemma": LLAMA,
     "gemma2": replace(GEMMA, divides=True),
     "gemma3_text": replace(GEMMA, divides=True),
     "olmo": GEMMA,

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
-from edgetune.compress.blocks import decoder_blocks, read_matrix, write_matrix
-from edgetune.compress.capture import capture
-from edgetune.compress.hessian import Hessian
-from edgetune.compress.streams import Stream, twin
-from edgetune.compress.structured.budget import Budget, Keep, Priced
+from edgetune.compress.blocks import decoder_blocks
+from edgetune.compress.structured.budget import Budget, Priced
 from edgetune.compress.structured.evidence import gather
 from edgetune.compress.structured.groups import (
     Groups,
@@ -26,11 +21,9 @@ from edgetune.compress.structured.groups import (
     prunes_heads,
 )
 from edgetune.compress.structured.importance import Importance, score_blocks
-from edgetune.compress.structured.restore import restored
+from edgetune.compress.structured.repair import DAMPING, cut_and_restore
 from edgetune.compress.structured.settled import settle, widths_in
-from edgetune.compress.walk import inputs_of
 from edgetune.core.batch import Batch
-from edgetune.core.errors import DataError
 from edgetune.core.progress import Progress, silent
 from edgetune.core.removed import NoAttention, NoFeedForward
 from edgetune.core.widths import Widths
@@ -52,7 +45,7 @@ class Structured:
     importance: Importance
     budget: Budget
     compensate: bool = True
-    damping: float = 0.01
+    damping: float = DAMPING
 
 
 def prune_model(
@@ -97,6 +90,24 @@ def prune_model(
     return widths
 
 
+def repair(
+    model: PreTrainedModel, parent: PreTrainedModel, calibration: Sequence[Batch], progress: Progress = silent
+) -> None:
+    """Restore the readers that a model has left after whole sub-modules went, in place.
+
+    Args:
+        model: without some sub-modules of its parent, and otherwise equal to it.
+        parent: the dense model, left as it is.
+        calibration, progress: as in `prune_model`.
+
+    Raises:
+        DataError, ModelError: as `cut_and_restore`.
+    """
+    kinds = groups_in(model)
+    keep = [[torch.arange(groups.count) for groups in own] for own in kinds]
+    cut_and_restore(model, kinds, keep, calibration, progress=progress, parent=parent)
+
+
 def groups_in(model: PreTrainedModel) -> list[list[Groups]]:
     """Return the groups of every block: heads where the family's can go, then channels; none of removed modules."""
     config: Any = model.config
@@ -120,69 +131,3 @@ def _priced(
             priced.append(Priced(groups, groups.weights(block), score, fine, counts))
         found.append(priced)
     return found
-
-
-@torch.no_grad()
-def cut_and_restore(
-    model: PreTrainedModel,
-    kinds: Sequence[Sequence[Groups]],
-    keep: Keep,
-    calibration: Sequence[Batch],
-    damping: float,
-    progress: Progress = silent,
-) -> None:
-    """Cut block by block; every reader is restored on the inputs that the pruned model before it gives.
-
-    The target is the reader's output in the dense model, which runs beside.
-
-    Args:
-        model: changed in place.
-        kinds: the groups of every block, in the order in which the block computes them.
-        keep: which of them stay.
-        calibration: at least one real token.
-        damping: of the least squares.
-        progress: told of every block.
-
-    Raises:
-        DataError: no calibration text.
-        ModelError: if the inputs of a reader are not finite.
-    Cost: three forward passes over the calibration tokens; two hidden states a token, one dense block and one Hessian.
-    """
-    if not calibration:
-        raise DataError("compensation needs calibration text", hint="--no-compensate does without")
-    blocks = decoder_blocks(model)
-    streams = capture(model, blocks, calibration)
-    for stream in streams:
-        stream.dense = stream.hidden
-    for index, (block, own, kept) in enumerate(zip(blocks, kinds, keep, strict=True)):
-        dense = deepcopy(block)
-        for groups, some in zip(own, kept, strict=True):
-            if len(some) < groups.count:
-                _cut_one(block, dense, index, streams, groups, some, damping)
-        for stream in streams if index + 1 < len(blocks) else ():
-            stream.hidden, was = stream.run(block, index), stream.as_it_was()
-            stream.dense = None if was is None else was.run(dense, index)
-        progress("pruning: blocks", index + 1, len(blocks))
-
-
-def _cut_one(
-    block: nn.Module,
-    dense: nn.Module,
-    index: int,
-    streams: Sequence[Stream],
-    groups: Groups,
-    keep: torch.Tensor,
-    damping: float,
-) -> None:
-    reader: Any = block.get_submodule(groups.reader)
-    weights = read_matrix(reader)
-    moments = Hessian(weights.shape[1], weights.device, dense=True)
-    for stream in streams:
-        inputs, was = inputs_of(reader, block, stream, index), stream.as_it_was()
-        if inputs is not None and was is not None:
-            moments.add(inputs, inputs_of(twin(reader, block, dense), dense, was, index))
-    cut(block, groups, keep)
-    if moments.cross is not None and moments.tokens:
-        columns = groups.columns[keep].flatten().sort().values.to(weights.device)
-        name = f"block {index}, {groups.reader}"
-        write_matrix(reader, restored(weights, moments.matrix, moments.cross, columns, damping, name=name))

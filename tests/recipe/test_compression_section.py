@@ -36,11 +36,11 @@ def test_a_pruner_keeps_floats_unless_a_grid_is_named() -> None:
     ("written", "meant"), [("2:4", NofM(2, 4)), ("0.7", Unstructured(0.7)), (0.7, Unstructured(0.7))]
 )
 def test_sparsity_is_a_share_or_a_pattern(written: str | float, meant: Unstructured | NofM) -> None:
-    found = compression_of(recipe(name="sparsegpt", sparsity=written, swaps=0, polish=3))
+    found = compression_of(recipe(name="sparsegpt", sparsity=written, swaps=0, polish=3, aim_dense=True))
     assert found.mask is not None
     assert sparsegpt.METHOD.mask is not None
     mask = dataclasses.replace(sparsegpt.METHOD.mask, sparsity=meant)
-    assert found == dataclasses.replace(sparsegpt.METHOD, mask=mask, swaps=0, polish=3)
+    assert found == dataclasses.replace(sparsegpt.METHOD, mask=mask, swaps=0, polish=3, aim_dense=True)
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,7 @@ def test_sparsity_is_a_share_or_a_pattern(written: str | float, meant: Unstructu
     [
         ({"name": "optq", "sparsity": "0.5"}, "prunes nothing"),
         ({"name": "optq", "polish": 4}, "mask"),
+        ({"name": "wanda", "aim_dense": True}, "compensate"),
         ({"name": "sparsegpt", "sparsity": "3:5"}, "2:4"),
         ({"name": "sparsegpt", "sparsity": 1.5}, "0 to 1"),
     ],

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from edgetune.compress.masking import sparsity_named
 from edgetune.compress.method import CompressionMethod
@@ -51,12 +52,10 @@ def compression_of(recipe: Recipe) -> CompressionMethod:
                 hint="name sparsegpt, wanda, magnitude or joint as compression.name",
             )
         mask = replace(mask, sparsity=sparsity_named(str(section.sparsity)))
+    wanted = {"swaps": section.swaps, "polish": section.polish, "aim_dense": section.aim_dense}
+    said: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
     return replace(
-        method,
-        grid=method.grid if section.grid is None else GRIDS[section.grid],
-        mask=mask,
-        swaps=method.swaps if section.swaps is None else section.swaps,
-        polish=method.polish if section.polish is None else section.polish,
+        method, grid=method.grid if section.grid is None else GRIDS[section.grid], mask=mask, **said
     )
 
 

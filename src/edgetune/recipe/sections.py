@@ -122,9 +122,12 @@ class CompressionSection(Section):
     sparsity: str | float | None = None
     """Share of the weights that are pruned, or 2:4 for two of every four; the method's own, 0.5, if not set."""
     swaps: int | None = Field(default=None, ge=0, le=10**6)
-    """Exchanges of pruned weights for kept ones, in every row at most; the method's own, 0, if not set."""
+    """Exchanges of pruned weights for kept ones, in every row at most; the method's own if not set."""
     polish: int | None = Field(default=None, ge=0, le=10**6)
     """Steps of conjugate gradients on the kept weights; the method's own if not set."""
+    aim_dense: bool | None = None
+    """Whether layers are solved for the outputs of the uncompressed model, which takes twice the passes; the method's
+    own if not set."""
     calibration: str | None = None
     """A text or records to calibrate on: a .txt file is packed to full length, of records prompt and response count; if
     not set, the server's own sample in a run, and the records that are not held out in `edgetune compress`."""

@@ -117,11 +117,7 @@ RECIPE_OPTIONS = {
         default="auto",
     ),
     "compression": RecipeOption(
-        "compression.name",
-        str,
-        "optq, rtn, sparsegpt, joint: see `edgetune methods`.",
-        ("--method",),
-        default="optq",
+        "compression.name", str, "optq, gptaq, joint: see `edgetune methods`.", ("--method",), default="optq"
     ),
     "grid": RecipeOption(
         "compression.grid",
@@ -134,9 +130,7 @@ RECIPE_OPTIONS = {
         "In place of a grid: size of the file, 4.5bpw or 1.2GB; every matrix gets the grid that suits it.",
     ),
     "sparsity": RecipeOption(
-        "compression.sparsity",
-        str,
-        "Share of the weights that go, of methods that prune (0.5), or 2:4.",
+        "compression.sparsity", str, "Share of the weights that go, of methods that prune (0.5), or 2:4."
     ),
     "calibration": RecipeOption(
         "compression.calibration",

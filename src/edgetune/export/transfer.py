@@ -8,16 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-if sys.version_info >= (3, 14):  # the standard library's own
-    from compression import zstd
-else:
+PART = 1 << 22
+"""Bytes read together."""
+
+
+def _library() -> Any:
+    """Return the zstd of the standard library or its backport, None without either."""
+    if sys.version_info >= (3, 14):
+        from compression import zstd
+
+        return zstd
     try:
         from backports import zstd
     except ImportError:
-        zstd = None
+        return None
+    return zstd
 
-PART = 1 << 22
-"""Bytes read together."""
+
+zstd = _library()
 
 
 @dataclass(frozen=True, slots=True)

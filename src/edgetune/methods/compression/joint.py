@@ -20,5 +20,5 @@ METHOD = CompressionMethod(
     embeddings=Q8_0,
     damping=0.01,
     block=128,
-    passes=2,
+    passes=4,
 )

@@ -107,7 +107,7 @@ def compression(
         jobs: processes side by side.
         told: called with every new row.
     """
-    rows = run_cells(cells, out / "compression.jsonl", out / "runs", jobs=jobs, told=told, make=_run)
+    rows = run_cells(cells, out / "rows.jsonl", out / "runs", jobs=jobs, told=told, make=_run)
     kinds = dict.fromkeys((row["method"], row["grid"]) for row in rows)
     lines = [line_of([row for row in rows if (row["method"], row["grid"]) == kind]) for kind in kinds]
     return sorted(lines, key=lambda line: (line["bytes"], line["kl"][0]))

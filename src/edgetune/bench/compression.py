@@ -103,7 +103,7 @@ def compression(
 
     Args:
         cells: from `cells_of`.
-        out: folder of `compression.jsonl`, which grows.
+        out: folder of `rows.jsonl`, which grows.
         jobs: processes side by side.
         told: called with every new row.
     """

@@ -151,6 +151,8 @@ Q6_K = BlockGrid("Q6_K", -32, 31, 210, _LARGE, _two(16, Whole(-128, 127)))
 _ALL = (Q2_K, Q3_K, IQ4_XS, MXFP4, Q4_0, IQ4_NL, NVFP4, Q4_K, Q4_1, Q5_0, Q5_K, Q5_1, Q6_K, Q8_0)
 GRIDS = {grid.name: grid for grid in _ALL}
 """By name, in the order of their bits a weight."""
+HELD = {grid.name: grid for grid in (Q4_0, Q8_0)}
+"""Those that a base may be held in while it is tuned (`PackedTensor`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from edgetune.core.errors import DigestError, ModelError
 from edgetune.core.keys import key_id, pool_key
 from edgetune.core.ledger import DirectionsSpec, Ledger, check_base, read_ledger
-from edgetune.core.quantised import GRIDS, BlockGrid
+from edgetune.core.quantised import HELD, BlockGrid
 from edgetune.core.tuned import Tuned
 from edgetune.core.update import Dense
 from edgetune.directions import KINDS, Hadamard
@@ -110,9 +110,9 @@ def refuse_other_base(backbone: Backbone, ledger: Ledger, where: Path | None) ->
 
 def _grid(ledger: Ledger) -> BlockGrid | None:
     name = ledger.extra.get(BASE_GRID)
-    if name is not None and name not in GRIDS:
+    if name is not None and name not in HELD:
         raise ModelError(f"the ledger's base was rounded to an unknown grid {name!r}", hint="update edgetune")
-    return GRIDS[name] if name is not None else None
+    return HELD[name] if name is not None else None
 
 
 def _scales(ledger: Ledger, backbone: Backbone) -> dict[str, float]:

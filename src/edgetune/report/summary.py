@@ -214,9 +214,8 @@ def write_summary(folder: Path) -> Path:
       `payload_down_bytes`, `transport_up_bytes`, `transport_down_bytes` (on the socket: payloads, requests, encryption,
       polls, retries; between the rounds that count, not before the first nor of rounds lost with a killed server), and
       `devices`: number to `answered` rounds, `unanswered`, `late` and the same four sums.
-
-    - `allotted`: null, or `size` as asked for, `budget_bytes`, `predicted_kl`, and `grids` (matrices on each).
     - `calibration`: null, or `source`, `tokens`, `sequences` and `widest` (inputs of the widest layer).
+    - `allotted`: null, or `size` as asked for, `budget_bytes`, `predicted_kl`, and `grids` (matrices on each).
 
     A loss or perplexity that is NaN or infinite is written as null, because JSON has no such number.
 

@@ -13,6 +13,7 @@ from edgetune.compress.sequential import compress_model
 from edgetune.compress.store import clear
 from edgetune.core.errors import ModelError
 from edgetune.core.events import Event
+from edgetune.core.files import PARTIAL
 from edgetune.core.quantised import Q5_0
 from edgetune.methods.compression import gptaq
 
@@ -96,5 +97,6 @@ def test_a_damaged_block_is_refused_by_name(calibration: list[torch.Tensor], tmp
 
 def test_the_store_is_cleared_of_all_jobs(calibration: list[torch.Tensor], tmp_path: Path) -> None:
     compress_model(tiny("llama"), calibration, METHOD, scratch=tmp_path)
+    (tmp_path / f"{PARTIAL}block-3.solved-x").write_bytes(b"cut off")  # by a kill in the middle of a write
     clear(tmp_path)
     assert not list(tmp_path.iterdir())

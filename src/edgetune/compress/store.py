@@ -15,7 +15,7 @@ from safetensors.torch import load, save
 
 from edgetune.core.errors import ModelError
 from edgetune.core.events import LayerCompressed
-from edgetune.core.files import write_atomic
+from edgetune.core.files import PARTIAL, write_atomic
 from edgetune.core.quantised import GRIDS, QuantisedMatrix
 
 DIGEST = 32
@@ -112,9 +112,9 @@ class BlockStore:
 
 
 def clear(folder: Path) -> None:
-    """Remove the blocks of every job from a folder."""
-    for path in folder.glob("block-*.solved"):
-        path.unlink()
+    """Remove the blocks of every job from a folder, and what killed writers of blocks left unfinished there."""
+    for path in [*folder.glob("block-*.solved"), *folder.glob(f"{PARTIAL}block-*")]:
+        path.unlink(missing_ok=True)
 
 
 def job_name(*parts: object) -> str:

@@ -104,10 +104,10 @@ def response_losses(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch
             *(torch.split(one, each) for one in (rows, columns, labels)), strict=True
         )
     ]
-    return _by_record(torch.cat(parts), rows, said), said.sum(dim=1)
+    return by_record(torch.cat(parts), rows, said), said.sum(dim=1)
 
 
-def _by_record(losses: torch.Tensor, rows: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
+def by_record(losses: torch.Tensor, rows: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
     """Sum losses float32 [tokens], those of the positions `said` [batch, length] in order, by record."""
     if losses.is_cuda:  # index_add_ adds in another order every time there
         return losses.new_zeros(said.shape).masked_scatter(said, losses).sum(dim=1)

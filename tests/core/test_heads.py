@@ -35,18 +35,25 @@ def test_a_head_by_itself_gives_the_models_own_logits(tiny_model: Any, kind: str
     model, batch = tiny_model(kind), _batch()
     apart, where = Apart(), positions(batch)
     rows = apart.rows(model, batch, where)
-    assert rows.shape[-1] == 32 and apart.width == 100
+    assert rows.shape[-1] == 32
+    assert apart.width == 100
     whole = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
     assert torch.allclose(apart.logits(model, rows), whole[where], atol=1e-5)
 
 
-@pytest.mark.parametrize("field", [("final_logit_softcapping", 2.0), ("logit_scale", 3.0), ("logits_scaling", 4.0)])
+@pytest.mark.parametrize(
+    "field", [("final_logit_softcapping", 2.0), ("logit_scale", 3.0), ("logits_scaling", 4.0)]
+)
 def test_what_families_do_to_their_logits_is_done(field: tuple[str, float]) -> None:
     from transformers import AutoModelForCausalLM, Cohere2Config, Gemma2Config, GraniteConfig
 
     small = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
     small |= {"num_attention_heads": 2, "num_key_value_heads": 1, field[0]: field[1], "pad_token_id": 0}
-    kinds = {"final_logit_softcapping": Gemma2Config, "logit_scale": Cohere2Config, "logits_scaling": GraniteConfig}
+    kinds = {
+        "final_logit_softcapping": Gemma2Config,
+        "logit_scale": Cohere2Config,
+        "logits_scaling": GraniteConfig,
+    }
     more = {"head_dim": 8} if field[0].startswith("final") else {}
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(kinds[field[0]](**small, **more)).eval()
@@ -74,7 +81,8 @@ def test_a_model_that_does_more_to_its_logits_gives_them_whole(tiny_model: Any) 
     inner, batch, apart = tiny_model(), _batch(), Apart()
     rows = apart.rows(Warmer(inner), batch, positions(batch))
     whole = inner(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits[positions(batch)]
-    assert torch.allclose(apart.logits(Warmer(inner), rows), 2 * whole, atol=1e-5) and apart.width == 100
+    assert torch.allclose(apart.logits(Warmer(inner), rows), 2 * whole, atol=1e-5)
+    assert apart.width == 100
 
 
 def test_chunks_give_the_value_and_the_gradients_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +97,8 @@ def test_chunks_give_the_value_and_the_gradients_of_the_whole(monkeypatch: pytes
         return head(rows).log_softmax(-1)[:, 3]
 
     found = by_chunks(loss, (hidden,), 11)
-    assert max(seen) == 4 and torch.allclose(found, loss(hidden))
+    assert max(seen) == 4
+    assert torch.allclose(found, loss(hidden))
     chunked = torch.autograd.grad(found.sum(), (hidden, head.weight))
     whole = torch.autograd.grad(loss(hidden).sum(), (hidden, head.weight))
     assert all(torch.allclose(one, other) for one, other in zip(chunked, whole, strict=True))
@@ -109,7 +118,9 @@ def test_no_tensor_of_all_logits_lives_in_either_pass(monkeypatch: pytest.Monkey
             return out
 
     with Watch():
-        by_chunks(lambda row: head(row).log_softmax(-1).exp().square().sum(-1), (hidden,), vocabulary).sum().backward()
+        by_chunks(
+            lambda row: head(row).log_softmax(-1).exp().square().sum(-1), (hidden,), vocabulary
+        ).sum().backward()
     assert largest == max(heads.FEWEST * vocabulary, head.weight.numel()) < tokens * vocabulary
 
 

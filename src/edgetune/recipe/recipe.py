@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError
 from edgetune.core.errors import ConfigError, DataError, nearest
 from edgetune.core.event_log import read_events
 from edgetune.methods.cards import is_file
+from edgetune.recipe.distillation_section import DistillationSection
 from edgetune.recipe.method_section import MethodSection, Section
 from edgetune.recipe.sections import (
     CompressionSection,
@@ -55,6 +56,7 @@ class Recipe(Section):
     federation: FederationSection = FederationSection()
     fleet: FleetSection = FleetSection()
     method: MethodSection = MethodSection()
+    distillation: DistillationSection = DistillationSection()
     compression: CompressionSection = CompressionSection()
     export: ExportSection = ExportSection()
     evaluation: EvaluationSection = EvaluationSection()
@@ -81,6 +83,8 @@ class Recipe(Section):
                 "stages": True,
             }
         )
+        if self.distillation == DistillationSection():  # runs of versions that had none go on
+            del kept["distillation"]
         stages = self.stages or ()
         before = stages[: stages.index("tune")] if "tune" in stages else ()
         kept["stages"] = [name for name in before if name != "base"]

@@ -1,0 +1,136 @@
+"""From the recipe's [distillation] to a lesson, with everything refused that would teach nonsense."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+
+from transformers import PreTrainedTokenizerBase
+
+from edgetune.core.errors import ConfigError, ModelError
+from edgetune.core.jensen_shannon import JensenShannon
+from edgetune.data.encode import padding_id
+from edgetune.distil.lesson import Lesson
+from edgetune.distil.on_policy import OnPolicy
+from edgetune.distil.teacher import ModelTeacher
+from edgetune.methods.method import TuningMethod
+from edgetune.models.backbone import Backbone, load_backbone, rows_of
+from edgetune.recipe.distillation_section import DistillationSection
+from edgetune.recipe.recipe import Recipe
+
+WHERE = "distillation.teacher"
+COMPARED = 64
+"""Texts that both tokenizers are given."""
+
+
+def check_distillation(recipe: Recipe, method: TuningMethod) -> None:
+    """Refuse settings that cannot be meant together, before anything is loaded.
+
+    Raises:
+        ConfigError: saying what to change.
+    """
+    section = recipe.distillation
+    if not section.wanted:
+        if section != DistillationSection():
+            raise ConfigError("nobody is named to learn from", where=WHERE, hint="--teacher MODEL")
+        return
+    if section.teacher is not None and section.teacher_logits is not None:
+        raise ConfigError("two teachers are named", where=WHERE, hint="leave distillation.teacher_logits out")
+    if section.teacher is None and section.share:
+        raise ConfigError(
+            "what a teacher said beforehand is not about responses that the student will sample",
+            where="distillation.on_policy",
+            hint="set it to 0, or name a model as distillation.teacher",
+        )
+    if method.objective is not None:
+        raise ConfigError(
+            f"{method.name} minimises {method.objective.title}, and a distillation the distance from its teacher",
+            where="method.objective",
+            hint="--set method.objective=loss",
+        )
+    if method.private and section.share:
+        raise ConfigError(
+            "which number decides a sampled token depends on who else is in a batch, which is to be hidden",
+            where="distillation.on_policy",
+            hint="--set distillation.on_policy=0",
+        )
+
+
+def lesson_of(
+    recipe: Recipe, student: Backbone, ends: Iterable[int], texts: Sequence[str], *, longest: int = 0
+) -> Lesson | None:
+    """Return the lesson of a recipe; None if it has no teacher.
+
+    Args:
+        recipe: of the run.
+        student: the base, before anything is placed on it.
+        ends: tokens that end a response.
+        texts: some of the data's, which both tokenizers must read alike.
+        longest: tokens of a record with a sampled response.
+
+    Raises:
+        ConfigError: as `check_vocabulary`; the teacher's context is too short.
+        ModelError: the teacher cannot be loaded.
+    Cost: one copy of the teacher.
+    """
+    section = recipe.distillation
+    if section.teacher is None:
+        return None
+    try:
+        teacher = load_backbone(section.teacher, dtype=student.dtype, device=student.model.device)
+    except ModelError as error:
+        raise ModelError(error.what, where=f"{WHERE}: {error.where}", hint=error.hint) from error
+    check_vocabulary(student.tokenizer, teacher.tokenizer, texts, section.teacher)
+    holds = int(getattr(teacher.model.config, "max_position_embeddings", 0) or longest)
+    if holds < longest:
+        raise ConfigError(
+            f"the teacher holds {holds} tokens, a record with a response {longest}",
+            where=WHERE,
+            hint="lower data.max_tokens or distillation.max_new_tokens",
+        )
+    digest = sha256(f"{teacher.digest} {teacher.prompt_digest}".encode()).hexdigest()
+    return Lesson(
+        ModelTeacher(teacher.model, digest),
+        JensenShannon(section.beta, section.normalise),
+        OnPolicy(section.share, section.temperature, section.max_new_tokens, section.regenerate_every),
+        min(rows_of(student), rows_of(teacher)),
+        frozenset(ends),
+        padding_id(student.tokenizer),
+    )
+
+
+def check_vocabulary(
+    student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase, texts: Sequence[str], source: str
+) -> None:
+    """Refuse a teacher whose token numbers mean something else; a padded head is no difference.
+
+    Args:
+        student, teacher: the tokenizers.
+        texts: of which at most COMPARED are read by both.
+        source: what the teacher was asked for by.
+
+    Raises:
+        ConfigError: naming the first difference.
+    """
+    hint = "a teacher of the same family; or tune on its answers as data"
+    ours, theirs = student.get_vocab(), teacher.get_vocab()
+    apart = sorted({*ours.items()} ^ {*theirs.items()}, key=lambda one: (one[1], one[0]))
+    if apart:
+        word, number = apart[0]
+        who = "the student" if ours.get(word) == number else "the teacher"
+        raise ConfigError(
+            f"student and teacher have different vocabularies: {len(apart):,} differences, token {number} is "
+            f"{word[:40]!r} for {who} alone",
+            where=f"{WHERE}: {source}",
+            hint=hint,
+        )
+    for text in texts[:COMPARED]:
+        if (
+            student(text, add_special_tokens=False).input_ids
+            != teacher(text, add_special_tokens=False).input_ids
+        ):
+            raise ConfigError(
+                f"student and teacher read a text as different tokens: {text[:60]!r}",
+                where=f"{WHERE}: {source}",
+                hint=hint,
+            )

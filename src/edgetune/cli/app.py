@@ -31,6 +31,7 @@ from edgetune.cli import (
     status,
     suggest,
     talk,
+    teach,
 )
 from edgetune.core.errors import INTERRUPTED, ConfigError, EdgetuneError, OutputError, TerminatedError
 
@@ -85,6 +86,7 @@ for group in (
     suggest,
     artefacts,
     prune,
+    teach,
     talk,
     fetch,
     info,

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
+from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from edgetune.core.errors import ConfigError, ModelError
+from edgetune.core.errors import ConfigError, DataError, ModelError
 from edgetune.core.jensen_shannon import JensenShannon
-from edgetune.data.encode import padding_id
+from edgetune.data.encode import Example, padding_id
 from edgetune.distil.lesson import Lesson
 from edgetune.distil.on_policy import OnPolicy
-from edgetune.distil.teacher import ModelTeacher
+from edgetune.distil.stored import HINT, StoredTeacher, vocabulary_digest
+from edgetune.distil.teacher import ModelTeacher, Teacher
 from edgetune.methods.method import TuningMethod
 from edgetune.models.backbone import Backbone, load_backbone, rows_of
 from edgetune.recipe.distillation_section import DistillationSection
@@ -71,11 +73,14 @@ def lesson_of(
     Raises:
         ConfigError: as `check_vocabulary`; the teacher's context is too short.
         ModelError: the teacher cannot be loaded.
+        DataError: as `distil.stored.StoredTeacher`.
     Cost: one copy of the teacher.
     """
     section = recipe.distillation
-    if section.teacher is None:
+    if not section.wanted:
         return None
+    if section.teacher is None:
+        return _stored(recipe, student, ends)
     try:
         teacher = load_backbone(section.teacher, dtype=student.dtype, device=student.model.device)
     except ModelError as error:
@@ -89,14 +94,46 @@ def lesson_of(
             hint="lower data.max_tokens or distillation.max_new_tokens",
         )
     digest = sha256(f"{teacher.digest} {teacher.prompt_digest}".encode()).hexdigest()
+    shared = min(rows_of(student), rows_of(teacher))
+    return _lesson(section, student, ends, ModelTeacher(teacher.model, digest), shared)
+
+
+def _stored(recipe: Recipe, student: Backbone, ends: Iterable[int]) -> Lesson:
+    path = Path(str(recipe.distillation.teacher_logits)).expanduser()
+    teacher = StoredTeacher(path, vocabulary_digest(student.tokenizer.get_vocab()))
+    if teacher.largest >= rows_of(student):
+        raise DataError(f"the teacher names token {teacher.largest}, which the student lacks", where=path)
+    return _lesson(recipe.distillation, student, ends, teacher, rows_of(student))
+
+
+def _lesson(
+    section: DistillationSection, student: Backbone, ends: Iterable[int], teacher: Teacher, shared: int
+) -> Lesson:
     return Lesson(
-        ModelTeacher(teacher.model, digest),
+        teacher,
         JensenShannon(section.beta, section.normalise),
         OnPolicy(section.share, section.temperature, section.max_new_tokens, section.regenerate_every),
-        min(rows_of(student), rows_of(teacher)),
+        shared,
         frozenset(ends),
         padding_id(student.tokenizer),
     )
+
+
+def check_taught(lesson: Lesson | None, examples: Sequence[Example]) -> None:
+    """Refuse a file of a teacher's logits that knows nothing of some records.
+
+    Raises:
+        DataError: saying of how many.
+    """
+    if lesson is None or not isinstance(lesson.teacher, StoredTeacher):
+        return
+    missing = lesson.teacher.missing(examples)
+    if missing:
+        raise DataError(
+            f"the teacher said nothing of {missing:,} of {len(examples):,} records",
+            where=lesson.teacher.path,
+            hint=HINT,
+        )
 
 
 def check_vocabulary(

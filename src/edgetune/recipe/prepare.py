@@ -26,7 +26,7 @@ from edgetune.models.embedded import EMBEDDED
 from edgetune.recipe.asking import asked_devices, asked_for
 from edgetune.recipe.division import HELD_OUT, divide
 from edgetune.recipe.encoder import Encoder, context_of, longest_of, prompt_of
-from edgetune.recipe.lesson import COMPARED, check_distillation, lesson_of
+from edgetune.recipe.lesson import COMPARED, check_distillation, check_taught, lesson_of
 from edgetune.recipe.open_settings import recipe_method
 from edgetune.recipe.recipe import Recipe
 from edgetune.recipe.residency import RESIDENCIES, check_streams
@@ -162,6 +162,7 @@ def prepare(recipe: Recipe, *, split: bool = True) -> Prepared:
         backbone.model.generation_config.eos_token_id = list(ends)
     texts = [record.response for record in data.records[:COMPARED]]
     lesson = lesson_of(recipe, backbone, ends, texts, longest=longest) if split else None
+    check_taught(lesson, [one for share in devices.values() for one in share])
     held_out = [renderer.frame.without_own_end(record) for record in data.held_out]
     return Prepared(
         recipe=recipe,

@@ -27,6 +27,12 @@ def _recipe(*settings: str, method: str = "lora") -> Recipe:
         (["distillation.teacher_logits=x", "distillation.on_policy=0.5"], "lora", "said beforehand"),
         (["distillation.teacher=embedded", "method.objective=token_f1"], "mezo", "minimises"),
         (["distillation.teacher=embedded"], "dpzero", "which is to be hidden"),
+        (
+            ["distillation.teacher=embedded", "distillation.reward=rouge_l", "distillation.on_policy=0"],
+            "lora",
+            "rewarded",
+        ),
+        (["distillation.teacher=embedded", "distillation.reward=rouge_l"], "fedkseed", "there is one"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(settings: list[str], method: str, said: str) -> None:
@@ -41,6 +47,7 @@ def test_settings_that_do_not_go_together_are_refused(settings: list[str], metho
         ([], "lora"),
         (["distillation.teacher=embedded"], "fedkseed"),
         (["distillation.teacher_logits=x"], "fedavg"),
+        (["distillation.teacher=embedded", "distillation.reward=rouge_l"], "lora"),
         (["distillation.teacher=embedded", "distillation.on_policy=0"], "dpzero"),
     ],
 )
@@ -110,3 +117,11 @@ def test_a_file_that_is_not_there_is_refused(save_tiny: Any, tmp_path: Path) -> 
     recipe = _recipe(f"distillation.teacher_logits={tmp_path / 'none'}")
     with pytest.raises(DataError, match="edgetune teach"):
         lesson_of(recipe, load_backbone(save_tiny()), [0], [])
+
+
+def test_a_recipe_file_names_no_code_of_a_reward(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text('[distillation]\nteacher = "x"\nreward = "mine.py"\n')
+    with pytest.raises(ConfigError, match="would be executed"):
+        load_recipe(path)
+    assert load_recipe(None, ["distillation.reward=mine.py"]).distillation.reward == "mine.py"

@@ -112,6 +112,19 @@ def test_on_one_device_the_divergence_from_the_teacher_falls(
     assert losses[-1] < 0.5 * losses[0]
 
 
+@pytest.mark.parametrize("method", ["lora", "mezo"])
+def test_a_reward_is_raised_beside_the_teacher(
+    save_tiny: Any, records: Path, tmp_path: Path, method: str
+) -> None:
+    own = tmp_path / "longest.py"
+    own.write_text("def reward(answers, references):\n    return [one.count('t') / 8 for one in answers]\n")
+    student, digests = save_tiny(), set[str]()
+    for name, more in (("with", {"distillation__reward": own}), ("without", {})):
+        settings = _settings(student, save_tiny(seed=1), records, method, distillation__on_policy=1, **more)
+        digests.add(_run(tmp_path / name, settings, single=True).digest)
+    assert len(digests) == 2
+
+
 def test_a_file_teaches_devices_what_its_teacher_would(save_tiny: Any, records: Path, tmp_path: Path) -> None:
     student, teacher = save_tiny(), save_tiny(seed=1)
     said, weights = tmp_path / "said.safetensors", list[Any]()

@@ -12,6 +12,7 @@ from edgetune.core.jensen_shannon import JensenShannon
 from edgetune.core.tuned import Tuned
 from edgetune.distil.objective import Distilled
 from edgetune.distil.on_policy import OnPolicy
+from edgetune.distil.reward import Reward
 from edgetune.distil.teacher import Teacher
 
 
@@ -28,6 +29,7 @@ class Lesson:
         vocabulary: tokens that teacher and student both have.
         ends: tokens that end a response.
         pad_id: the padding token.
+        reward: scores what the student sampled; None where the teacher alone decides.
     Source: Agarwal et al. 2024, arXiv:2306.13649, Algorithm 1.
     """
 
@@ -37,6 +39,7 @@ class Lesson:
     vocabulary: int
     ends: frozenset[int]
     pad_id: int
+    reward: Reward | None = None
 
     @property
     def digest(self) -> str:
@@ -45,11 +48,13 @@ class Lesson:
             "teacher": self.teacher.digest, "kind": asdict(self.kind), "policy": asdict(self.policy),
             "vocabulary": self.vocabulary, "ends": sorted(self.ends),
         }  # fmt: skip
+        if self.reward is not None:
+            said["reward"] = [self.reward.digest, self.reward.weight]
         return sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
     def objective(self) -> Distilled:
         """Return the objective for one model in memory."""
-        return Distilled(self.kind, self.teacher)
+        return Distilled(self.kind, self.teacher, self.reward.weight if self.reward else 0.0)
 
     def batches(
         self, given: Iterator[Batch], tuned: Tuned, *, seed: int, device: int, first: int
@@ -59,5 +64,5 @@ class Lesson:
             return given
         return self.policy.batches(
             given, tuned, ends=self.ends, vocabulary=self.vocabulary, pad_id=self.pad_id,
-            seed=seed, device=device, first=first,
+            seed=seed, device=device, first=first, reward=self.reward,
         )  # fmt: skip

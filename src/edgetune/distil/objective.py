@@ -27,14 +27,15 @@ class Distilled:
     Args:
         kind: which divergence.
         teacher: P.
+        weight: of a reward, 0 to 1; that of the divergence is the rest. A batch that nobody scored has none.
     Cost: a pass of the student, one of the teacher a batch; of logits `core.heads.LOGITS_AT_ONCE` of each at a time.
     Source: Agarwal et al. 2024, arXiv:2306.13649.
     """
 
     per_record = False
 
-    def __init__(self, kind: JensenShannon, teacher: Teacher) -> None:
-        self.kind, self.teacher = kind, teacher
+    def __init__(self, kind: JensenShannon, teacher: Teacher, weight: float = 0.0) -> None:
+        self.kind, self.teacher, self.weight = kind, teacher, weight
         self._apart = Apart()
         self._held: OrderedDict[int, tuple[Batch, Rows]] = OrderedDict()
 
@@ -51,12 +52,20 @@ class Distilled:
         """
         where, said = positions(batch), batch.labels[:, 1:] != IGNORED
         apart, taught = self._apart, self._taught(batch, where)
-        rows = (apart.rows(model, batch, where), *taught)
-        each = by_chunks(
-            lambda row, *others: self.teacher.divergence(self.kind, apart.logits(model, row), *others),
-            rows,
-            apart.width,
-        )
+        scored = batch.advantages if self.weight else None
+        rows = [apart.rows(model, batch, where), batch.labels[:, 1:][where]]
+        if scored is not None:
+            rows.append(scored[where[0]])
+
+        def loss(row: torch.Tensor, label: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+            logits = apart.logits(model, row)
+            if scored is None:
+                return self.teacher.divergence(self.kind, logits, *others)
+            chance = logits.log_softmax(-1).gather(1, label.unsqueeze(1))[:, 0]
+            apart_by = self.teacher.divergence(self.kind, logits, *others[1:])
+            return (1 - self.weight) * apart_by - self.weight * others[0] * chance
+
+        each = by_chunks(loss, (*rows, *taught), apart.width)
         return by_record(each.float(), where[0], said), said.sum(dim=1)
 
     def _taught(self, batch: Batch, where: tuple[torch.Tensor, torch.Tensor]) -> Rows:

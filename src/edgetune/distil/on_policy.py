@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from edgetune.core.errors import ConfigError, ModelError
 from edgetune.core.keys import stream
 from edgetune.core.tuned import Tuned
 from edgetune.data.encode import Example, collate
+from edgetune.distil.reward import Reward
 from edgetune.measure.evaluate import decode
 
 Uniform = npt.NDArray[np.float64]
@@ -67,6 +68,7 @@ class OnPolicy:
         seed: int,
         device: int,
         first: int,
+        reward: Reward | None = None,
     ) -> Iterator[Batch]:
         """Yield batches for ever, some with the student's responses in place of their own.
 
@@ -79,6 +81,7 @@ class OnPolicy:
             seed: the run's; with device and step it fixes every choice.
             device: whose records they are.
             first: number of the first step, from 0.
+            reward: scores what was sampled.
 
         Raises:
             ModelError: if the model has no key-value cache.
@@ -96,9 +99,14 @@ class OnPolicy:
                 said = self.sample(
                     tuned.model, list(itertools.chain(*prompts)), np.concatenate(uniform), ends, vocabulary
                 )
+                wanted = [response for index in own for response in responses_of(window[index])]
+                better = reward.advantages(said, wanted) if reward else None
                 for index, rows in zip(own, prompts, strict=True):
                     some, said = said[: len(rows)], said[len(rows) :]
                     window[index] = _completed(rows, some, pad_id)
+                    if better is not None:
+                        window[index] = replace(window[index], advantages=better[: len(rows)])
+                        better = better[len(rows) :]
             yield from window
 
     @torch.no_grad()
@@ -158,6 +166,11 @@ def prompts_of(batch: Batch) -> list[list[int]]:
         start = next((place for place, label in enumerate(labels) if label != IGNORED), len(ids))
         found.append(ids[:start])
     return found
+
+
+def responses_of(batch: Batch) -> list[list[int]]:
+    """Return the response of every record: its labelled tokens."""
+    return [labels[labels != IGNORED].tolist() for labels in batch.labels]
 
 
 def _completed(prompts: Sequence[Sequence[int]], said: Sequence[Sequence[int]], pad_id: int) -> Batch:

@@ -26,6 +26,10 @@ class DistillationSection(Section):
     """Length of a sampled response."""
     regenerate_every: int = Field(default=1, ge=1, le=10_000)
     """Steps whose responses are sampled together, at the weights of the first of them."""
+    reward: str | None = None
+    """Score of sampled responses that is raised too: exact_match, token_f1, rouge_l; on the command line a .py file."""
+    reward_weight: float = Field(default=0.5, gt=0, le=1)
+    """Weight of the reward; that of the divergence is the rest."""
 
     @property
     def wanted(self) -> bool:

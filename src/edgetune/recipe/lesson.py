@@ -10,12 +10,16 @@ from transformers import PreTrainedTokenizerBase
 
 from edgetune.core.errors import ConfigError, DataError, ModelError
 from edgetune.core.jensen_shannon import JensenShannon
+from edgetune.core.part import by_name
 from edgetune.data.encode import Example, padding_id
 from edgetune.distil.lesson import Lesson
 from edgetune.distil.on_policy import OnPolicy
+from edgetune.distil.reward import REWARDS, Reward
 from edgetune.distil.stored import HINT, StoredTeacher, vocabulary_digest
 from edgetune.distil.teacher import ModelTeacher, Teacher
+from edgetune.methods.cards import is_file
 from edgetune.methods.method import TuningMethod
+from edgetune.methods.own import module_of
 from edgetune.models.backbone import Backbone, load_backbone, rows_of
 from edgetune.recipe.distillation_section import DistillationSection
 from edgetune.recipe.recipe import Recipe
@@ -49,6 +53,18 @@ def check_distillation(recipe: Recipe, method: TuningMethod) -> None:
             f"{method.name} minimises {method.objective.title}, and a distillation the distance from its teacher",
             where="method.objective",
             hint="--set method.objective=loss",
+        )
+    if section.reward is not None and not section.share:
+        raise ConfigError(
+            "only responses that the student samples are rewarded",
+            where="distillation.reward",
+            hint="--set distillation.on_policy=1",
+        )
+    if section.reward is not None and method.batch_size * section.regenerate_every < 2:
+        raise ConfigError(
+            "a reward is compared with those of the responses that are sampled together, and there is one",
+            where="distillation.reward",
+            hint="--set method.batch_size=4, or distillation.regenerate_every",
         )
     if method.private and section.share:
         raise ConfigError(
@@ -116,7 +132,34 @@ def _lesson(
         shared,
         frozenset(ends),
         padding_id(student.tokenizer),
+        None
+        if section.reward is None
+        else reward_of(section.reward, section.reward_weight, student.tokenizer),
     )
+
+
+def reward_of(name: str, weight: float, tokenizer: PreTrainedTokenizerBase) -> Reward:
+    """Return a reward by its name, or that of a Python file, which is executed.
+
+    Args:
+        name: of `REWARDS`, or a .py file that defines `reward(answers, references)`, one number an answer.
+        weight: above 0, at most 1.
+        tokenizer: makes texts of tokens.
+
+    Raises:
+        ConfigError: if there is none of that name, or the file defines none.
+    """
+
+    def text(tokens: Sequence[int]) -> str:
+        return str(tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
+
+    if not is_file(name):
+        return Reward(by_name(name, REWARDS, "reward"), weight, text, name)
+    module, digest = module_of(Path(name))
+    score = getattr(module, "reward", None)
+    if not callable(score):
+        raise ConfigError("the file defines no reward(answers, references)", where=name)
+    return Reward(score, weight, text, digest)
 
 
 def check_taught(lesson: Lesson | None, examples: Sequence[Example]) -> None:

@@ -110,7 +110,18 @@ def load_recipe(path: Path | None, overrides: Sequence[str] = (), **settings: ob
             where=f"{path}: method.name",
             hint="name it in the command: --method FILE, or tune FILE and federate FILE",
         )
+    _refuse_rewards_code(raw, path)
     return _resolve(raw, path, overrides, settings)
+
+
+def _refuse_rewards_code(raw: Mapping[str, Any], path: Path | None) -> None:
+    section = raw.get("distillation")
+    if isinstance(section, dict) and is_file(section.get("reward")):
+        raise ConfigError(
+            "a recipe names no Python file, since that would be executed",
+            where=f"{path}: distillation.reward",
+            hint="name it in the command: --set distillation.reward=FILE",
+        )
 
 
 def _method(raw: Mapping[str, Any]) -> dict[str, Any]:

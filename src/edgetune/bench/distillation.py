@@ -30,15 +30,17 @@ RECORDS, FEW, HELD_OUT = 1000, 128, 300
 RATIO = 0.58
 """Of the weights of heads and channels that go, so that half of all weights stay."""
 BATCH = 16
-LESSONS: dict[str, dict[str, object]] = {
-    "no teacher": {},
-    "supervised, forward": {"beta": 0.0, "on_policy": 0.0},
-    "supervised, reverse": {"beta": 1.0, "on_policy": 0.0},
-    "half and half, beta 0.5": {"beta": 0.5, "on_policy": 0.5},
-    "on-policy, forward": {"beta": 0.0, "on_policy": 1.0},
-    "on-policy, reverse": {"beta": 1.0, "on_policy": 1.0},
+FEW_KNOWN, ALL_KNOWN, PROMPTS = "few answers", "all answers", "all prompts, few answers"
+"""What a lesson may read: the student's own records, all of the teacher's, or the prompts of those."""
+LESSONS: dict[str, tuple[str, dict[str, object]]] = {
+    "no teacher": (FEW_KNOWN, {}),
+    "supervised, forward": (FEW_KNOWN, {"beta": 0.0, "on_policy": 0.0}),
+    "supervised, reverse": (FEW_KNOWN, {"beta": 1.0, "on_policy": 0.0}),
+    "on-policy, reverse, own prompts": (FEW_KNOWN, {"beta": 1.0, "on_policy": 1.0, "regenerate_every": 4}),
+    "on-policy, reverse": (PROMPTS, {"beta": 1.0, "on_policy": 1.0, "regenerate_every": 4}),
+    "supervised, forward, all answers": (ALL_KNOWN, {"beta": 0.0, "on_policy": 0.0}),
 }
-"""By what the table calls them: settings of [distillation], by which the same student is taught."""
+"""By what the table calls them: what may be read, and settings of [distillation], by which one student is taught."""
 FIGURES = ("rouge_l", "loss", "seconds")
 
 
@@ -124,12 +126,18 @@ def ahead(
 
 def _taught(cell: Lesson, out: Path, to: Path) -> Row:
     teacher, start = teacher_of(cell.seed, out), start_of(cell.seed, out)
-    told: dict[str, object] = {} if not LESSONS[cell.what] else {"distillation.teacher": str(teacher)}
-    told |= {f"distillation.{key}": value for key, value in LESSONS[cell.what].items()}
+    known, settings = LESSONS[cell.what]
+    told: dict[str, object] = {} if not settings else {"distillation.teacher": str(teacher)}
+    told |= {f"distillation.{key}": value for key, value in settings.items()}
     told |= {"distillation.max_new_tokens": 48} if told else {}
     told |= {"method.schedule": "cosine"}
     _, tuned, base = _tuned(
-        str(start), cell.seed, cell.steps, cell.rate, to, _data(cell.seed, FEW, out) | told
+        str(start),
+        cell.seed,
+        cell.steps,
+        cell.rate,
+        to,
+        _data(cell.seed, FEW if known == FEW_KNOWN else RECORDS, out) | told,
     )
     return {
         "cell": cell.name, "what": cell.what, "seed": cell.seed, "rate": cell.rate, "steps": cell.steps,

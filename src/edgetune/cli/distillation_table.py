@@ -14,11 +14,12 @@ PAGE = """# A student of half the size learns from its teacher
 
 Written by `edgetune bench distillation`; do not edit. The teacher is the embedded model with all weights tuned on
 {records:,} records of the embedded corpus, {teacher_steps} steps of {batch}. The student is that teacher with
-{ratio:.0%} of the weights of its blocks pruned, which leaves half of all, tuned on {few:,} of those records for
-{start_steps} steps. From there every lesson takes {steps} steps of all weights (AdamW, {rate:g}, cosine) on the same
-records. Rouge-L of greedy answers and loss in nats a response token on {held_out} other records; means and standard
-deviations over {seeds} seeds, each with corpus, teacher and student of its own. Seconds are of the lesson with its
-measurement, one thread, on a machine that others used.
+{ratio:.0%} of the weights of its blocks pruned, which leaves half of all, tuned for {start_steps} steps on {few:,} of
+those records, the only ones of which it knows answers. From there every lesson takes {steps} steps of all weights
+(AdamW, {rate:g}, cosine). To learn on its own responses the student needs prompts alone: it has those of all records
+there, and reads no other answer. Rouge-L of greedy answers and loss in nats a response token on {held_out} other
+records; means and standard deviations over {seeds} seeds, each with corpus, teacher and student of its own. Seconds are
+of the lesson with its measurement, one thread, on a machine that others used.
 
 Before the lessons: loss {base_loss:.3f}, Rouge-L {base_rouge:.2f}.
 
@@ -26,9 +27,11 @@ Before the lessons: loss {base_loss:.3f}, Rouge-L {base_rouge:.2f}.
 
 {verdict}
 """
-HEAD = "| lesson | beta | lambda | Rouge-L | loss | seconds | seeds |\n|---|---|---|---|---|---|---|"
+HEAD = """| lesson | reads | beta | lambda | Rouge-L | loss | seconds | seeds |
+|---|---|---|---|---|---|---|---|"""
+TABLE = "distillation"
 OURS = "on-policy, reverse"
-OTHERS = ("no teacher", "supervised, forward", "supervised, reverse")
+OTHERS = ("no teacher", "supervised, forward", "supervised, reverse", "supervised, forward, all answers")
 
 
 def distillation_table(seeds: int, out: Path, jobs: int) -> None:
@@ -53,7 +56,7 @@ def distillation_table(seeds: int, out: Path, jobs: int) -> None:
         base_rouge=bench.spread([row["base_rouge_l"] for row in rows])[0],
         table="\n".join([HEAD, *map(_row, lines)]), verdict=verdict(rows),
     )  # fmt: skip
-    write_atomic(out / "distillation.md", lambda path: path.write_text(page, "utf-8"))
+    write_atomic(out / f"{TABLE}.md", lambda path: path.write_text(page, "utf-8"))
     console.print(page)
 
 
@@ -76,12 +79,12 @@ def verdict(rows: Sequence[Mapping[str, Any]]) -> str:
 def _row(line: Mapping[str, Any]) -> str:
     from edgetune.bench.distillation import LESSONS
 
-    told = LESSONS[line["what"]]
+    known, told = LESSONS[line["what"]]
     figures = " | ".join(
         f"{line[name][0]:{form}} ± {line[name][1]:{form}}"
         for name, form in (("rouge_l", ".2f"), ("loss", ".4f"))
     )
     return (
-        f"| {line['what']} | {told.get('beta', '')} | {told.get('on_policy', '')} | {figures} "
+        f"| {line['what']} | {known} | {told.get('beta', '')} | {told.get('on_policy', '')} | {figures} "
         f"| {line['seconds'][0]:.0f} | {line['seeds']} |"
     )

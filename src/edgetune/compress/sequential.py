@@ -86,13 +86,14 @@ def compress_model(
         job = BlockJob(names, method, grids, listener)
         for index, block in enumerate(blocks):
             progress("compressing: blocks", index, len(blocks))
+            last = index == len(blocks) - 1
             found = None if store is None else store.read(index)
             if found is None:
-                found = job.compressed(block, index, streams)
+                found = job.compressed(block, index, streams, last=last)
                 if store is not None:
                     store.write(index, found)
             else:
-                job.put_back(block, index, streams, found)
+                job.put_back(block, index, streams, found, last=last)
             results |= found.stored
         progress("compressing: blocks", len(blocks), len(blocks))
     finally:

@@ -12,13 +12,13 @@ from edgetune.compress.hessian import Factor, damped, factorise, repaired_diagon
 from edgetune.compress.method import CompressionMethod
 from edgetune.compress.rounding import require_finite
 from edgetune.compress.sweep import ColumnRule, Section, sweep
-from edgetune.compress.target import aimed_at_dense
+from edgetune.compress.target import aimed_at_dense, pull
 from edgetune.core.events import LayerCompressed, Listener
 from edgetune.core.quantised import BlockGrid, QuantisedMatrix
 
 AT_ONCE = 1 << 24
 """Weights swept together, 64 MB; what a stage needs beyond its matrices is some ten times that."""
-JUDGED = 256
+JUDGED = 64
 """Rows of a matrix, evenly spaced, on which the reported errors are measured."""
 
 
@@ -46,11 +46,11 @@ class Moments:
 
     Args:
         hessian: float32 [d, d], `Hessian.matrix` undamped.
-        cross: float32 [d, d], `Hessian.cross` of the same tokens; None if the dense model's outputs are no aim.
+        drift: float32 [d, d], `Hessian.drift` of the same tokens; None if the dense model's outputs are no aim.
     """
 
     hessian: torch.Tensor
-    cross: torch.Tensor | None = None
+    drift: torch.Tensor | None = None
 
 
 def solve_stage(
@@ -96,7 +96,11 @@ def solve_stage(
     }
     if method.mask is not None:  # what was never seen goes first
         importance = torch.where(diagonal > 0, importance, 0.0)
-    stage = _Stage(method, chosen, rule, moments, importance, factor)
+    pulled = None
+    rows = sum(len(weights) for weights in matrices.values())
+    if moments is not None and moments.drift is not None and rows > len(importance) and not factor.fallback:
+        pulled = pull(moments.drift, factor)
+    stage = _Stage(method, chosen, rule, moments, importance, factor, pulled)
     pieces: dict[str, list[Solved]] = {name: [] for name in matrices}
     for parts in _chunks(matrices, AT_ONCE // first.shape[1], whole=stage.rule.whole):
         for name, solved in stage.solved(parts).items():
@@ -119,12 +123,15 @@ class _Stage:
     moments: Moments | None
     importance: torch.Tensor
     factor: Factor
+    pulled: torch.Tensor | None
 
     def target(self, weights: torch.Tensor) -> torch.Tensor:
         """Return what is solved for."""
-        if self.moments is None or self.moments.cross is None:
+        if self.moments is None or self.moments.drift is None:
             return weights
-        return aimed_at_dense(weights, self.moments.hessian, self.moments.cross, self.factor)
+        if self.pulled is not None:
+            return torch.addmm(weights, weights, self.pulled)
+        return aimed_at_dense(weights, self.moments.drift, self.factor)
 
     def solved(self, parts: list[tuple[str, torch.Tensor]]) -> dict[str, Solved]:
         """Compress some rows of some matrices."""
@@ -143,8 +150,8 @@ class _Stage:
             if self.method.refines:
                 repaired = repaired_diagonal(self.importance)
                 damping = self.factor.damping or self.method.damping  # none where nothing compensates
-                hessian = damped(self.moments.hessian, repaired, damping)
-                found = decide.refine(target, hessian, self.method.passes)
+                with damped(self.moments.hessian, repaired, damping):
+                    found = decide.refine(target, self.moments.hessian, self.method.passes)
             stored_of = decide.stored
         results, first = {}, 0
         for section in sections:

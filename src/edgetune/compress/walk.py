@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import cast
 
@@ -19,7 +19,7 @@ class Walk:
 
         with Walk(...) as walk:
             for stage in range(...):
-                inputs = walk.inputs(stage)   # of every batch that comes by; then the stage's layers get new weights
+                inputs = list(walk.inputs(stage))   # of every batch; then the stage's layers get new weights
             outputs = walk.finish()
 
     Args:
@@ -52,28 +52,32 @@ class Walk:
             if walker:  # under way
                 walker.throw(GreenletExit)
 
-    def inputs(self, stage: int) -> list[torch.Tensor | None]:
-        """Walk on to a stage and return what its layers read, a batch each; None for one that misses it.
+    def inputs(self, stage: int, *, go: bool = False) -> Iterator[torch.Tensor | None]:
+        """Walk on to a stage, one batch after the other, and yield what its layers read; None from one that misses it.
 
         Args:
             stage: one more than the last time; all stages before count as solved.
+            go: whether each batch then walks to the end at once, for its layers need no solving.
         """
-        self._solved = stage
         for number, walker in enumerate(self._walkers):
-            at = self._at[number]
+            self._solved, at = stage, self._at[number]
             if not walker.dead and (at is None or at[0] < stage):
                 self._resume(number)
-        return [None if at is None or at[0] != stage else at[1] for at in self._at]
+            at = self._at[number]
+            yield None if at is None or at[0] != stage else at[1]
+            if go:
+                self._end(number)
 
     def finish(self) -> list[torch.Tensor]:
         """Walk to the end and return the hidden states after the block, a batch each."""
+        for number in range(len(self._walkers)):
+            self._end(number)
+        return [cast(torch.Tensor, output) for output in self._outputs]
+
+    def _end(self, number: int) -> None:
         self._solved = len(set(self._stages.values()))
-        found = []
-        for number, walker in enumerate(self._walkers):
-            while not walker.dead:
-                self._resume(number)
-            found.append(cast(torch.Tensor, self._outputs[number]))
-        return found
+        while not self._walkers[number].dead:
+            self._resume(number)
 
     def _resume(self, number: int) -> None:
         found = self._walkers[number].switch()

@@ -18,7 +18,8 @@ from edgetune.compress.placement import place_of, width_of
 from edgetune.compress.solve import Moments, Solved, solve_stage
 from edgetune.compress.store import SolvedBlock
 from edgetune.compress.streams import Stream, stages, twin
-from edgetune.compress.walk import Walk
+from edgetune.compress.trim import trim
+from edgetune.compress.walk import Then, Walk
 from edgetune.core.events import Event, LayerCompressed, Listener
 from edgetune.core.quantised import BlockGrid
 
@@ -118,10 +119,14 @@ class BlockJob:
         with Walk(block, index, streams, numbers) as walk, ExitStack() as stack:
             beside = None if copy is None else stack.enter_context(Walk(copy, index, was, twins))
             for number, stage in enumerate(shared):
-                # The dense model waits for nothing in its last stage: its widest activation is there a batch at a time.
-                final = number == len(shared) - 1 and not last
-                before = None if beside is None else beside.inputs(number, go=final)
-                yield stage, _moments(linears[stage[0]], streams, walk.inputs(number), before)
+                # In the last stage nobody waits who need not: the widest activations are there a batch at a time.
+                final = number == len(shared) - 1
+                then = Then.STOP if last and final else Then.WAIT
+                ahead = Then.END if final and not last else then
+                before = None if beside is None else beside.inputs(number, then=ahead)
+                moments = _moments(linears[stage[0]], streams, walk.inputs(number, then=then), before)
+                trim()
+                yield stage, moments
             if last:
                 return
             outputs = walk.finish()
@@ -139,7 +144,9 @@ class BlockJob:
         """Solve layers that share an input, those of one grid together."""
         results: dict[str, Solved] = {}
         for grid in dict.fromkeys(places[name] for name in layers):
-            matrices = {name: read_matrix(layers[name]) for name in layers if places[name] == grid}
+            matrices = {
+                name: read_matrix(layers[name], copy=False) for name in layers if places[name] == grid
+            }
             method = self.method if grid else replace(self.method, grid=None)
             results |= solve_stage(matrices, moments, method, tell, grid)
         for name, solved in results.items():

@@ -86,8 +86,11 @@ def solve_stage(
         require_finite(weights, (Section(name, len(weights)),))
     diagonal = torch.ones_like(first[0]) if moments is None else moments.hessian.diagonal()
     importance = repaired_diagonal(diagonal, names)
-    if moments is None or not method.compensate:
-        factor = uncoupled(importance, fallback=method.compensate)
+    swept = moments is not None and (method.compensate or method.refines)
+    if moments is None or not swept:
+        factor = Factor(torch.empty(0, 0), 0.0, fallback=method.compensate)
+    elif not method.compensate:
+        factor = uncoupled(importance)
     else:
         factor = factorise(moments.hessian, method.damping, name=names)
     units = {name: 1.0 if chosen is None else unit_of(weights, chosen) for name, weights in matrices.items()}
@@ -125,6 +128,12 @@ class _Stage:
     factor: Factor
     pulled: torch.Tensor | None
 
+    @property
+    def sweeps(self) -> bool:
+        """Whether columns make up for each other."""
+        able = self.moments is not None and not self.factor.fallback
+        return able and (self.method.compensate or self.method.refines)
+
     def target(self, weights: torch.Tensor) -> torch.Tensor:
         """Return what is solved for."""
         if self.moments is None or self.moments.drift is None:
@@ -136,9 +145,9 @@ class _Stage:
     def solved(self, parts: list[tuple[str, torch.Tensor]]) -> dict[str, Solved]:
         """Compress some rows of some matrices."""
         sections = tuple(Section(name, len(weights)) for name, weights in parts)
-        target = self.target(torch.cat([weights for _, weights in parts]))
-        sweeps = self.method.compensate or self.method.refines
-        if self.moments is None or self.factor.fallback or not sweeps:
+        stacked = parts[0][1] if len(parts) == 1 else torch.cat([weights for _, weights in parts])
+        target = self.target(stacked)
+        if self.moments is None or not self.sweeps:
             found, whole = self.rule.alone(sections, target, self.importance)
             stored_of: Callable[[slice], QuantisedMatrix | None] = (
                 whole.rows if whole is not None else lambda _: None
@@ -163,8 +172,10 @@ class _Stage:
     def judged(self, name: str, weights: torch.Tensor, solved: Solved) -> LayerCompressed:
         """Return the event of a matrix: its error, and that of rounding, on some of its rows."""
         every = -(-len(weights) // JUDGED)
-        some, target = weights[::every], self.target(weights[::every])
-        rounded, _ = self.rule.alone((Section(name, len(some)),), some, self.importance)
+        some, target, rounded = weights[::every], self.target(weights[::every]), solved.weights[::every]
+        counted = solved.weights if self.method.mask is not None else solved.weights[::every]
+        if self.sweeps:
+            rounded, _ = self.rule.alone((Section(name, len(some)),), some, self.importance)
         hessian = None if self.moments is None else self.moments.hessian
         energy, error, rounding = (
             _energy(rows, hessian) for rows in (target, solved.weights[::every] - target, rounded - target)
@@ -176,7 +187,7 @@ class _Stage:
             rounding_error=_share(rounding, energy),
             damping=self.factor.damping,
             fallback=self.factor.fallback,
-            sparsity=float((solved.weights == 0).float().mean()) if weights.numel() else 0.0,
+            sparsity=1 - int(counted.count_nonzero()) / max(counted.numel(), 1),
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum, auto
 from types import TracebackType
 from typing import cast
 
@@ -12,6 +13,17 @@ from greenlet import GreenletExit, getcurrent, greenlet
 from torch import nn
 
 from edgetune.compress.streams import Stream
+
+
+class Then(Enum):
+    """What a batch does when its inputs were read."""
+
+    WAIT = auto()
+    """It waits until they are solved."""
+    END = auto()
+    """It walks to the end of the block: its layers need no solving."""
+    STOP = auto()
+    """It goes no further: nobody reads what comes after."""
 
 
 class Walk:
@@ -52,12 +64,12 @@ class Walk:
             if walker:  # under way
                 walker.throw(GreenletExit)
 
-    def inputs(self, stage: int, *, go: bool = False) -> Iterator[torch.Tensor | None]:
+    def inputs(self, stage: int, *, then: Then = Then.WAIT) -> Iterator[torch.Tensor | None]:
         """Walk on to a stage, one batch after the other, and yield what its layers read; None from one that misses it.
 
         Args:
             stage: one more than the last time; all stages before count as solved.
-            go: whether each batch then walks to the end at once, for its layers need no solving.
+            then: what each batch does at once, before the next one comes.
         """
         for number, walker in enumerate(self._walkers):
             self._solved, at = stage, self._at[number]
@@ -65,8 +77,11 @@ class Walk:
                 self._resume(number)
             at = self._at[number]
             yield None if at is None or at[0] != stage else at[1]
-            if go:
+            if then is Then.END:
                 self._end(number)
+            elif then is Then.STOP and walker:
+                walker.throw(GreenletExit)
+                self._at[number] = None
 
     def finish(self) -> list[torch.Tensor]:
         """Walk to the end and return the hidden states after the block, a batch each."""

@@ -13,7 +13,7 @@ from transformers import LlamaForCausalLM
 from edgetune.compress.hessian import Factor, Hessian, factorise, uncoupled
 from edgetune.compress.sequential import compress_model
 from edgetune.compress.solve import Moments, solve_stage
-from edgetune.compress.target import aimed_at_dense
+from edgetune.compress.target import aimed_at_dense, pull
 from edgetune.core.errors import ConfigError
 from edgetune.core.events import ignore
 from edgetune.methods.compression import gptaq, optq, rtn
@@ -67,6 +67,18 @@ def test_the_target_is_the_ridge_solution(seed: int) -> None:
     right = torch.cat([scale * dense.double() @ weights.double().T, ridge.sqrt() * weights.double().T])
     torch.testing.assert_close(
         found.double(), torch.linalg.lstsq(left, right).solution.T, rtol=1e-3, atol=1e-4
+    )
+
+
+def test_the_target_of_many_rows_is_made_with_one_product() -> None:
+    weights, inputs, dense = problem(4)
+    seen = moments(inputs, dense)
+    factor = factorise(seen.matrix, 0.01)
+    torch.testing.assert_close(
+        weights + weights @ pull(drift(seen), factor),
+        aimed_at_dense(weights, drift(seen), factor),
+        rtol=1e-4,
+        atol=1e-4,
     )
 
 

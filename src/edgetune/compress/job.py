@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -18,8 +19,8 @@ from edgetune.compress.placement import place_of, width_of
 from edgetune.compress.solve import Moments, Solved, solve_stage
 from edgetune.compress.store import SolvedBlock
 from edgetune.compress.streams import Stream, stages, twin
-from edgetune.compress.trim import trim
 from edgetune.compress.walk import Then, Walk
+from edgetune.core.allocator import trim
 from edgetune.core.events import Event, LayerCompressed, Listener
 from edgetune.core.quantised import BlockGrid
 
@@ -36,12 +37,14 @@ class BlockJob:
         method: what to do.
         grids: parameter name to a grid in place of the method's.
         listener: gets one `LayerCompressed` a matrix.
+        parking: a folder for the activations of batches that wait; None keeps them in memory.
     """
 
     names: dict[int, str]
     method: CompressionMethod
     grids: Mapping[str, BlockGrid]
     listener: Listener
+    parking: Path | None = None
 
     def compressed(
         self, block: nn.Module, index: int, streams: Sequence[Stream], *, last: bool = False
@@ -116,8 +119,10 @@ class BlockJob:
         copy = deepcopy(block) if self.method.aim_dense and streams else None
         twins = {} if copy is None else {twin(layer, block, copy): n for layer, n in numbers.items()}
         was = [before for before in (stream.as_it_was() for stream in streams) if before is not None]
-        with Walk(block, index, streams, numbers) as walk, ExitStack() as stack:
-            beside = None if copy is None else stack.enter_context(Walk(copy, index, was, twins))
+        with Walk(block, index, streams, numbers, self.parking) as walk, ExitStack() as stack:
+            beside = (
+                None if copy is None else stack.enter_context(Walk(copy, index, was, twins, self.parking))
+            )
             for number, stage in enumerate(shared):
                 # In the last stage nobody waits who need not: the widest activations are there a batch at a time.
                 final = number == len(shared) - 1

@@ -176,7 +176,9 @@ def require_finite(scales: torch.Tensor, sections: tuple[Section, ...], first: i
     Raises:
         ModelError: naming the first matrix concerned.
     """
-    if bool(torch.isfinite(scales.sum())):  # one pass; finite numbers whose sum is not are looked at one by one
+    if bool(
+        torch.isfinite(scales.sum())
+    ):  # one pass; finite numbers whose sum is not are looked at one by one
         return
     good = torch.isfinite(scales).reshape(len(scales), -1).all(dim=1)
     if bool(good.all()):

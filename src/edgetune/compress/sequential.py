@@ -9,6 +9,7 @@ from types import MappingProxyType
 import torch
 from transformers import PreTrainedModel
 
+from edgetune import __version__
 from edgetune.compress.blocks import decoder_blocks, replace_data
 from edgetune.compress.capture import capture
 from edgetune.compress.job import BlockJob, report_float
@@ -54,7 +55,8 @@ def compress_model(
         grids: parameter name to a grid in place of the method's.
         progress: told of every block.
         scratch: a folder in which solved blocks are kept until `store.clear`; a killed compression of the same
-            model, method and tokens goes on after the last of them, to the same bytes.
+            model, method and tokens, by the same version, goes on after the last of them, to the same bytes. What
+            batches keep while they wait lies there too.
 
     Returns:
         parameter name to matrix, rows = outputs, on the CPU. transformers' Conv1D (GPT-2) holds its transpose.
@@ -83,7 +85,7 @@ def compress_model(
         streams = capture(model, blocks, calibration) if method.reads else []
         for stream in streams if method.aim_dense else ():
             stream.dense = stream.hidden
-        job = BlockJob(names, method, grids, listener)
+        job = BlockJob(names, method, grids, listener, scratch)
         for index, block in enumerate(blocks):
             progress("compressing: blocks", index, len(blocks))
             last = index == len(blocks) - 1
@@ -114,7 +116,8 @@ def _store(
     ]
     weights = [part for name, weight in sorted(model.named_parameters()) for part in (name, weight)]
     return BlockStore(
-        folder, job_name(method, sorted((k, g.name) for k, g in grids.items()), *tokens, *weights)
+        folder,
+        job_name(__version__, method, sorted((k, g.name) for k, g in grids.items()), *tokens, *weights),
     )
 
 

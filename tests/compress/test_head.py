@@ -60,7 +60,7 @@ def test_the_head_is_solved_on_what_the_compressed_model_hands_it(
     for here, there in zip(head_reads(model, calibration), head_reads(dense, calibration), strict=True):
         hessian.add(here, there)
     weights = dense.get_parameter(HEAD).detach().clone()
-    want = solve_stage({HEAD: weights}, Moments(hessian.matrix, hessian.cross), method, ignore, Q4_0)[HEAD]
+    want = solve_stage({HEAD: weights}, Moments(hessian.matrix, hessian.drift), method, ignore, Q4_0)[HEAD]
     assert torch.allclose(model.get_parameter(HEAD), want.weights, atol=2e-3)
     assert (stored[HEAD].codes == cast(Any, want.stored).codes).float().mean() > 0.99
     assert torch.equal(stored[HEAD].dequantise(), model.get_parameter(HEAD))

@@ -66,7 +66,7 @@ def solve_head(
     for stream in streams:
         there = None if stream.dense is None else stream.tokens(_behind(model, blocks, stream.dense, plain))
         hessian.add(stream.tokens(_behind(model, blocks, stream.hidden, plain)), there)
-    moments = Moments(hessian.matrix, hessian.cross)
+    moments = Moments(hessian.matrix, hessian.drift)
     solved = solve_stage({name: read_matrix(head)}, moments, method, listener, grid)[name]
     write_matrix(head, solved.weights)
     return cast(QuantisedMatrix, solved.stored).to("cpu")

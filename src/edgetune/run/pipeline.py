@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from edgetune.core.compression_events import Pruned
 from edgetune.core.errors import INTERRUPTED, ConfigError, EdgetuneError
 from edgetune.core.event_log import EventLog
 from edgetune.core.events import (
@@ -28,10 +29,12 @@ from edgetune.federation.privacy import protect
 from edgetune.federation.tuning import completed_rounds
 from edgetune.federation.workers import open_crew
 from edgetune.recipe.asking import check_buffer
-from edgetune.recipe.preflight import compression_of, look_ahead
+from edgetune.recipe.preflight import compression_of, look_ahead, plan_for
 from edgetune.recipe.prepare import Prepared, prepare, recipe_method
 from edgetune.recipe.recipe import Recipe
 from edgetune.run.elsewhere import Elsewhere
+from edgetune.run.pruned_base import PrunedBase, pruned_base
+from edgetune.run.pruning import check_pruning, shape_of_pruned
 from edgetune.run.stage import File, Model, Stage, check_order
 from edgetune.run.stages import stage_named
 from edgetune.run.work import EVENTS, LEDGER, MODEL, Work
@@ -77,10 +80,13 @@ def run(
     chosen = [stage_named(name) for name in stages or recipe.stages or STAGES]
     check_order(chosen)
     _refuse_unmerged(recipe, chosen)
+    _check_pruning(recipe, chosen, elsewhere)
+    if _prunes_first(chosen):  # where a program named the stages, the recipe does not know it yet
+        recipe = recipe.model_copy(update={"stages": tuple(stage.name for stage in chosen)})
     with _logged(
         recipe, out, chosen, command, listener, progress, single=single, elsewhere=elsewhere
     ) as work:
-        artefact: Any = Model(work.prepared.backbone.model)
+        artefact: Any = Model(work.base.model)
         for stage in chosen:
             artefact = stage.work(work, artefact)
         result: Model | File = artefact
@@ -88,8 +94,8 @@ def run(
 
 
 def _refuse_unmerged(recipe: Recipe, stages: Sequence[Stage[Any, Any]]) -> None:
-    tunes = any(stage.name == "tune" for stage in stages)
-    if not tunes or not any(stage.writes for stage in stages):
+    tuning = [stage.name for stage in stages][_place(stages, "tune") :]
+    if not tuning or not ("prune" in tuning or any(stage.writes for stage in stages)):
         return
     target = recipe_method(recipe).target
     if not target.merges:
@@ -97,6 +103,60 @@ def _refuse_unmerged(recipe: Recipe, stages: Sequence[Stage[Any, Any]]) -> None:
             f"a trained {target.name} cannot be merged into a model file",
             hint=f"edgetune tune {recipe.method.name}",
         )
+
+
+def _place(stages: Sequence[Stage[Any, Any]], name: str) -> int:
+    """Return where a stage is in the list; behind its end if it is not there."""
+    names = [stage.name for stage in stages]
+    return names.index(name) if name in names else len(names)
+
+
+def _prunes_first(stages: Sequence[Stage[Any, Any]]) -> bool:
+    return _place(stages, "prune") < _place(stages, "tune") < len(stages)
+
+
+def _check_pruning(recipe: Recipe, stages: Sequence[Stage[Any, Any]], elsewhere: Elsewhere | None) -> None:
+    """Refuse what could not be pruned, before anything is loaded.
+
+    Raises:
+        ConfigError: settings that do not fit together; devices that would not have the pruned base.
+    """
+    if _place(stages, "prune") == len(stages):
+        return
+    check_pruning(recipe.pruning)
+    if _place(stages, "round") < _place(stages, "prune"):
+        raise ConfigError(
+            "what is rounded is compared with what is compressed, so that both are pruned",
+            where="stages",
+            hint="put 'prune' before 'round'",
+        )
+    if elsewhere is not None and _prunes_first(stages):
+        raise ConfigError(
+            "devices on other hosts hold the base as it is, not one that this run prunes",
+            where="stages",
+            hint="edgetune prune makes a folder; give it to the devices, and to --model",
+        )
+
+
+def _shape(
+    prepared: Prepared, stages: Sequence[Stage[Any, Any]], out: Path, progress: Progress
+) -> tuple[Prepared, PrunedBase | None]:
+    """Return a run with the shape that its file will have, and where it prunes before it tunes the pruned base.
+
+    What pruning or the writing of its result would refuse is refused first, on a model without values.
+    """
+    if _place(stages, "prune") == len(stages):
+        return prepared, None
+    backbone = prepared.backbone
+    shape = shape_of_pruned(backbone.model, prepared.recipe.pruning)
+    planned = replace(prepared, backbone=replace(backbone, model=shape))
+    if not _prunes_first(stages):
+        return planned, None
+    writers = [stage.writes for stage in stages if stage.writes]
+    if writers:
+        plan_for(planned, writers[0](prepared.recipe))
+    made = pruned_base(prepared, out, progress)
+    return made.prepared, made
 
 
 @contextmanager
@@ -124,8 +184,10 @@ def _logged(
         elif tunes:
             check_buffer(recipe.federation, recipe_method(recipe))
         prepared = prepare(recipe) if elsewhere is None else elsewhere.stood_in(prepare(recipe, split=False))
-        plan, planned = look_ahead(prepared, out / MODEL, compression, file=bool(writers))
-        found: list[Event | None] = [planned]
+        shaped, pruned = _shape(prepared, stages, out, progress)
+        prepared = prepared if pruned is None else shaped
+        plan, planned = look_ahead(shaped, out / MODEL, compression, file=bool(writers))
+        found: list[Event | None] = [*(pruned.events if pruned else ()), planned]
         if tunes:
             resumed = (out / LEDGER).exists()
             if not resumed:
@@ -150,7 +212,13 @@ def _logged(
         else:
             crew = elsewhere.party(tell)
         try:
-            work = Work(prepared, out, tell, progress, crew, single=single, done=done, plan=plan)
+            work = Work(
+                prepared, out, tell, progress, crew, single=single, done=done, plan=plan,
+                replan=lambda new: plan_for(new, compression if writers else None),
+                dense=pruned.dense if pruned else None,
+                earlier=sum(one.seconds for one in pruned.events if isinstance(one, Pruned)) if pruned else 0.0,
+            )  # fmt: skip
+            del pruned
             work.announce(command)
             for event in found:
                 if event is not None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from transformers import AutoModelForCausalLM
 
 from edgetune.core.errors import ConfigError, DigestError, ModelError
@@ -17,6 +18,8 @@ from edgetune.core.ledger import read_ledger
 from edgetune.federation.load import load
 from edgetune.models.backbone import load_backbone
 from edgetune.recipe.recipe import load_recipe
+from edgetune.report.summary import read_summary, to_json
+from edgetune.report.table import print_result
 from edgetune.run import pipeline
 from edgetune.run.pruning import shape_of_pruned
 from edgetune.run.stage import File, Model
@@ -180,15 +183,17 @@ def test_pruning_decides_the_tuned_weights_only_where_it_comes_first() -> None:
     assert prints(LATER) == {load_recipe(None).tuning_fingerprint}
 
 
-def test_the_summary_says_what_was_pruned(first: Path) -> None:
-    from edgetune.report.summary import read_summary, to_json
-    from edgetune.report.table import print_result
+def test_curves_begin_with_the_model_that_was_tuned(first: Path, later: Path) -> None:
+    for out, name in ((first, "pruned"), (later, "base")):
+        begun = read_summary(out).tuned_from
+        assert begun is not None
+        assert begun.name == name
 
+
+def test_the_summary_says_what_was_pruned(first: Path) -> None:
     content = json.loads(json.dumps(to_json(read_summary(first))))
     assert content["pruned"]["recover"] == "distil"
     assert set(content["pruned"]["kl"]) == {"pruned", "compensated", "recovered"}
-    from rich.console import Console
-
     console = Console(record=True, width=200)
     print_result(console, read_summary(first))
     assert "importance activation" in console.export_text()

@@ -88,6 +88,12 @@ class Summary:
         said = re.match(r"edgetune ([a-z]+)\b", self.start.command) if self.start else None
         return said[1] if said else "run"
 
+    @property
+    def tuned_from(self) -> StageFinished | None:
+        """The row of the model that tuning began with: of the pruned one where that was the base."""
+        first = self.pruned is not None and bool(self.pruned.base_digest)
+        return self.stage("pruned" if first else "base")
+
     def stage(self, name: str) -> StageFinished | None:
         """Return the row of one stage, or None if it was not measured."""
         return next((stage for stage in self.stages if stage.name == name), None)

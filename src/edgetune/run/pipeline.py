@@ -62,7 +62,7 @@ def run(
 
     Args:
         recipe: everything about the run.
-        out: folder of the results: events.jsonl, manifest.json, tuned.ledger, model.gguf.
+        out: folder of the results: events.jsonl, manifest.json, tuned.ledger, model.gguf, pruned (a model folder).
         command: the exact command, for the report.
         listener: told of every event besides the log.
         progress: told how far long work is.

@@ -45,5 +45,5 @@ RECOVERIES: Mapping[str, tuple[Recovery | None, float]] = {
     "distil": (all_weights, 3e-4),
     "lora": (adapters, 1e-3),
 }
-"""By public name: what is trained, and its learning rate: the best of a few on a quarter of the training text of two small
-models; a large one wants less."""
+"""By public name: what is trained, and its learning rate: the best of a few on a quarter of the training text of two
+small models; a large one wants less."""

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgetune.core.compression_events import Pruned
 from edgetune.core.errors import INTERRUPTED, ConfigError, EdgetuneError
 from edgetune.core.event_log import EventLog
 from edgetune.core.events import (
@@ -33,8 +32,7 @@ from edgetune.recipe.preflight import compression_of, look_ahead, plan_for
 from edgetune.recipe.prepare import Prepared, prepare, recipe_method
 from edgetune.recipe.recipe import Recipe
 from edgetune.run.elsewhere import Elsewhere
-from edgetune.run.pruned_base import PrunedBase, pruned_base
-from edgetune.run.pruning import check_pruning, shape_of_pruned
+from edgetune.run.prune_order import check_pruning_order, place_of, prunes_first, shape_of_file
 from edgetune.run.stage import File, Model, Stage, check_order
 from edgetune.run.stages import stage_named
 from edgetune.run.work import EVENTS, LEDGER, MODEL, Work
@@ -80,8 +78,8 @@ def run(
     chosen = [stage_named(name) for name in stages or recipe.stages or STAGES]
     check_order(chosen)
     _refuse_unmerged(recipe, chosen)
-    _check_pruning(recipe, chosen, elsewhere)
-    if _prunes_first(chosen):  # where a program named the stages, the recipe does not know it yet
+    check_pruning_order(recipe, chosen, elsewhere)
+    if prunes_first(chosen):  # where a program named the stages, the recipe does not know it yet
         recipe = recipe.model_copy(update={"stages": tuple(stage.name for stage in chosen)})
     with _logged(
         recipe, out, chosen, command, listener, progress, single=single, elsewhere=elsewhere
@@ -94,7 +92,7 @@ def run(
 
 
 def _refuse_unmerged(recipe: Recipe, stages: Sequence[Stage[Any, Any]]) -> None:
-    tuning = [stage.name for stage in stages][_place(stages, "tune") :]
+    tuning = [stage.name for stage in stages][place_of(stages, "tune") :]
     if not tuning or not ("prune" in tuning or any(stage.writes for stage in stages)):
         return
     target = recipe_method(recipe).target
@@ -103,60 +101,6 @@ def _refuse_unmerged(recipe: Recipe, stages: Sequence[Stage[Any, Any]]) -> None:
             f"a trained {target.name} cannot be merged into a model file",
             hint=f"edgetune tune {recipe.method.name}",
         )
-
-
-def _place(stages: Sequence[Stage[Any, Any]], name: str) -> int:
-    """Return where a stage is in the list; behind its end if it is not there."""
-    names = [stage.name for stage in stages]
-    return names.index(name) if name in names else len(names)
-
-
-def _prunes_first(stages: Sequence[Stage[Any, Any]]) -> bool:
-    return _place(stages, "prune") < _place(stages, "tune") < len(stages)
-
-
-def _check_pruning(recipe: Recipe, stages: Sequence[Stage[Any, Any]], elsewhere: Elsewhere | None) -> None:
-    """Refuse what could not be pruned, before anything is loaded.
-
-    Raises:
-        ConfigError: settings that do not fit together; devices that would not have the pruned base.
-    """
-    if _place(stages, "prune") == len(stages):
-        return
-    check_pruning(recipe.pruning)
-    if _place(stages, "round") < _place(stages, "prune"):
-        raise ConfigError(
-            "what is rounded is compared with what is compressed, so that both are pruned",
-            where="stages",
-            hint="put 'prune' before 'round'",
-        )
-    if elsewhere is not None and _prunes_first(stages):
-        raise ConfigError(
-            "devices on other hosts hold the base as it is, not one that this run prunes",
-            where="stages",
-            hint="edgetune prune makes a folder; give it to the devices, and to --model",
-        )
-
-
-def _shape(
-    prepared: Prepared, stages: Sequence[Stage[Any, Any]], out: Path, progress: Progress
-) -> tuple[Prepared, PrunedBase | None]:
-    """Return a run with the shape that its file will have, and where it prunes before it tunes the pruned base.
-
-    What pruning or the writing of its result would refuse is refused first, on a model without values.
-    """
-    if _place(stages, "prune") == len(stages):
-        return prepared, None
-    backbone = prepared.backbone
-    shape = shape_of_pruned(backbone.model, prepared.recipe.pruning)
-    planned = replace(prepared, backbone=replace(backbone, model=shape))
-    if not _prunes_first(stages):
-        return planned, None
-    writers = [stage.writes for stage in stages if stage.writes]
-    if writers:
-        plan_for(planned, writers[0](prepared.recipe))
-    made = pruned_base(prepared, out, progress)
-    return made.prepared, made
 
 
 @contextmanager
@@ -184,20 +128,14 @@ def _logged(
         elif tunes:
             check_buffer(recipe.federation, recipe_method(recipe))
         prepared = prepare(recipe) if elsewhere is None else elsewhere.stood_in(prepare(recipe, split=False))
-        shaped, pruned = _shape(prepared, stages, out, progress)
+        shaped, pruned = shape_of_file(prepared, stages, out, progress)
         prepared = prepared if pruned is None else shaped
         plan, planned = look_ahead(shaped, out / MODEL, compression, file=bool(writers))
         found: list[Event | None] = [*(pruned.events if pruned else ()), planned]
+        done = 0
         if tunes:
-            resumed = (out / LEDGER).exists()
-            if not resumed:
-                refuse_equal_scores(prepared)
-            prepared, rate = settle(prepared, out / EVENTS, single=single, resumed=resumed, progress=progress)
-            prepared, spent = _protected(prepared, single, elsewhere, resumed=resumed, progress=progress)
-            found += [rate, spent, *_checked(prepared)]
-        done = completed_rounds(prepared, out / LEDGER, single=single) if tunes else 0
-        if done:
-            refuse_other_arithmetic(out / EVENTS, prepared.backbone.model.device.type)
+            prepared, more, done = _ready_to_tune(prepared, out, single, elsewhere, progress)
+            found += more
         log = EventLog(out / EVENTS)
 
         def tell(event: Event) -> None:
@@ -215,10 +153,9 @@ def _logged(
             work = Work(
                 prepared, out, tell, progress, crew, single=single, done=done, plan=plan,
                 replan=lambda new: plan_for(new, compression if writers else None),
-                dense=pruned.dense if pruned else None,
-                earlier=sum(one.seconds for one in pruned.events if isinstance(one, Pruned)) if pruned else 0.0,
+                dense=pruned.dense if pruned else None, earlier=pruned.seconds if pruned else 0.0,
             )  # fmt: skip
-            del pruned
+            del pruned  # which holds the dense model
             work.announce(command)
             for event in found:
                 if event is not None:
@@ -232,6 +169,22 @@ def _logged(
         except KeyboardInterrupt as stop:
             tell(Failed("interrupted", getattr(stop, "exit_code", INTERRUPTED)))
             raise
+
+
+def _ready_to_tune(
+    prepared: Prepared, out: Path, single: bool, elsewhere: Elsewhere | None, progress: Progress
+) -> tuple[Prepared, list[Event | None], int]:
+    """Return a run with all its settings, what was found for it, and the rounds that its folder holds already."""
+    resumed = (out / LEDGER).exists()
+    if not resumed:
+        refuse_equal_scores(prepared)
+    prepared, rate = settle(prepared, out / EVENTS, single=single, resumed=resumed, progress=progress)
+    prepared, spent = _protected(prepared, single, elsewhere, resumed=resumed, progress=progress)
+    found = [rate, spent, *_checked(prepared)]
+    done = completed_rounds(prepared, out / LEDGER, single=single)
+    if done:
+        refuse_other_arithmetic(out / EVENTS, prepared.backbone.model.device.type)
+    return prepared, found, done
 
 
 def _protected(

@@ -41,6 +41,11 @@ class PrunedBase:
     dense: Backbone
     events: tuple[Event, ...]
 
+    @property
+    def seconds(self) -> float:
+        """What pruning took, whenever that was."""
+        return sum(one.seconds for one in self.events if isinstance(one, Pruned))
+
 
 def pruned_base(prepared: Prepared, out: Path, progress: Progress = silent) -> PrunedBase:
     """Prune the base of a run into its folder, or take the folder that an earlier start of the same run has left.

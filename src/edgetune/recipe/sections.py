@@ -135,7 +135,7 @@ class PruningSection(Section):
 class CompressionSection(Section):
     """How the tuned model is compressed."""
 
-    name: str = "optq"
+    name: str = "gptaq"
     """A name listed by `edgetune methods`."""
     grid: Grid | None = None
     """GGUF block type of the linear layers, from 2.6 to 8.5 bits a weight; if not set the method's own: Q4_0, and

@@ -42,8 +42,8 @@ def adapters(model: PreTrainedModel, seed: int, train: Train) -> PreTrainedModel
 
 RECOVERIES: Mapping[str, tuple[Recovery | None, float]] = {
     "none": (None, 0.0),
-    "distil": (all_weights, 3e-4),
+    "distil": (all_weights, 1e-4),
     "lora": (adapters, 1e-3),
 }
-"""By public name: what is trained, and its learning rate: the best of a few on a quarter of the training text of two
-small models; a large one wants less."""
+"""By public name: what is trained, and its learning rate: the best of a few on a quarter of the training records
+that nothing was fitted to; a model of 260,000 weights gains 7 % with three times the first."""

@@ -17,6 +17,7 @@ from edgetune.core.gguf_read import read_metadata
 from edgetune.core.ledger import read_ledger
 from edgetune.federation.load import load
 from edgetune.models.backbone import load_backbone
+from edgetune.models.licence import licence_of
 from edgetune.recipe.recipe import load_recipe
 from edgetune.report.summary import read_summary, to_json
 from edgetune.report.table import print_result
@@ -87,6 +88,9 @@ def test_the_table_has_a_row_and_the_file_computes_what_was_compressed(
 def test_the_dense_base_is_what_the_first_row_measures(first: Path, later: Path) -> None:
     one, other = (events(out, "stage")[0] for out in (first, later))
     assert one["loss"] == other["loss"]
+    assert [events(out, "run_started")[0]["licence"] for out in (first, later)] == 2 * [
+        licence_of(load_backbone("embedded").folder)
+    ]
     assert one["size_bytes"] == other["size_bytes"] > events(first, "stage")[1]["size_bytes"]
 
 

@@ -109,6 +109,29 @@ class FleetSection(Section):
     """Simulated seconds after which a round takes no reply; none if not set."""
 
 
+class PruningSection(Section):
+    """How a model is pruned in structures, by the stage `prune` and by `edgetune prune`."""
+
+    ratio: float = Field(default=0.2, gt=0, lt=1)
+    """Share of the weights of heads and channels to remove."""
+    width: Literal["uniform", "per_layer", "modules"] = "uniform"
+    """uniform (loads everywhere), per_layer, or modules (whole ones go)."""
+    importance: Literal["activation", "first", "vector", "second", "mixed", "magnitude", "random"] = (
+        "activation"
+    )
+    """What a head or channel is worth; the second to the fifth need gradients."""
+    compensate: bool = True
+    """Restore what reads the rest, by least squares."""
+    recover: Literal["none", "distil", "lora"] = "none"
+    """What is trained afterwards towards the dense model: nothing, all weights, or adapters that are merged."""
+    steps: int = Field(default=200, ge=1, le=10**6)
+    """Batches of 16 records of the recovery."""
+    learning_rate: float | None = Field(default=None, gt=0, le=1e3)
+    """Of the recovery; its own if not set."""
+    spare: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] = (0, 0)
+    """First and last layers that a width by layer leaves alone."""
+
+
 class CompressionSection(Section):
     """How the tuned model is compressed."""
 
@@ -130,7 +153,7 @@ class CompressionSection(Section):
     own if not set."""
     calibration: str | None = None
     """A text or records to calibrate on: a .txt file is packed to full length, of records prompt and response count; if
-    not set, the server's own sample in a run, and the records that are not held out in `edgetune compress`."""
+    not set, the server's own sample in a run, and else the records that are not held out; pruning takes it too."""
     calibration_tokens: int | None = Field(default=None, ge=1, le=10**9)
     """Tokens to calibrate on; if not set, 16,384, or four times the widest input of a layer if that is more."""
 

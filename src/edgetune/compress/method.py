@@ -12,6 +12,7 @@ from edgetune.compress.rounding import Round
 from edgetune.compress.search import LeastError
 from edgetune.compress.sweep import ColumnRule
 from edgetune.core.errors import ConfigError
+from edgetune.core.integers import grid_named
 from edgetune.core.quantised import GRIDS, Q4_0, Q8_0, BlockGrid
 
 RuleFactory = Callable[[BlockGrid, ScaleFit], ColumnRule]
@@ -119,7 +120,7 @@ class CompressionMethod:
             )
         self._check_mask()
         for grid in (self.grid, self.embeddings):
-            if grid is not None and GRIDS.get(grid.name) != grid:
+            if grid is not None and grid_named(grid.name) != grid:
                 raise ConfigError(
                     f"no file format stores the grid {grid.name!r}",
                     where=self.name,

@@ -17,6 +17,7 @@ from edgetune.core.errors import OutputError
 from edgetune.core.files import PARTIAL, unwritable
 from edgetune.core.widths import widths_of
 from edgetune.models.by_layer import WIDTHS_FILE, write_config_by_layer
+from edgetune.models.packing import packing_in
 from edgetune.models.quiet import quiet
 from edgetune.models.weights import weight_files
 
@@ -30,8 +31,8 @@ LAST = ("config.json",)
 
 
 def stored_dtype(folder: Path) -> torch.dtype:
-    """Return the type of the first matrix that a model folder stores; float32 for a GGUF file."""
-    if folder.is_file():
+    """Return the type of the first matrix that a model folder stores; float32 for a GGUF file and packed layers."""
+    if folder.is_file() or packing_in(folder) is not None:
         return torch.float32
     with safe_open(weight_files(folder)[0], framework="pt") as file:
         return next((file.get_tensor(name).dtype for name in file.keys()), torch.float32)  # noqa: SIM118

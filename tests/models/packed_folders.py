@@ -37,7 +37,9 @@ def meaning(
     return found
 
 
-def drawn(shape: tuple[int, int], bits: int, groups: int, seed: int, *, symmetric: bool) -> tuple[torch.Tensor, ...]:
+def drawn(
+    shape: tuple[int, int], bits: int, groups: int, seed: int, *, symmetric: bool
+) -> tuple[torch.Tensor, ...]:
     """Codes [out, in], zeros and fp16 scales [out, groups], at random."""
     generator = torch.Generator().manual_seed(seed)
     codes = torch.randint(0, 1 << bits, shape, generator=generator)

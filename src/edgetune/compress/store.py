@@ -129,7 +129,9 @@ def _matrix(name: str, named: str, unit: float, tensors: Mapping[str, torch.Tens
     codes, kind = tensors[f"codes:{name}"], grid_named(named)
     grid = None if kind is None else fitting(kind, codes.shape[1])
     if grid is None:
-        raise ModelError(f"a compressed block is on {named[:40]!r}, no grid of its width", where=name, hint=AGAIN)
+        raise ModelError(
+            f"a compressed block is on {named[:40]!r}, no grid of its width", where=name, hint=AGAIN
+        )
     numbers = tuple(tensors[f"{place}:{name}"] for place in range(len(grid.fields)))
     return QuantisedMatrix(grid, codes, numbers, unit)
 

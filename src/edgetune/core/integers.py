@@ -1,4 +1,4 @@
-"""Grids of plain integers as compressed-tensors and GPTQ checkpoints store them: by groups or whole rows of a matrix."""
+"""Grids of plain integers as compressed-tensors and GPTQ checkpoints store them: by groups or whole rows."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _all() -> list[BlockGrid]:
 
 
 INTEGERS = {grid.name: grid for grid in _all()}
-"""By name: int4-g128 is 4 bits in groups of 128, uint4-g128 has a zero point too, -bf16 tells the type of the scales."""
+"""By name: int4-g128 is 4 bits in groups of 128, uint4-g128 has a zero point too; -bf16 is the type of the scales."""
 SMALLER_GROUP = {
     name: INTEGERS[name.replace(wide, narrow)]
     for name in INTEGERS

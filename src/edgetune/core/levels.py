@@ -1,4 +1,4 @@
-"""Matrices of scaled integers with groups of any order, as checkpoints of other tools hold them; carried into blocks."""
+"""Matrices of scaled integers in groups of any order, as other tools' checkpoints hold them; carried into blocks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class LevelMatrix:
     Args:
         levels: int16 [out, in], codes less their zero points.
         scales: float32 [out, groups], exactly what is stored.
-        group: int64 [in], which scale each input takes; in any order where columns were sorted before they were grouped.
+        group: int64 [in], which scale each input takes; in any order where columns were sorted before.
     """
 
     levels: torch.Tensor
@@ -37,7 +37,7 @@ class LevelMatrix:
         return self.levels.float() * self.scales[:, self.group]
 
     def in_blocks(self) -> QuantisedMatrix | None:
-        """Return the same weights, bit for bit, in the smallest GGUF type of blocks of 32 that holds them; None for none.
+        """Return the same weights, bit for bit, in the smallest GGUF type of blocks of 32 with room for them; or None.
 
         Q4_0 holds levels -8 ... 7, Q5_0 -16 ... 15 (4 bits with any zero point), Q8_0 -128 ... 127. A block has one
         scale, so that groups have to be whole blocks, and it is fp16, so that a bfloat16 scale has to be in its range.

@@ -62,7 +62,7 @@ class Half:
 
 @dataclass(frozen=True, slots=True)
 class Positive:
-    """fp16 or bf16 above 0, for readers that take a scale's sign for granted; at least 2^-24, the least that fp16 has."""
+    """fp16 or bf16 above 0, for readers that take a scale's sign for granted; at least 2^-24, the least of fp16."""
 
     dtype: torch.dtype = torch.float16
     coarse: bool = False

@@ -38,8 +38,8 @@ class PackQuantized:
             weight[o, i] = scale[o, g] (q[o, i] - zero[o, g]),   q and zero stored with 2^(bits - 1) added
 
         Args:
-            tensors: weight_packed int32 [out, ceil(in bits / 32)], weight_scale [out, groups] (one for all outputs as
-                [1]), weight_shape int64 [2], and weight_zero_point int32 [ceil(out bits / 32), groups] if not symmetric.
+            tensors: weight_packed int32 [out, ceil(in bits / 32)], weight_scale [out, groups] (one for all as [1]),
+                weight_shape int64 [2], and if not symmetric weight_zero_point int32 [ceil(out bits / 32), groups].
             where: the layer, for errors.
 
         Raises:

@@ -32,8 +32,8 @@ class BlockGrid:
         weight = s * level(code) + sign * o,   s = product of `scale`,  o = product of `offset` (0 without any)
         level(code) = code in [low, high], or levels[code]
 
-    A grid of two fields each is two-level: one half for the block, one small integer for a group of it. Where the offset
-    is `tied`, o is s times that product: a zero point.
+    A grid of two fields each is two-level: one half for the block, one small integer for a group of it. Of a `tied`
+    offset o is s times that product: a zero point.
 
     Source: ggml-common.h; every product is exact in float32, so that any order of evaluation gives the same weight.
     """

@@ -13,7 +13,7 @@ AT_ONCE = 1 << 22
 def to_words(values: torch.Tensor, bits: int) -> torch.Tensor:
     """Return rows of integers as rows of words.
 
-        bit (bits j + k) of a row = bit k of value j;   bit i of a row = bit (i mod 32) of word i // 32;   0 behind the last
+        bit (bits j + k) of a row = bit k of value j,   bit i of a row = bit (i mod 32) of word i // 32
 
     Args:
         values: integers [rows, n], each in [0, 2^bits - 1].

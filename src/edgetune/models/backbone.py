@@ -80,7 +80,8 @@ def load_backbone(
     tensors that the configuration has no place for are refused. Several threads may load; one at a time does.
 
     Args:
-        source: a Hugging Face model folder, whose layers may be packed by GPTQ or compressed-tensors, a GGUF file, `embedded` for the shipped model, or a model id on the Hub.
+        source: a Hugging Face model folder, whose layers may be packed by GPTQ or compressed-tensors, a GGUF file,
+            `embedded` for the shipped model, or a model id on the Hub.
             A `Path` is never taken for an id.
         dtype: float32, float16 or bfloat16; None keeps the stored type (float32 for a GGUF file with blocks and for
             packed layers).
@@ -90,9 +91,9 @@ def load_backbone(
         The model ready for inference: evaluation mode, no gradients, key-value cache on by default.
 
     Raises:
-        ModelError: nothing there, a file missing, damaged or pickled, code in the repository, weights
-            quantised in another way, weights that do not fit the configuration, NaN or infinite weights (also from a narrow `dtype`), a
-            tokenizer missing or larger than the embedding. The message names the file.
+        ModelError: nothing there, a file missing, damaged or pickled, code in the repository, weights quantised in a
+            way that is not read, weights that do not fit the configuration, NaN or infinite weights (also from a narrow
+            `dtype`), a tokenizer missing or larger than the embedding. The message names the file.
         MissingExtraError: a GGUF file, and `gguf` is not installed.
     Cost: reads the weights twice (digest, load); memory of one copy.
     """

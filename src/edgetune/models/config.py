@@ -40,8 +40,8 @@ def load_config(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> PreTrain
         shapes: of the stored tensors.
 
     Raises:
-        ModelError: not JSON, too large, nested too deeply, an unknown model, one quantised in a way that is not read, or absurd counts; names the
-            file and the field.
+        ModelError: not JSON, too large, nested too deeply, an unknown model, one quantised in a way that is not read,
+            or absurd counts; names the file and the field.
     """
     for name in JSON_FILES:
         file = folder / name

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 from transformers.pytorch_utils import Conv1D
 
+from edgetune.core.errors import ModelError
 from edgetune.core.levels import LevelMatrix
 from edgetune.core.packing import pack
 from edgetune.core.quantised import HELD, PackedTensor, QuantisedMatrix, StoredTensor
@@ -32,6 +33,8 @@ class PackedWeights(Mapping[str, torch.Tensor]):
         packing: how its layers are packed.
         turned: parameters that the model holds as [in, out] (`turned_in`); packed layers are [out, in].
 
+    Raises:
+        ModelError: if no layer is packed.
     Cost: pages of the files while they are read.
     """
 
@@ -39,15 +42,23 @@ class PackedWeights(Mapping[str, torch.Tensor]):
         self.packing, self.turned = packing, turned
         self._owners: dict[str, Any] = {}
         for file in files:
-            handle = safe_open(file, framework="pt")
+            handle: Any = safe_open(file, framework="pt")
             self._owners.update(dict.fromkeys(handle.keys(), handle))
         codes = f".{packing.parts[0]}"
         stems = [name.removesuffix(codes) for name in self._owners if name.endswith(codes)]
         self.layers = {
-            stem + WEIGHT: {part: name for part in packing.parts if (name := f"{stem}.{part}") in self._owners}
+            stem + WEIGHT: {
+                part: name for part in packing.parts if (name := f"{stem}.{part}") in self._owners
+            }
             for stem in stems
         }
         """Parameter name of every packed layer to its tensors: last part of a name to the name."""
+        if not self.layers:
+            raise ModelError(
+                "config.json says that layers are packed, and none is",
+                where=files[0].parent,
+                hint="take quantization_config out of it if these are plain weights",
+            )
         used = {name for parts in self.layers.values() for name in parts.values()}
         self._names = [*self.layers, *(name for name in self._owners if name not in used)]
 

@@ -48,7 +48,9 @@ class Packing:
         readers = [one for one in self.readers if isinstance(one, Gptq) or _fits(one, tensors)]
         if len(readers) != 1:
             said = sorted({one.bits for one in self.readers if one.bits})
-            raise ModelError(f"a quantised layer has a shape of none of {said} bits, or of several", where=where)
+            raise ModelError(
+                f"a quantised layer has a shape of none of {said} bits, or of several", where=where
+            )
         reader = readers[0]
         if isinstance(reader, PackQuantized):
             reader = PackQuantized(reader.bits, pack_quantized.ZEROS not in tensors, reader.ordered)

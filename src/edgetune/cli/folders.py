@@ -11,6 +11,7 @@ from rich.console import Console
 
 from edgetune.cli.display import Display
 from edgetune.core.errors import ConfigError, OutputError
+from edgetune.core.files import without_trace
 
 if TYPE_CHECKING:
     from edgetune.cli.artefacts import Opened
@@ -49,7 +50,7 @@ def compress_folder(kind: str, opening: Callable[[], Opened], out: Path) -> tupl
         opening: prepares the model.
         out: the folder.
     """
-    with Display(Console()) as display:
+    with without_trace(out), Display(Console()) as display:
         from edgetune.models.saving import refuse_other_weights
         from edgetune.recipe.preflight import compression_of
         from edgetune.recipe.quality import reference_of

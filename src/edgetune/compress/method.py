@@ -40,6 +40,7 @@ class CompressionMethod:
             alone.
         damping: first damping to try, a fraction of the mean diagonal of the Hessian, in (0, 1].
         block: columns between two lazy updates, at least 1; rounded up to whole blocks of the grid.
+        static_order: whether the sweep goes from the heaviest input to the lightest, on numbers fitted beforehand.
         passes: over codes and scales after the sweep, each to the least error with all others fixed; at least 0.
 
     Raises:
@@ -60,6 +61,7 @@ class CompressionMethod:
     embeddings: BlockGrid | None = Q8_0
     damping: float = 0.01
     block: int = 128
+    static_order: bool = False
     passes: int = 0
 
     def __post_init__(self) -> None:
@@ -104,6 +106,11 @@ class CompressionMethod:
             raise ConfigError(
                 "aiming at the dense outputs is a way to compensate, and this method does not",
                 where=f"{self.name}: aim_dense",
+            )
+        if self.static_order and (not self.compensate or self.mask is not None or self.rule is not Round):
+            raise ConfigError(
+                "an order of columns is of use to a method that compensates, and to rounding alone",
+                where=f"{self.name}: static_order",
             )
         if self.passes < 0 or (self.passes and not self.compensate):
             raise ConfigError(

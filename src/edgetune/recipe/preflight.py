@@ -53,7 +53,12 @@ def compression_of(recipe: Recipe) -> CompressionMethod:
                 hint="name sparsegpt, wanda, magnitude or joint as compression.name",
             )
         mask = replace(mask, sparsity=sparsity_named(str(section.sparsity)))
-    wanted = {"swaps": section.swaps, "polish": section.polish, "aim_dense": section.aim_dense}
+    wanted = {
+        "swaps": section.swaps,
+        "polish": section.polish,
+        "aim_dense": section.aim_dense,
+        "static_order": section.static_order,
+    }
     said: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
     return replace(
         method, grid=method.grid if section.grid is None else grid_named(section.grid), mask=mask, **said

@@ -131,6 +131,9 @@ class CompressionSection(Section):
     aim_dense: bool | None = None
     """Whether layers are solved for the outputs of the uncompressed model, which takes twice the passes; the method's
     own if not set."""
+    static_order: bool | None = None
+    """Whether columns are solved from the heaviest input to the lightest on scales fitted beforehand; the method's own
+    if not set."""
     calibration: str | None = None
     """A text or records to calibrate on: a .txt file is packed to full length, of records prompt and response count; if
     not set, the server's own sample in a run, and the records that are not held out in `edgetune compress`."""

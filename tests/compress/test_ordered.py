@@ -85,7 +85,9 @@ def test_passes_and_the_dense_aim_work_on_it(name: str) -> None:
     error = relative_error(weights, found.weights, hessian)
     swept = solve_in_order({"w": weights}, Moments(hessian), optq.METHOD, ignore, grid)["w"]
     assert error < relative_error(weights, swept.weights, hessian)
-    rounded = round_to_nearest(weights, grid, LeastError(), importance=hessian.diagonal().clone()).dequantise()
+    rounded = round_to_nearest(
+        weights, grid, LeastError(), importance=hessian.diagonal().clone()
+    ).dequantise()
     assert events[0].error == pytest.approx(error, rel=1e-3)
     assert events[0].rounding_error == pytest.approx(relative_error(weights, rounded, hessian), rel=1e-3)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from edgetune.cli.app import execute
 from edgetune.core.errors import ConfigError, ModelError, VerifyError
@@ -31,9 +31,17 @@ SMALL = {"data__records": 40, "data__held_out": 6, "data__calibration": 4, "fede
 SETS = [f"--set={name.replace('__', '.')}={value}" for name, value in SMALL.items()]
 
 
-def prepared(**compression: Any) -> Prepared:
+def prepared(source: object = "embedded", **compression: Any) -> Prepared:
     known = {f"compression__{name}": value for name, value in compression.items()}
-    return prepare(load_recipe(None, **SMALL, compression__calibration_tokens=600, **known), split=False)
+    recipe = load_recipe(
+        None,
+        **SMALL,
+        model__source=str(source),
+        data__source="embedded",
+        compression__calibration_tokens=600,
+        **known,
+    )
+    return prepare(recipe, split=False)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -69,6 +77,24 @@ def test_transformers_predicts_what_the_solved_model_predicts(grid: str, tmp_pat
     assert checked.gap == 0
     assert checked.matrices > 7
     assert checked.size_bytes == (tmp_path / "m" / "model.safetensors").stat().st_size
+
+
+@LIBRARY
+def test_groups_of_several_sizes_and_layers_in_float_stand_side_by_side(tmp_path: Path) -> None:
+    small = prepared()
+    rows = small.backbone.model.get_input_embeddings().weight.shape[0]
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=rows)).save_pretrained(tmp_path / "base")
+    small.backbone.tokenizer.save_pretrained(tmp_path / "base")
+    given = prepared(name="rtn", grid="int4-g64", source=tmp_path / "base")
+    plan = plan_folder("compressed-tensors", given, compression_of(given.recipe), grid=True)
+    checked = compress_to_folder(given.backbone.model, plan, tmp_path / "m", given, lambda event: None)
+    assert checked.gap == 0
+    said = json.loads((tmp_path / "m" / "config.json").read_text())["quantization_config"]["config_groups"]
+    sizes_of = {group["weights"]["group_size"]: group["targets"] for group in said.values()}
+    assert set(sizes_of) == {64, 32}
+    assert sizes_of[32] == [f"model.layers.{layer}.mlp.down_proj" for layer in range(2)]
 
 
 def test_a_folder_with_another_weight_is_no_folder_of_this_model(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from edgetune.compress.masking import NofM, Unstructured
 from edgetune.core.errors import ConfigError
 from edgetune.core.integers import INTEGERS
 from edgetune.core.quantised import Q4_0, Q8_0
-from edgetune.methods.compression import joint, optq, sparsegpt
+from edgetune.methods.compression import gptaq, joint, sparsegpt
 from edgetune.recipe.preflight import compression_of
 from edgetune.recipe.recipe import Recipe
 
@@ -23,7 +23,7 @@ def recipe(**settings: Any) -> Recipe:
 @pytest.mark.parametrize("name", ["optq", "rtn", "gptaq", "sparsegpt", "wanda", "magnitude", "joint"])
 def test_nothing_set_is_the_method_as_it_stands_in_its_file(name: str) -> None:
     assert compression_of(recipe(name=name)).name == name
-    assert compression_of(recipe()) == optq.METHOD
+    assert compression_of(recipe()) == gptaq.METHOD
     assert compression_of(recipe(name="joint")) == joint.METHOD
 
 

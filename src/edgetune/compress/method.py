@@ -36,8 +36,8 @@ class CompressionMethod:
         polish: steps of conjugate gradients on the kept weights, at least 0.
         scale: how a block's scale is chosen.
         rule: what happens to a column, or with a mask to the kept weights of one.
-        embeddings: where the embedding and the head go, by rounding to the outermost code; None leaves them
-            alone.
+        embeddings: where the embedding and the head go; None leaves them alone. The embedding is rounded, and a head
+            with it that is the same matrix; another head is solved as the blocks are, unless they are pruned.
         damping: first damping to try, a fraction of the mean diagonal of the Hessian, in (0, 1].
         block: columns between two lazy updates, at least 1; rounded up to whole blocks of the grid.
         static_order: whether the sweep goes from the heaviest input to the lightest, on numbers fitted beforehand.

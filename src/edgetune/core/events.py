@@ -35,6 +35,8 @@ class RunStarted(Event):
     """Where the model computes."""
     threads: int = 0
     """CPU threads of this process; 0 in older logs."""
+    licence: str = ""
+    """Of the base model, as its own files name it; empty if they do not."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,7 +114,7 @@ class FleetSection(Section):
 class CompressionSection(Section):
     """How the tuned model is compressed."""
 
-    name: str = "optq"
+    name: str = "gptaq"
     """A name listed by `edgetune methods`."""
     grid: IntegerGrid | Grid | None = None
     """GGUF block type of the linear layers, from 2.6 to 8.5 bits a weight; if not set the method's own: Q4_0, and

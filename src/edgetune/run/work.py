@@ -31,6 +31,7 @@ from edgetune.federation.hands import Party
 from edgetune.measure.divergence import Reference
 from edgetune.measure.memory import PeakMemory
 from edgetune.measure.versions import versions
+from edgetune.models.licence import licence_of
 from edgetune.recipe.allotting import Allotment, allot
 from edgetune.recipe.preflight import plan_for
 from edgetune.recipe.prepare import Prepared
@@ -122,6 +123,7 @@ class Work:
                 weights=sum(weight.numel() for weight in prepared.backbone.model.parameters()),
                 device=prepared.backbone.model.device.type,
                 threads=torch.get_num_threads(),
+                licence=licence_of(prepared.backbone.folder),
             )
         )
         self.tell(prepared.found)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field, WrapValidator
 
 from edgetune.recipe.method_section import Section
 
@@ -13,11 +14,16 @@ Grid = Annotated[
         "Q2_K", "Q3_K", "IQ4_XS", "MXFP4", "Q4_0", "IQ4_NL", "NVFP4", "Q4_K", "Q4_1", "Q5_0", "Q5_K", "Q5_1", "Q6_K",
         "Q8_0",
     ],
-    BeforeValidator(lambda given: given.upper() if isinstance(given, str) else given),
+    WrapValidator(lambda given, known: _named(given) or known(given.upper() if isinstance(given, str) else given)),
 ]  # fmt: skip
-"""Every name of `core.quantised.GRIDS`, in small or capital letters."""
-IntegerGrid = Annotated[str, Field(pattern=r"^u?int[2348]-(g32|g64|g128|row)(-bf16)?$")]
-"""Every name of `core.integers.INTEGERS`."""
+"""Every name of `core.quantised.GRIDS`, in small or capital letters, and of `core.integers.INTEGERS`."""
+_INTEGERS = re.compile(r"u?int[2348]-(g32|g64|g128|row)(-bf16)?")
+
+
+def _named(given: object) -> str | None:
+    """Return the name of a grid of integers, if this is one: there are too many for a list in an error."""
+    name = given.lower() if isinstance(given, str) else ""
+    return name if _INTEGERS.fullmatch(name) else None
 
 
 class ModelSection(Section):
@@ -116,7 +122,7 @@ class CompressionSection(Section):
 
     name: str = "gptaq"
     """A name listed by `edgetune methods`."""
-    grid: IntegerGrid | Grid | None = None
+    grid: Grid | None = None
     """GGUF block type of the linear layers, from 2.6 to 8.5 bits a weight; if not set the method's own: Q4_0, and
     F16 where it only prunes. Of folders (`edgetune compress --format`) int4-g128: bits 2, 3, 4 or 8, groups g32, g64,
     g128 or row, uint4-... with zero points."""

@@ -20,7 +20,7 @@ from edgetune.models.saving import save_model
 from edgetune.recipe.prepare import prepare
 from edgetune.recipe.recipe import Recipe, load_recipe
 from edgetune.run import pipeline
-from edgetune.run.pruning import Order, prune_prepared
+from edgetune.run.pruning import prune_prepared
 from edgetune.run.stage import Model
 
 TEACHER_STEPS, START_STEPS, STEPS = 160, 40, 60
@@ -161,8 +161,10 @@ def start_of(seed: int, out: Path) -> Path:
     folder, pruned = out / f"student-{seed}", out / f"pruned-{seed}"
     teacher, told = teacher_of(seed, out), _data(seed, FEW, out)
     if not (pruned / "config.json").is_file():
-        prepared = prepare(_recipe(str(teacher), seed, 1, 1e-3, told))
-        save_model(prune_prepared(prepared, Order(RATIO)), prepared.backbone.tokenizer, pruned, words=teacher)
+        recipe = _recipe(str(teacher), seed, 1, 1e-3, {**told, "pruning.ratio": RATIO})
+        prepared = prepare(recipe, split=False)
+        found = prune_prepared(prepared, prepared.backbone.model)
+        save_model(found, prepared.backbone.tokenizer, pruned, words=teacher)
     if not (folder / "config.json").is_file():
         model, *_ = _tuned(
             str(pruned),

@@ -33,6 +33,7 @@ def divergence(
     Cost: a forward pass of both, and copies of `core.heads.LOGITS_AT_ONCE` logits.
     Source: knowledge distillation with the teacher's own distribution (arXiv 1503.02531), at a temperature of 1.
     """
+    batch = batch.to(next(student.parameters()).device)
     where = positions(batch, all_tokens=all_tokens)
     parent, pruned = Apart(), Apart()
     with torch.no_grad():

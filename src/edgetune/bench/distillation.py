@@ -111,7 +111,7 @@ def spread(values: Sequence[float]) -> tuple[float, float]:
 def ahead(
     rows: Sequence[Mapping[str, Any]], one: str, other: str, figure: str = "rouge_l"
 ) -> tuple[float, float]:
-    """Return how far one lesson is ahead of another over seeds, and the standard error of that.
+    """Return how far one lesson is ahead of another over the seeds of both, and the standard error of that.
 
         mean_i (a_i - b_i),   std_i (a_i - b_i) / sqrt(n)
 
@@ -120,8 +120,9 @@ def ahead(
     ours, theirs = (
         {row["seed"]: row[figure] for row in rows if row["what"] == name} for name in (one, other)
     )
-    mean, deviation = spread([ours[seed] - theirs[seed] for seed in ours])
-    return mean, deviation / len(ours) ** 0.5 if len(ours) > 1 else float("inf")
+    both = sorted(ours.keys() & theirs.keys())
+    mean, deviation = spread([ours[seed] - theirs[seed] for seed in both])
+    return mean, deviation / len(both) ** 0.5 if len(both) > 1 else float("inf")
 
 
 def _taught(cell: Lesson, out: Path, to: Path) -> Row:

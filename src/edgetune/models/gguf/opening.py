@@ -24,12 +24,7 @@ def gguf_model(weights: GgufWeights, dtype: torch.dtype | None) -> PreTrainedMod
     Cost: the model in memory once, and one tensor.
     """
     path, dtype = weights.file.path, dtype or weights.dtype
-    try:
-        with torch.device("meta"):
-            expected = _shapes(weights.family.model(weights.config))
-    except Exception as error:  # the library raises many unrelated types
-        raise ModelError(f"no model has this configuration: {first_line(error)}", where=path) from error
-    _compare(expected, weights.shapes, path)
+    outline_of(weights)
     values = {name: weights[name].to(dtype) for name in weights}
     try:
         model: PreTrainedModel = weights.family.model.from_pretrained(
@@ -39,6 +34,22 @@ def gguf_model(weights: GgufWeights, dtype: torch.dtype | None) -> PreTrainedMod
         raise ModelError(f"cannot load this model: {first_line(error)}", where=path) from error
     model.config.name_or_path = str(path)
     return model
+
+
+def outline_of(weights: GgufWeights) -> PreTrainedModel:
+    """Return the model of a file without values, after checking that the file holds what it asks for.
+
+    Raises:
+        ModelError: if tensors are missing, too many, or of another shape than the metadata says.
+    """
+    path = weights.file.path
+    try:
+        with torch.device("meta"):
+            outline: PreTrainedModel = weights.family.model(weights.config)
+    except Exception as error:  # the library raises many unrelated types
+        raise ModelError(f"no model has this configuration: {first_line(error)}", where=path) from error
+    _compare(_shapes(outline), weights.shapes, path)
+    return outline
 
 
 def _shapes(model: PreTrainedModel) -> dict[str, tuple[int, ...]]:

@@ -115,13 +115,14 @@ class Replaced(Change):
 class LowRank(Change):
     """Factors folded into weights.
 
-        w' = w + s (R + B A),   R = 0 unless the run began off the base
+        w' = w + s (R + B A),   R a matrix that lies beneath, 0 in most runs
 
     Every product is exact in float64 and the sum over the rank has one order, so that every machine folds alike; a
     library's matrix product would not. It differs from peft's merge by float32's rounding.
 
     Args:
-        factors: layer to B [outputs, r] and A [r, inputs], float32.
+        factors: layer to B [outputs, r] and A [r, inputs], float32; factors that lie beneath the trained ones stand
+            beside them.
         scale: s.
         residuals: layer to R, float32 [outputs, inputs].
         transposed: layers that store [inputs, outputs].

@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from edgetune.core.errors import DigestError, ModelError
 from edgetune.core.ledger import Ledger
-from edgetune.core.residual import A, B, formed, pairs, residuals, trained
+from edgetune.core.residual import A, B, misfit, pairs, residuals, side_by_side, trained
 from edgetune.core.tuned import Adds
 from edgetune.core.update import Dense, Projected
 from edgetune.federation.load import scales_of, space_of
@@ -104,7 +104,7 @@ def _low_rank(ledger: Ledger, outline: PreTrainedModel, key: bytes | None, where
     beneath: Mapping[str, torch.Tensor] = {}
     if isinstance(ledger.update, Dense):
         own = dict(trained(ledger.update).tensors)
-        beneath = formed(residuals(ledger.update))
+        beneath = residuals(ledger.update)
         values = own | _fixed(own, said, linear)
     else:
         own, values = _grown(ledger, outline, linear, key)
@@ -119,8 +119,18 @@ def _low_rank(ledger: Ledger, outline: PreTrainedModel, key: bytes | None, where
     if len(named) * 2 != len(values) or not named:
         raise ModelError("the ledger's factors are no pairs", where=where, hint="get it again")
     turned = frozenset(layer for layer in factors if isinstance(linear[layer], Conv1D))
-    residual = {stem.removeprefix(PEFT): one for stem, one in beneath.items()}
-    return LowRank(factors, float(said["lora_alpha"]) / int(said["r"]), residual, turned, own)
+    if wrong := misfit(beneath, own):
+        raise ModelError("a residual belongs to no adapted layer of this model", where=wrong)
+    for stem, (left, right) in side_by_side(beneath).items():
+        layer = stem.removeprefix(PEFT)
+        factors[layer] = (torch.cat([factors[layer][0], left], 1), torch.cat([factors[layer][1], right], 0))
+    whole = {
+        name.removesuffix(".residual").removeprefix(PEFT): one
+        for name, one in beneath.items()
+        if name.endswith(".residual")
+    }
+    scale = float(said["lora_alpha"]) / int(said["r"])
+    return LowRank(factors, scale, whole, turned, own)
 
 
 def _sides(module: Any) -> tuple[int, int]:

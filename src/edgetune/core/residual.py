@@ -72,7 +72,7 @@ def formed(tensors: Tensors) -> dict[str, torch.Tensor]:
 
 
 def side_by_side(tensors: Tensors) -> dict[str, Factors]:
-    """Return the factors of the residuals by adapted layer, those of all rounds beside each other; matrices left out."""
+    """Return the factors of the residuals by adapted layer, all rounds' beside each other; no matrices."""
     return {
         stem: (torch.cat(lefts, 1), torch.cat(rights, 0))
         for stem, (_, lefts, rights) in _grouped(tensors).items()

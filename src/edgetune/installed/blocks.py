@@ -1,28 +1,50 @@
-"""New values of a matrix that is stored in blocks: its codes move, or it is rounded anew."""
+"""New values of a matrix that is stored in blocks: nearest ones, the same bits on every machine."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgetune.compress.grid import grouped, nearest_codes
+from edgetune.compress.grid import AbsMax, Step, grouped, nearest_codes
 from edgetune.compress.rounding import round_to_nearest
-from edgetune.compress.search import LeastError
 from edgetune.core.packing import pack, unpack
 from edgetune.core.quantised import BlockGrid, QuantisedMatrix
 
-FIT = LeastError()
-"""How fresh scales are chosen."""
+STRETCHES = (1.0, 0.85, 0.9, 0.95, 1.05, 1.1)
+"""Of the plain scale: what is tried, where a grid has few levels and no offset."""
+FINE = 48
+"""Levels from which the plain scale is as good as any."""
 WEIGHTS_AT_ONCE = 1 << 20
-"""Weights rounded at a time: bounds the scratch memory."""
+"""Rounded at a time: bounds the scratch memory."""
 Bytes = NDArray[np.uint8]
 
 
-def moved(grid: BlockGrid, raw: Bytes, values: torch.Tensor, name: str, unit: float = 1.0) -> Bytes:
-    """Return blocks nearest to new values: of the stored ones with other codes, and of freshly fitted ones, the nearer.
+@dataclass(frozen=True, slots=True)
+class Stretched:
+    """The plain scale times a factor: found by a largest magnitude alone, which no order of additions can change.
 
-        block' = argmin over {kept, fitted} of |values(block) - w'|^2,   kept: c' = argmin_c |s level(c) + o - w'|
+        s = f s_0,   s_0 of `AbsMax`
+
+    Args:
+        factor: f, > 0.
+    """
+
+    factor: float
+
+    def __call__(self, weights: torch.Tensor, importance: torch.Tensor, grid: BlockGrid) -> Step:
+        """Return scale and offset of every group."""
+        scale, offset = AbsMax()(weights, importance, grid)
+        return scale * self.factor, offset
+
+
+def moved(grid: BlockGrid, raw: Bytes, values: torch.Tensor, name: str, unit: float = 1.0) -> Bytes:
+    """Return blocks nearest to new values: of the stored ones with other codes, and of freshly fitted ones, the nearest.
+
+        block' = argmin over {kept, fitted_1, ...} of |values(block) - w'|^2,   kept: c' = argmin_c |s level(c) + o - w'|
 
     A block whose weights did not change keeps its bytes, whoever chose them. Of a change of less than half a step
     little remains, and none of it where every weight of a block moves so little.
@@ -32,40 +54,51 @@ def moved(grid: BlockGrid, raw: Bytes, values: torch.Tensor, name: str, unit: fl
         raw: uint8 [rows, bytes of a row].
         values: float32 [rows, columns], in the file's row order.
         name: of the tensor, for errors.
-        unit: what all weights of the matrix are multiplied by.
+        unit: what all weights of the matrix are multiplied by; then codes alone move.
 
     Returns:
         uint8, like `raw`.
 
     Raises:
         ModelError: if a block cannot be stored.
-    Cost: a fit of every block; scratch for some rows.
+    Cost: a rounding for every fit; scratch for some rows.
     """
     found = np.empty_like(raw)
     for some in _parts(values):
         wanted = values[some] / unit
         stored = unpack(grid, raw[some])
         kept = QuantisedMatrix(grid, _nearest(stored, wanted), stored.numbers)
-        found[some] = pack(kept)
-        if grid.has_unit:  # a fit of its own would want another unit
-            continue
-        fitted = round_to_nearest(wanted, grid, FIT, name=name)
-        better = _errors(fitted, wanted) < _errors(kept, wanted)
-        blocks = found[some].reshape(-1, grid.block_bytes)
-        blocks[better] = pack(fitted).reshape(-1, grid.block_bytes)[better]
-        found[some] = blocks.reshape(found[some].shape)
+        fresh = () if grid.has_unit else _fitted(grid, wanted, name)
+        found[some] = _best((kept, *fresh), wanted)
     return found
 
 
 def rounded(grid: BlockGrid, values: torch.Tensor, name: str) -> Bytes:
     """Return blocks freshly fitted to new values.
 
-    Raises:
-        ModelError: if a block cannot be stored.
+    Args, Raises: as `moved`.
     """
-    return np.concatenate(
-        [pack(round_to_nearest(values[some], grid, FIT, name=name)) for some in _parts(values)]
-    )
+    parts = [_best(_fitted(grid, values[some], name), values[some]) for some in _parts(values)]
+    return np.concatenate(parts)
+
+
+def _fitted(grid: BlockGrid, values: torch.Tensor, name: str) -> tuple[QuantisedMatrix, ...]:
+    few = not grid.offset and len(grid.points()) < FINE
+    fits = [Stretched(factor) for factor in (STRETCHES if few else STRETCHES[:1])]
+    return tuple(round_to_nearest(values, grid, fit, name=name) for fit in fits)
+
+
+def _best(tries: Sequence[QuantisedMatrix], values: torch.Tensor) -> Bytes:
+    """Return for every block that of the first try which nothing beats."""
+    first, *others = tries
+    found, least = pack(first), _errors(first, values)
+    for one in others:
+        errors, blocks = _errors(one, values), pack(one)
+        better = errors < least
+        least = torch.where(better, errors, least)
+        by_block = found.reshape(-1, one.grid.block_bytes)
+        by_block[better.numpy()] = blocks.reshape(-1, one.grid.block_bytes)[better.numpy()]
+    return found
 
 
 def _parts(values: torch.Tensor) -> list[slice]:
@@ -73,11 +106,13 @@ def _parts(values: torch.Tensor) -> list[slice]:
     return [slice(first, first + step) for first in range(0, len(values), step)]
 
 
-def _errors(matrix: QuantisedMatrix, values: torch.Tensor) -> NDArray[np.float32]:
-    """Return the squared distance of every block from the values it stands for."""
+def _errors(matrix: QuantisedMatrix, values: torch.Tensor) -> torch.Tensor:
+    """Return the squared distance of every block from its values, added in one order on every machine: by halves."""
     squares = (matrix.dequantise() - values).square().view(-1, matrix.grid.block)
-    found: NDArray[np.float32] = squares.sum(1).numpy()
-    return found
+    while squares.shape[1] > 1:
+        half = squares.shape[1] // 2
+        squares = squares[:, :half] + squares[:, half:]
+    return squares[:, 0]
 
 
 def _nearest(matrix: QuantisedMatrix, values: torch.Tensor) -> torch.Tensor:

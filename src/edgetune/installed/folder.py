@@ -52,9 +52,9 @@ class FolderBase(Base):
         outline = _outline(config, folder)
         super().__init__(folder, outline, digest)
         self._names = [name for name, one in outline.named_parameters() if one.is_floating_point()]
-        head = outline.get_output_embeddings()
-        if HEAD in self.entries and HEAD not in self._names and head is not None:
-            self._own_head()
+        self._embedding: str | None = None
+        if HEAD in self.entries and HEAD not in self._names:
+            self._tied_head()
         for name, weight in outline.named_parameters():
             if name in self._names and (
                 name not in self.entries or self.entries[name].shape != tuple(weight.shape)
@@ -65,19 +65,19 @@ class FolderBase(Base):
                     hint="edgetune.load(base, ledger).save_pretrained(folder) converts it",
                 )
 
-    def _own_head(self) -> None:
-        """Take a stored head for a parameter of its own where it differs from the embeddings it would be tied to."""
-        embedding = next(
-            name for name in self._names if name.endswith(".weight") and self._is_embedding(name)
-        )
-        self._same_head = torch.equal(self.read(HEAD), self.read(embedding))
-        if not self._same_head:
+    def _tied_head(self) -> None:
+        """Look at a stored head that the model ties: the embeddings once more, or values of its own."""
+        embedding = next((name for name in self._names if self._is_embedding(name)), None)
+        if embedding is None:
+            return
+        if torch.equal(self.read(HEAD), self.read(embedding)):
+            self._embedding = embedding
+        else:
             self._names.append(HEAD)
-        self._embedding = embedding
 
     def _is_embedding(self, name: str) -> bool:
-        wanted = self.outline.get_input_embeddings()
-        return self.outline.get_submodule(name.rpartition(".")[0]) is wanted
+        wanted: Any = self.outline.get_input_embeddings()
+        return name.endswith(".weight") and self.outline.get_submodule(name.rpartition(".")[0]) is wanted
 
     def names(self) -> Sequence[str]:
         """Return the parameters, sorted."""
@@ -109,10 +109,7 @@ class FolderBase(Base):
 
     def _put(self, target: Path, name: str, values: torch.Tensor) -> int:
         """Overwrite a tensor, and a stored head that is the embeddings once more; says how many changed."""
-        copies = [name]
-        if getattr(self, "_same_head", False) and name == self._embedding:
-            copies.append(HEAD)
-        for copy in copies:
+        for copy in (HEAD, name) if name == self._embedding else (name,):
             entry = self.entries[copy]
             stored = values.to(KINDS[entry.kind]).contiguous()
             if not bool(torch.isfinite(stored).all()):
@@ -132,7 +129,8 @@ def _outline(config: Any, folder: Path) -> PreTrainedModel:
         with quiet(), torch.device("meta"):
             if widths_of(config) is not None:
                 return by_layer(config)(config)
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+            kind: Any = AutoModelForCausalLM
+            model: PreTrainedModel = kind.from_config(config)
             return model
     except ModelError:
         raise

@@ -42,9 +42,10 @@ class Stretched:
 
 
 def moved(grid: BlockGrid, raw: Bytes, values: torch.Tensor, name: str, unit: float = 1.0) -> Bytes:
-    """Return blocks nearest to new values: of the stored ones with other codes, and of freshly fitted ones, the nearest.
+    """Return blocks nearest to new values: the stored ones with other codes, or freshly fitted ones.
 
-        block' = argmin over {kept, fitted_1, ...} of |values(block) - w'|^2,   kept: c' = argmin_c |s level(c) + o - w'|
+        block' = argmin over {kept, fitted_1, ...} of |values(block) - w'|^2
+        kept: c' = argmin_c |s level(c) + o - w'|
 
     A block whose weights did not change keeps its bytes, whoever chose them. Of a change of less than half a step
     little remains, and none of it where every weight of a block moves so little.

@@ -145,7 +145,7 @@ def change(
         beneath = [store.ledger(one.sha256) for one in present.ledgers] if present and add else []
         names = {store.ledger(one.sha256): one.name for one in present.ledgers} if present else {}
         chosen = touched or (present.touched if present else "own")
-        made = stack(store.base, [*beneath, *ledgers], work / file.name, chosen, key=key)
+        made = stack(store.base, [*beneath, *ledgers], work / store.file.name, chosen, key=key)
         entries = tuple(
             replace(one, name=names.get(path, one.name))
             for path, one in zip([*beneath, *ledgers], made.ledgers, strict=True)
@@ -209,9 +209,9 @@ def update(
             what = f"the file that comes out is {made.result.sha256[:12]}, {manifest.result.sha256[:12]} was promised"
             raise DigestError(what, where=source.address, hint="tell who made the manifest")
         if own:
-            made = stack(store.base, [*paths, *own], work / file.name, manifest.touched, key=key)
+            made = stack(store.base, [*paths, *own], work / store.file.name, manifest.touched, key=key)
         else:
-            (work / "shared").replace(work / file.name)
+            (work / "shared").replace(work / store.file.name)
         entries = manifest.ledgers + made.ledgers[len(paths) :]
         made = replace(made, serial=manifest.serial, ledgers=entries, signed=manifest.as_json())
         files = files | {one.sha256: path for one, path in zip(made.ledgers[len(paths) :], own, strict=True)}
@@ -234,7 +234,7 @@ def rollback(file: Path, *, to_base: bool = False, key: bytes | None = None) -> 
             )
         depth = 0 if to_base else len(store.records) - 1
         target = store.records[depth - 1] if depth else None
-        result = work / file.name
+        result = work / store.file.name
         if target is None:
             shutil.copyfile(store.base, result)
             wanted: Stored = store.records[0].base

@@ -12,7 +12,7 @@ from pathlib import Path
 from edgetune.core.errors import ConfigError, DigestError
 from edgetune.core.files import PARTIAL, locked, unwritable
 from edgetune.core.ledger import read_ledger
-from edgetune.installed.base import Loaded, apply
+from edgetune.installed.base import Base, Loaded, apply
 from edgetune.installed.fetching import Source
 from edgetune.installed.gguf import GgufBase
 from edgetune.installed.manifest import (
@@ -103,16 +103,16 @@ def stack(
         entries.append(entry_of(path, ledger))
     digest = loaded[0].ledger.base_digest if loaded else opened_base.claimed or opened_base.digest
     if loaded:
-        apply(opened_base, loaded, target, provenance(loaded))
+        apply(opened_base, loaded, target, provenance(opened_base, loaded))
     else:
         shutil.copyfile(base, target)
     return Manifest(1, stored_file(base), digest, tuple(entries), touched, stored_file(target))
 
 
-def provenance(loaded: Sequence[Loaded]) -> dict[str, str]:
-    """Return what a file says of the ledgers on it."""
+def provenance(base: Base, loaded: Sequence[Loaded]) -> dict[str, str]:
+    """Return what a file says of its base and the ledgers on it."""
     return {
-        "base_digest": loaded[0].ledger.base_digest,
+        "base_digest": base.claimed or base.digest,
         "ledger_digest": " ".join(one.ledger.digest for one in loaded),
         "method": " + ".join(one.ledger.method for one in loaded),
     }

@@ -39,7 +39,7 @@ def write_copy(base: Base, ledgers: Sequence[Path], out: Path, *, key: bytes | N
         base.check(ledger, path)
         loaded.append(Loaded(ledger, change_of(ledger, base.outline, key=key, where=path), path))
     found = list[Written]()
-    said = provenance(loaded)
+    said = provenance(base, loaded)
     if base.path.is_dir():
         with whole_folder(out) as partial:
             found.append(apply(base, loaded, partial, said))

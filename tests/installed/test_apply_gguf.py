@@ -103,6 +103,30 @@ def test_the_library_of_llama_cpp_reads_the_written_file_alike(
         assert np.array_equal(gguf.quants.dequantize(one.data, one.tensor_type), ours[one.name])
 
 
+def test_how_much_of_a_small_change_arrived_is_said(
+    exported: Exported, ledger: Written, tmp_path: Path
+) -> None:
+    path = ledger("lora", size=2e-3)
+
+    def kept(kind: str, touched: Touched) -> float:
+        said = write_copy(GgufBase(exported(kind), touched), [path], tmp_path / "out.gguf")
+        return float(said.rpartition("; ")[2].split(" %")[0]) / 100
+
+    tuned, plain = edgetune.load("embedded", path), load_backbone("embedded").model
+    base, stored = values(exported("Q4_0")), dict[str, torch.Tensor]()
+    own = kept("Q4_0", OWN)
+    stored = values(tmp_path / "out.gguf")
+    dot = whole = 0.0
+    for (name, goal), start in zip(tuned.named_parameters(), plain.parameters(), strict=True):
+        change = (goal - start).double()
+        dot += float((change * (stored[name] - base[name])).sum())
+        whole += float(change.square().sum())
+    assert own == pytest.approx(dot / whole, abs=2e-3)
+    assert own < 0.6
+    assert kept("Q4_0", Touched(GRIDS["Q8_0"])) > 0.9
+    assert kept("F16", OWN) == 1
+
+
 def test_a_file_that_holds_a_ledger_takes_no_other(
     exported: Exported, ledger: Written, tmp_path: Path
 ) -> None:

@@ -118,17 +118,17 @@ def manifest(
     touched: TouchedName = None,
 ) -> None:
     """Write what devices shall hold, for their `edgetune apply --manifest`; without ledgers print what a file holds."""
-    from edgetune.installed.making import held, make
+    from edgetune.installed.making import arrived, held, make
 
     if not ledgers:
         typer.echo(held(base), nl=False)
         return
     with Display(Console(), doing="applying"):
-        made = make(base, ledgers, out, key=key, serial=serial, touched=_touched(touched) or "own")
+        made, kept = make(base, ledgers, out, key=key, serial=serial, touched=_touched(touched) or "own")
     signed = "signed" if made.signature else "not signed (edgetune sign)"
     typer.echo(
         f"{out}: number {made.serial}, {len(made.ledgers)} ledgers of {sum(one.bytes for one in made.ledgers):,} "
-        f"bytes on a base of {made.base.bytes:,}, {signed}"
+        f"bytes on a base of {made.base.bytes:,}, {signed}; {arrived(kept)}"
     )
 
 
@@ -208,5 +208,8 @@ def _say(file: Path, done: Done) -> str:
         return f"{size}, as it was"
     if done.present is None:
         return f"{size}, the base again"
+    from edgetune.installed.making import arrived
+
+    told = "" if done.kept == 1 else f"; {arrived(done.kept)}"
     names = ", ".join(f"{one.name} ({one.method}, round {one.round})" for one in done.present.ledgers)
-    return f"{size}, SHA-256 {done.present.result.sha256[:12]}, holds {names or 'its base alone'}"
+    return f"{size}, SHA-256 {done.present.result.sha256[:12]}, holds {names or 'its base alone'}{told}"

@@ -16,6 +16,7 @@ from edgetune.core.files import unwritable
 from edgetune.core.fitting import fitting
 from edgetune.core.gguf_read import StoredTensor, gguf_library, unit_name
 from edgetune.core.gguf_write import header, number_pair, raw_pairs, text_pair
+from edgetune.core.packing import unpack
 from edgetune.core.quantised import GRIDS, BlockGrid
 from edgetune.export.plan import FILE_TYPES
 from edgetune.installed.base import OWN, Base, Form, Touched, Written
@@ -90,7 +91,7 @@ class GgufBase(Base):
         places = dict(zip(kinds, offsets, strict=True))
         ours = {self.weights.tensor(name).name for name in names}
         freed = {unit_name(one.name) for one in tensors if kinds[one.name] != one.kind} - ours
-        changed = 0
+        changed, arrived, wanted = 0, 0.0, 0.0
         try:
             with target.open("wb") as file:
                 file.write(head)
@@ -105,13 +106,30 @@ class GgufBase(Base):
                 for name in names:
                     one = self.weights.tensor(name)
                     old = self.weights.raw(one)
-                    new = self._encoded(name, one, kinds[one.name], form(name, self.read(name)))
+                    values = form(name, self.read(name))
+                    new = self._encoded(name, one, kinds[one.name], values)
+                    there, whole = self._arrived(name, one, kinds[one.name], values, new)
+                    arrived, wanted = arrived + there, wanted + whole
                     changed += len(new) != len(old) or not np.array_equal(new, old)
                     file.seek(places[one.name])
                     file.write(new.tobytes())
         except OSError as error:
             raise unwritable(error, target) from error
-        return Written(changed, len(tensors))
+        return Written(changed, len(tensors), arrived / wanted if wanted else 1.0)
+
+    def _arrived(
+        self, name: str, tensor: StoredTensor, kind: int, values: torch.Tensor, new: Bytes
+    ) -> tuple[float, float]:
+        """Return <wanted, stored> and |wanted|^2 of a tensor's change, where it is in blocks."""
+        if kind in FLOATS:
+            return 0.0, 0.0
+        before = self.weights.stored_rows(name, self.read(name))
+        matrix = unpack(GRIDS[self._names[kind]], new.reshape(len(values), -1))
+        stored = matrix.dequantise() * (self.weights.unit(tensor) if kind == tensor.kind else 1.0) - before
+        wanted = self.weights.stored_rows(name, values) - before
+        return float((wanted * stored).sum(dtype=torch.float64)), float(
+            wanted.square().sum(dtype=torch.float64)
+        )
 
     def _copy(self, file: Any, tensor: StoredTensor) -> None:
         raw = self.weights.raw(tensor)

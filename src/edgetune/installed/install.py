@@ -43,11 +43,13 @@ class Done:
         present: what the file holds now; None if it is its base again.
         fetched: bytes that were read from the source of a manifest, its own included.
         changed: whether the file is another one than before.
+        kept: share of the ledgers' change that the file holds (`Written`).
     """
 
     present: Manifest | None
     fetched: int
     changed: bool
+    kept: float = 1.0
 
 
 @contextmanager
@@ -78,7 +80,7 @@ def opened(file: Path) -> Iterator[tuple[Store, Path]]:
 
 def stack(
     base: Path, ledgers: Sequence[Path], target: Path, touched: str, *, key: bytes | None = None
-) -> Manifest:
+) -> tuple[Manifest, float]:
     """Write a GGUF base with ledgers on it, and say what came out.
 
     Args:
@@ -89,7 +91,7 @@ def stack(
         key: 32 bytes, if the directions are under a secret key.
 
     Returns:
-        A manifest with the serial number 1.
+        A manifest with the serial number 1, and the share of the change that the file holds (`Written`).
 
     Raises:
         ModelError, DigestError, OutputError: as `base.apply`.
@@ -102,11 +104,13 @@ def stack(
         loaded.append(Loaded(ledger, change_of(ledger, opened_base.outline, key=key, where=path), path))
         entries.append(entry_of(path, ledger))
     digest = loaded[0].ledger.base_digest if loaded else opened_base.claimed or opened_base.digest
+    kept = 1.0
     if loaded:
-        apply(opened_base, loaded, target, provenance(opened_base, loaded))
+        kept = apply(opened_base, loaded, target, provenance(opened_base, loaded)).kept
     else:
         shutil.copyfile(base, target)
-    return Manifest(1, stored_file(base), digest, tuple(entries), touched, stored_file(target))
+    made = Manifest(1, stored_file(base), digest, tuple(entries), touched, stored_file(target))
+    return made, kept
 
 
 def provenance(base: Base, loaded: Sequence[Loaded]) -> dict[str, str]:
@@ -145,7 +149,7 @@ def change(
         beneath = [store.ledger(one.sha256) for one in present.ledgers] if present and add else []
         names = {store.ledger(one.sha256): one.name for one in present.ledgers} if present else {}
         chosen = touched or (present.touched if present else "own")
-        made = stack(store.base, [*beneath, *ledgers], work / store.file.name, chosen, key=key)
+        made, kept = stack(store.base, [*beneath, *ledgers], work / store.file.name, chosen, key=key)
         entries = tuple(
             replace(one, name=names.get(path, one.name))
             for path, one in zip([*beneath, *ledgers], made.ledgers, strict=True)
@@ -154,9 +158,8 @@ def change(
         made = replace(made, ledgers=entries, serial=present.serial if present and add else 1, signed=signed)
         if not older:
             _refuse_fewer_rounds(made, present, file)
-        return _commit(
-            store, work, made, dict(zip([one.sha256 for one in entries], [*beneath, *ledgers], strict=True))
-        )
+        files = dict(zip([one.sha256 for one in entries], [*beneath, *ledgers], strict=True))
+        return replace(_commit(store, work, made, files), kept=kept)
 
 
 def update(
@@ -204,19 +207,19 @@ def update(
             _refuse_fewer_rounds(manifest, present, source.address)
         files, fetched = _ledgers(manifest, store, source, work)
         paths = [files[one.sha256] for one in manifest.ledgers]
-        made = stack(store.base, paths, work / "shared", manifest.touched, key=key)
+        made, kept = stack(store.base, paths, work / "shared", manifest.touched, key=key)
         if made.result != manifest.result or made.base_digest != manifest.base_digest:
             what = f"the file that comes out is {made.result.sha256[:12]}, {manifest.result.sha256[:12]} was promised"
             raise DigestError(what, where=source.address, hint="tell who made the manifest")
         if own:
-            made = stack(store.base, [*paths, *own], work / store.file.name, manifest.touched, key=key)
+            made, kept = stack(store.base, [*paths, *own], work / store.file.name, manifest.touched, key=key)
         else:
             (work / "shared").replace(work / store.file.name)
         entries = manifest.ledgers + made.ledgers[len(paths) :]
         made = replace(made, serial=manifest.serial, ledgers=entries, signed=manifest.as_json())
         files = files | {one.sha256: path for one, path in zip(made.ledgers[len(paths) :], own, strict=True)}
         done = _commit(store, work, made, files, trusted)
-        return replace(done, fetched=len(data) + fetched)
+        return replace(done, fetched=len(data) + fetched, kept=kept)
 
 
 def rollback(file: Path, *, to_base: bool = False, key: bytes | None = None) -> Done:

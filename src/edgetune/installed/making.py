@@ -17,6 +17,9 @@ from edgetune.installed.reading import change_of
 from edgetune.installed.signing import sign
 from edgetune.installed.whole import whole_folder
 
+ENOUGH = 0.97
+"""Share of a change below which a person is told what holds more of it."""
+
 
 def write_copy(base: Base, ledgers: Sequence[Path], out: Path, *, key: bytes | None = None) -> str:
     """Write a base with ledgers on it as another file, or another folder, of the same kind; all of it or nothing.
@@ -50,8 +53,17 @@ def write_copy(base: Base, ledgers: Sequence[Path], out: Path, *, key: bytes | N
             )
         write_atomic(out, lambda file: found.append(apply(base, loaded, file, said)))
     (written,) = found
-    kind = "on the base itself" if written.exact else "on a rounded copy of the base"
-    return f"{out}: {written.changed} of {written.tensors} tensors changed, {len(loaded)} ledgers {kind}"
+    kind = "the base itself" if written.direct else "a rounded copy of the base"
+    said_kept = arrived(written.kept)
+    return (
+        f"{out}: {written.changed} of {written.tensors} tensors changed, {len(loaded)} on {kind}; {said_kept}"
+    )
+
+
+def arrived(kept: float) -> str:
+    """Say how much of a change a file's types hold, and what holds more where that is little."""
+    hint = "" if kept >= ENOUGH else " (--touched Q8_0 or F16 holds more, an adapter all of LoRA's)"
+    return f"{100 * kept:.1f} % of the change arrived{hint}"
 
 
 def make(
@@ -62,8 +74,11 @@ def make(
     key: Path | None = None,
     serial: int | None = None,
     touched: str = "own",
-) -> Manifest:
+) -> tuple[Manifest, float]:
     """Write a manifest: what devices with this base shall hold, and the digest of what comes out.
+
+    Returns:
+        The manifest, and the share of the change that the file holds (`Written`).
 
     Args:
         base: the GGUF file that devices have installed, untouched.
@@ -91,13 +106,13 @@ def make(
         serial = _read(out).serial + 1 if out.is_file() else 1
     try:
         with tempfile.TemporaryDirectory(dir=out.resolve().parent, prefix=PARTIAL) as work:
-            made = stack(base, ledgers, Path(work) / "result", touched)
+            made, kept = stack(base, ledgers, Path(work) / "result", touched)
     except OSError as error:
         raise unwritable(error, out) from error
     made = replace(made, serial=serial)
     made = sign(made, key) if key is not None else made
     write_text_atomic(out, made.text())
-    return made
+    return made, kept
 
 
 def sign_file(path: Path, key: Path) -> None:

@@ -31,6 +31,7 @@ from edgetune.cli import (
     status,
     suggest,
     talk,
+    update,
 )
 from edgetune.core.errors import INTERRUPTED, ConfigError, EdgetuneError, OutputError, TerminatedError
 
@@ -86,6 +87,7 @@ for group in (
     artefacts,
     prune,
     talk,
+    update,
     fetch,
     info,
     stages,

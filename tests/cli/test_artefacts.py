@@ -101,6 +101,16 @@ def test_a_script_gets_the_answer_only(
     assert capsys.readouterr() == (f"{expected}\n", "")
 
 
+def test_several_files_answer_a_script_under_their_names(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with LlamaCpp(model) as llama:
+        expected = llama.chat([{"role": "user", "content": "hello"}], max_new_tokens=7)
+    asked = ["chat", str(model), str(model), "--max-tokens", "7", "--threads", "1", "-p", "hello"]
+    assert execute(asked) == 0
+    assert capsys.readouterr() == (f"[m.gguf (1)] {expected}\n[m.gguf (2)] {expected}\n", "")
+
+
 def test_lines_of_a_pipe_are_answered_without_prompts(
     model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ from tokenizers import normalizers
 from toys import byte_level, tiny_llama
 
 from edgetune.core.errors import ConfigError, ModelError, TerminatedError
-from edgetune.export.chat import HELP, Conversation, Manner, answer, chat
+from edgetune.export.chat import HELP, Conversation, Manner, answer, chat, chat_beside, labels
 from edgetune.export.gguf_file import write_gguf
 from edgetune.export.llama_cpp import ContextFullError, LlamaCpp
 
@@ -195,3 +195,44 @@ def test_nothing_is_no_message_and_a_file_without_a_template_no_partner(tmp_path
     file = write_gguf(tmp_path / "bare.gguf", tiny_llama(), bare, quantised={})
     with pytest.raises(ModelError, match="no chat template"):
         answer(file, "hi")
+
+
+def test_files_beside_each_other_hear_the_same_and_answer_under_their_names(
+    path: Path, tmp_path: Path
+) -> None:
+    other = write_gguf(
+        tmp_path / "n.gguf", tiny_llama(initializer_range=0.3), byte_level(), quantised={}, float_type="F32"
+    )
+    written: list[str] = []
+    both = chat_beside(
+        [path, other], read=typing("hello", "and then?", "/exit"), write=written.append, manner=SHORT
+    )
+    alone = [
+        chat(one, read=typing("hello", "and then?", "/exit"), write=lambda _: None, manner=SHORT)
+        for one in (path, other)
+    ]
+    assert both == alone
+    assert alone[0] != alone[1]
+    lines = "".join(written)
+    assert lines.startswith(f"[m.gguf] {alone[0][1]['content']}")
+    assert f"[n.gguf] {alone[1][3]['content']}" in lines
+
+
+def test_reset_is_for_all_files(path: Path) -> None:
+    both = chat_beside(
+        [path, path], read=typing("hello", "/reset", "/exit"), write=lambda _: None, manner=SHORT
+    )
+    assert both == [[], []]
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["a/m.gguf"], ["m.gguf"]),
+        (["a/m.gguf", "b/m.gguf"], ["a/m.gguf", "b/m.gguf"]),
+        (["x/a/m.gguf", "y/a/m.gguf", "n.gguf"], ["x/a/m.gguf", "y/a/m.gguf", "n.gguf"]),
+        (["m.gguf", "m.gguf"], ["m.gguf (1)", "m.gguf (2)"]),
+    ],
+)
+def test_files_are_told_apart_by_the_end_of_their_paths(paths: list[str], names: list[str]) -> None:
+    assert labels([Path(one) for one in paths]) == names

@@ -117,7 +117,7 @@ RECIPE_OPTIONS = {
         default="auto",
     ),
     "compression": RecipeOption(
-        "compression.name", str, "optq, gptaq, joint: see `edgetune methods`.", ("--method",), default="optq"
+        "compression.name", str, "gptaq, optq, joint: see `edgetune methods`.", ("--method",), default="gptaq"
     ),
     "grid": RecipeOption(
         "compression.grid",

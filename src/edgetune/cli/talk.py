@@ -24,7 +24,9 @@ def register(app: typer.Typer) -> None:
 
 
 def chat(
-    file: Gguf,
+    file: Annotated[
+        list[Path], typer.Argument(help="A GGUF file; several answer the same lines, one after another.")
+    ],
     prompt: Annotated[
         str | None,
         typer.Option("--prompt", "-p", help="Print the answer to this and leave; - reads standard input."),
@@ -37,7 +39,7 @@ def chat(
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
     threads: Threads = None,
 ) -> None:
-    """Talk to a GGUF file in the terminal, through llama.cpp.
+    """Talk to a GGUF file in the terminal, through llama.cpp, or compare several.
 
     /help lists what a line can ask for; Ctrl-D leaves.
 
@@ -45,15 +47,17 @@ def chat(
     """
     asked = sys.stdin.read() if prompt == "-" else prompt
     with Display(Console(), doing="loading the model") as display:
-        from edgetune.export.chat import Manner, answer
-        from edgetune.export.chat import chat as talk
+        from edgetune.export.chat import Manner, answer, chat_beside, labels
 
         manner = Manner(system, temperature, seed, max_tokens)
         if asked is None:
-            _converse(display, lambda **how: talk(file, manner=manner, threads=_threads(threads), **how))
+            _converse(
+                display, lambda **how: chat_beside(file, manner=manner, threads=_threads(threads), **how)
+            )
             return
-        said = answer(file, asked, manner=manner, threads=_threads(threads))
-    typer.echo(said)
+        said = [answer(one, asked, manner=manner, threads=_threads(threads)) for one in file]
+    for name, text in zip(labels(file), said, strict=True):
+        typer.echo(text if len(file) == 1 else f"[{name}] {text}")
 
 
 def _converse(display: Display, talk: Callable[..., object]) -> None:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from edgetune import __version__
 from edgetune.compress.blocks import decoder_blocks, replace_data
 from edgetune.compress.capture import capture
+from edgetune.compress.head import solvable_head, solve_head
 from edgetune.compress.job import BlockJob, report_float
 from edgetune.compress.method import CompressionMethod
 from edgetune.compress.placement import held_outside
@@ -39,9 +40,9 @@ def compress_model(
 ) -> dict[str, QuantisedMatrix]:
     """Put every matrix of the decoder blocks on the method's grid, in place, and return what a file stores.
 
-    The embedding (and the head, one entry if tied) is rounded first; then block after block, stage after
-    stage ({q, k, v}, {o}, {gate, up}, {down} in Llama), each with the Hessian of its own inputs. Norms,
-    biases, position tables and layers outside the blocks stay as they are.
+    The embedding (and a head tied to it, one entry) is rounded first; then block after block, stage after
+    stage ({q, k, v}, {o}, {gate, up}, {down} in Llama), each with the Hessian of its own inputs, and last of all
+    a head of its own. Norms, biases, position tables and other layers outside the blocks stay as they are.
 
     Args:
         model: any Hugging Face decoder; float32 if the stored weights are to equal the model's bit for bit.
@@ -80,15 +81,17 @@ def compress_model(
     training = model.training
     model.train(False)
     try:
-        embeddings = {**dict.fromkeys(held_outside(model, names), method.embeddings), **grids}
-        results |= _round_embeddings(model, names, embeddings, listener)
+        outside, head = _outside(model, names, method, grids, solves=bool(calibration))
+        before = capture(model, blocks, calibration) if method.aim_dense else []
+        results |= _round_embeddings(model, outside, listener)
         streams = capture(model, blocks, calibration) if method.reads else []
-        for stream in streams if method.aim_dense else ():
-            stream.dense = stream.hidden
+        for stream, dense in zip(streams, before, strict=False):
+            stream.dense = dense.hidden
+        del before
         job = BlockJob(names, method, grids, listener, scratch)
         for index, block in enumerate(blocks):
             progress("compressing: blocks", index, len(blocks))
-            last = index == len(blocks) - 1
+            last = head is None and index == len(blocks) - 1  # a head reads what comes after
             found = None if store is None else store.read(index)
             if found is None:
                 found = job.compressed(block, index, streams, last=last)
@@ -97,10 +100,33 @@ def compress_model(
             else:
                 job.put_back(block, index, streams, found, last=last)
             results |= found.stored
+        if head is not None:
+            results[head[0]] = solve_head(
+                model, blocks, streams, method, listener, name=head[0], grid=head[1]
+            )
         progress("compressing: blocks", len(blocks), len(blocks))
     finally:
         model.train(training)
     return results
+
+
+def _outside(
+    model: PreTrainedModel,
+    names: dict[int, str],
+    method: CompressionMethod,
+    grids: Mapping[str, BlockGrid],
+    *,
+    solves: bool,
+) -> tuple[dict[str, BlockGrid | None], tuple[str, BlockGrid] | None]:
+    """Return where embedding and head are rounded to, and name and grid of a head that is solved for instead."""
+    outside = {name: grids.get(name, method.embeddings) for name in held_outside(model, names)}
+    head = solvable_head(model, method) if solves else None
+    name = "" if head is None else names[id(head.weight)]
+    wanted = outside.get(name)
+    grid = None if head is None or wanted is None else fitting(wanted, head.in_features)
+    if grid is None:
+        return outside, None
+    return {one: place for one, place in outside.items() if one != name}, (name, grid)
 
 
 def _store(
@@ -122,15 +148,12 @@ def _store(
 
 
 def _round_embeddings(
-    model: PreTrainedModel,
-    names: dict[int, str],
-    grids: Mapping[str, BlockGrid | None],
-    listener: Listener,
+    model: PreTrainedModel, grids: Mapping[str, BlockGrid | None], listener: Listener
 ) -> dict[str, QuantisedMatrix]:
     results: dict[str, QuantisedMatrix] = {}
     parameters = dict(model.named_parameters())
-    for name in held_outside(model, names):
-        parameter, grid = parameters[name], grids[name]
+    for name, grid in grids.items():
+        parameter = parameters[name]
         if grid is None:
             continue
         grid = fitting(grid, parameter.shape[1])

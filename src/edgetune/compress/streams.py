@@ -55,8 +55,9 @@ class Stream:
         Certain is what has one entry a sequence, or one for all, along the first of its dimensions.
         """
         count, length = self.hidden.shape[0], self.hidden.shape[1]
+        call = self.calls[index]
         certain: list[bool] = []
-        one = _taken(self.calls[index], count, certain)
+        one = _taken(call, count, certain)
         if count == 1 or count == length or not all(certain):
             return self
         calls = [*self.calls[:index], one, *self.calls[index + 1 :]]

@@ -35,6 +35,8 @@ class RunStarted(Event):
     """Where the model computes."""
     threads: int = 0
     """CPU threads of this process; 0 in older logs."""
+    licence: str = ""
+    """Of the base model, as its own files name it; empty if they do not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +221,7 @@ class StageFinished(Event):
 
     kind: ClassVar[str] = "stage"
     name: str
-    """base, tuned, rounded, compressed or llama.cpp."""
+    """base, pruned, tuned, rounded, compressed or llama.cpp."""
     loss: float
     perplexity: float
     rouge_l: float

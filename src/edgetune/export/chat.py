@@ -1,9 +1,10 @@
-"""Talk to a GGUF file in the terminal."""
+"""Talk to a GGUF file in the terminal, or to several at once."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -170,8 +171,40 @@ def chat(
         ConfigError: if its template does not write the system prompt as it is.
         MissingExtraError: if `xllamacpp` is not installed.
     """
-    with LlamaCpp(path, threads=threads, context=context) as llama:
-        conversation = Conversation(llama, manner)
+    (messages,) = chat_beside(
+        [path], read=read, write=write, ready=ready, manner=manner, threads=threads, context=context
+    )
+    return messages
+
+
+def chat_beside(
+    paths: Sequence[Path],
+    *,
+    read: Callable[[str], str] = input,
+    write: Write = _print,
+    ready: Callable[[], object] = lambda: None,
+    manner: Manner = Manner(),
+    threads: int = 1,
+    context: int = 0,
+) -> list[list[Message]]:
+    """Hold the same conversation with several files, each answering every line in turn under its name.
+
+    Args:
+        paths: GGUF files with a chat template, one or more; all are loaded together.
+        read, write, ready, manner, threads, context: as in `chat`.
+
+    Returns:
+        The messages with each file since the last /reset; the files remember their own answers.
+
+    Raises:
+        As `chat`.
+    """
+    with ExitStack() as stack:
+        names = labels(paths)
+        talks = {
+            name: Conversation(stack.enter_context(LlamaCpp(path, threads=threads, context=context)), manner)
+            for name, path in zip(names, paths, strict=True)
+        }
         ready()
         while True:
             try:
@@ -179,11 +212,20 @@ def chat(
             except (EOFError, KeyboardInterrupt) as end:
                 _refuse_to_stay(end)
                 write("\n")
-                return conversation.messages
+                return [talk.messages for talk in talks.values()]
             if line in LEAVE:
-                return conversation.messages
+                return [talk.messages for talk in talks.values()]
             if line:
-                _turn(conversation, line, write)
+                _turn(talks, line, write)
+
+
+def labels(paths: Sequence[Path]) -> list[str]:
+    """Return a name for each of some files: the last parts of its path that tell it from the others."""
+    for parts in range(1, max(len(path.parts) for path in paths) + 1):
+        names = [str(Path(*path.parts[-parts:])) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{path.name} ({number})" for number, path in enumerate(paths, start=1)]
 
 
 def answer(
@@ -211,23 +253,31 @@ def answer(
         return Conversation(llama, manner).say(prompt, lambda piece: None)
 
 
-def _turn(conversation: Conversation, line: str, write: Write) -> None:
+def _turn(talks: Mapping[str, Conversation], line: str, write: Write) -> None:
     """Do what one line asks for. A word behind a slash is a command, anything else is said."""
     if line == "/reset":
-        conversation.reset()
+        for talk in talks.values():
+            talk.reset()
         write("(forgotten)\n")
     elif line == "/help":
         write(HELP)
     elif line.startswith("/") and line[1:].isalpha():
         write(f"({line} is no command)\n{HELP}")
     else:
-        try:
-            conversation.say(line, write)
-        except ContextFullError as error:
-            write(f"({error.what})")
-        except KeyboardInterrupt as end:
-            _refuse_to_stay(end)
-        write("\n")
+        for name, talk in talks.items():
+            if len(talks) > 1:
+                write(f"[{name}] ")
+            _said(talk, line, write)
+
+
+def _said(talk: Conversation, line: str, write: Write) -> None:
+    try:
+        talk.say(line, write)
+    except ContextFullError as error:
+        write(f"({error.what})")
+    except KeyboardInterrupt as end:
+        _refuse_to_stay(end)
+    write("\n")
 
 
 def _refuse_to_stay(end: BaseException) -> None:

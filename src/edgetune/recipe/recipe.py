@@ -26,6 +26,7 @@ from edgetune.recipe.sections import (
     FederationSection,
     FleetSection,
     ModelSection,
+    PruningSection,
     SplitSection,
 )
 
@@ -55,9 +56,20 @@ class Recipe(Section):
     federation: FederationSection = FederationSection()
     fleet: FleetSection = FleetSection()
     method: MethodSection = MethodSection()
+    pruning: PruningSection = PruningSection()
     compression: CompressionSection = CompressionSection()
     export: ExportSection = ExportSection()
     evaluation: EvaluationSection = EvaluationSection()
+
+    @property
+    def _before_tuning(self) -> tuple[str, ...]:
+        stages = self.stages or ()
+        return stages[: stages.index("tune")] if "tune" in stages else ()
+
+    @property
+    def prunes_first(self) -> bool:
+        """Whether what is tuned is a pruned copy of the base that the recipe names."""
+        return "prune" in self._before_tuning
 
     @property
     def tuning_fingerprint(self) -> str:
@@ -81,9 +93,9 @@ class Recipe(Section):
                 "stages": True,
             }
         )
-        stages = self.stages or ()
-        before = stages[: stages.index("tune")] if "tune" in stages else ()
-        kept["stages"] = [name for name in before if name != "base"]
+        kept["stages"] = [name for name in self._before_tuning if name != "base"]
+        if not self.prunes_first:
+            kept.pop("pruning")
         return sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 

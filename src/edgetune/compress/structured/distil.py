@@ -29,6 +29,7 @@ def divergence(
     Cost: a forward pass of both, and two copies of the logits of these positions.
     Source: knowledge distillation with the teacher's own distribution (arXiv 1503.02531), at a temperature of 1.
     """
+    batch = batch.to(next(student.parameters()).device)
     real = batch.attention_mask[:, 1:].bool()
     chosen = real if all_tokens else real & (batch.labels[:, 1:] != IGNORED)
     with torch.no_grad():

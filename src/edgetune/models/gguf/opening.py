@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from edgetune.core.errors import ModelError
+from edgetune.core.widths import widths_of
+from edgetune.models.by_layer import by_layer
 from edgetune.models.gguf.weights import GgufWeights
 from edgetune.models.tokenizer import first_line
 
@@ -24,17 +27,19 @@ def gguf_model(weights: GgufWeights, dtype: torch.dtype | None) -> PreTrainedMod
     Cost: the model in memory once, and one tensor.
     """
     path, dtype = weights.file.path, dtype or weights.dtype
+    config = weights.config
     try:
+        kind: Any = weights.family.model if widths_of(config) is None else by_layer(config)
         with torch.device("meta"):
-            expected = _shapes(weights.family.model(weights.config))
+            expected = _shapes(kind(config))
+    except ModelError:
+        raise
     except Exception as error:  # the library raises many unrelated types
         raise ModelError(f"no model has this configuration: {first_line(error)}", where=path) from error
     _compare(expected, weights.shapes, path)
     values = {name: weights[name].to(dtype) for name in weights}
     try:
-        model: PreTrainedModel = weights.family.model.from_pretrained(
-            None, config=weights.config, state_dict=values, dtype=dtype
-        )
+        model: PreTrainedModel = kind.from_pretrained(None, config=config, state_dict=values, dtype=dtype)
     except Exception as error:
         raise ModelError(f"cannot load this model: {first_line(error)}", where=path) from error
     model.config.name_or_path = str(path)

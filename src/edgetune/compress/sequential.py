@@ -9,7 +9,6 @@ from types import MappingProxyType
 import torch
 from transformers import PreTrainedModel
 
-from edgetune import __version__
 from edgetune.compress.blocks import decoder_blocks, replace_data
 from edgetune.compress.capture import capture
 from edgetune.compress.head import solvable_head, solve_head
@@ -18,7 +17,7 @@ from edgetune.compress.method import CompressionMethod
 from edgetune.compress.placement import held_outside
 from edgetune.compress.rounding import round_to_nearest
 from edgetune.compress.search import LeastError
-from edgetune.compress.store import BlockStore, job_name
+from edgetune.compress.store import BlockStore, job_name, version
 from edgetune.core.batch import Batch
 from edgetune.core.errors import DataError
 from edgetune.core.events import LayerCompressed, Listener, ignore
@@ -143,7 +142,7 @@ def _store(
     weights = [part for name, weight in sorted(model.named_parameters()) for part in (name, weight)]
     return BlockStore(
         folder,
-        job_name(__version__, method, sorted((k, g.name) for k, g in grids.items()), *tokens, *weights),
+        job_name(version(), method, sorted((k, g.name) for k, g in grids.items()), *tokens, *weights),
     )
 
 

@@ -55,8 +55,7 @@ def compress_model(
         grids: parameter name to a grid in place of the method's.
         progress: told of every block.
         scratch: a folder in which solved blocks are kept until `store.clear`; a killed compression of the same
-            model, method and tokens, by the same version, goes on after the last of them, to the same bytes. What
-            batches keep while they wait lies there too.
+            model, method and tokens, by the same version, goes on after the last of them, to the same bytes.
 
     Returns:
         parameter name to matrix, rows = outputs, on the CPU. transformers' Conv1D (GPT-2) holds its transpose.
@@ -87,7 +86,7 @@ def compress_model(
         for stream, dense in zip(streams, before, strict=False):
             stream.dense = dense.hidden
         del before
-        job = BlockJob(names, method, grids, listener, scratch)
+        job = BlockJob(names, method, grids, listener)
         for index, block in enumerate(blocks):
             progress("compressing: blocks", index, len(blocks))
             last = head is None and index == len(blocks) - 1  # a head reads what comes after

@@ -32,6 +32,7 @@ from edgetune.cli import (
     suggest,
     talk,
     teach,
+    update,
 )
 from edgetune.core.errors import INTERRUPTED, ConfigError, EdgetuneError, OutputError, TerminatedError
 
@@ -88,6 +89,7 @@ for group in (
     prune,
     teach,
     talk,
+    update,
     fetch,
     info,
     stages,

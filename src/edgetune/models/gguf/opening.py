@@ -27,16 +27,8 @@ def gguf_model(weights: GgufWeights, dtype: torch.dtype | None) -> PreTrainedMod
     Cost: the model in memory once, and one tensor.
     """
     path, dtype = weights.file.path, dtype or weights.dtype
-    config = weights.config
-    try:
-        kind: Any = weights.family.model if widths_of(config) is None else by_layer(config)
-        with torch.device("meta"):
-            expected = _shapes(kind(config))
-    except ModelError:
-        raise
-    except Exception as error:  # the library raises many unrelated types
-        raise ModelError(f"no model has this configuration: {first_line(error)}", where=path) from error
-    _compare(expected, weights.shapes, path)
+    config, kind = weights.config, _kind(weights)
+    outline_of(weights)
     values = {name: weights[name].to(dtype) for name in weights}
     try:
         model: PreTrainedModel = kind.from_pretrained(None, config=config, state_dict=values, dtype=dtype)
@@ -44,6 +36,29 @@ def gguf_model(weights: GgufWeights, dtype: torch.dtype | None) -> PreTrainedMod
         raise ModelError(f"cannot load this model: {first_line(error)}", where=path) from error
     model.config.name_or_path = str(path)
     return model
+
+
+def outline_of(weights: GgufWeights) -> PreTrainedModel:
+    """Return the model of a file without values, after checking that the file holds what it asks for.
+
+    Raises:
+        ModelError: if tensors are missing, too many, or of another shape than the metadata says.
+    """
+    path = weights.file.path
+    try:
+        with torch.device("meta"):
+            outline: PreTrainedModel = _kind(weights)(weights.config)
+    except ModelError:
+        raise
+    except Exception as error:  # the library raises many unrelated types
+        raise ModelError(f"no model has this configuration: {first_line(error)}", where=path) from error
+    _compare(_shapes(outline), weights.shapes, path)
+    return outline
+
+
+def _kind(weights: GgufWeights) -> Any:
+    """Return the class of a file's model; layers may differ in width."""
+    return weights.family.model if widths_of(weights.config) is None else by_layer(weights.config)
 
 
 def _shapes(model: PreTrainedModel) -> dict[str, tuple[int, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,8 @@ def verdict(rows: Sequence[Mapping[str, Any]]) -> str:
     said = []
     for other in OTHERS:
         mean, error = ahead(rows, OURS, other)
-        said.append(f"{mean:+.2f} ± {error:.2f} to {other}")
+        if isfinite(error):
+            said.append(f"{mean:+.2f} ± {error:.2f} to {other}")
     return (
         "Rouge-L of reverse divergence on the student's own responses, difference of runs of one seed with its "
         f"standard error: {'; '.join(said)}."
@@ -80,11 +82,13 @@ def _row(line: Mapping[str, Any]) -> str:
     from edgetune.bench.distillation import LESSONS
 
     known, told = LESSONS[line["what"]]
-    figures = " | ".join(
-        f"{line[name][0]:{form}} ± {line[name][1]:{form}}"
-        for name, form in (("rouge_l", ".2f"), ("loss", ".4f"))
-    )
+    figures = " | ".join(_figure(line, name, form) for name, form in (("rouge_l", ".2f"), ("loss", ".4f")))
     return (
         f"| {line['what']} | {known} | {told.get('beta', '')} | {told.get('on_policy', '')} | {figures} "
         f"| {line['seconds'][0]:.0f} | {line['seeds']} |"
     )
+
+
+def _figure(line: Mapping[str, Any], name: str, form: str) -> str:
+    around = f" ± {line[name][1]:{form}}" if line["seeds"] > 1 else ""  # one seed has no spread
+    return f"{line[name][0]:{form}}{around}"

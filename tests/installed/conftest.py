@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fleets import Fleet
+from desks import Fleet
 
 from edgetune.compress.grid import AbsMax
 from edgetune.compress.rounding import round_to_nearest

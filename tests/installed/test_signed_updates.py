@@ -6,7 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from fleets import Fleet, everything, refused, served
+from desks import Fleet, everything, refused, served
 
 from edgetune.core.errors import ConfigError, DigestError, ModelError
 from edgetune.installed.install import change, rollback

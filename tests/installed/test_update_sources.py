@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fleets import Fleet, refused, served
+from desks import Fleet, refused, served
 
 from edgetune.core.errors import ConfigError, HostError, ModelError, UnreachableError
 from edgetune.installed import fetching

@@ -31,6 +31,7 @@ from edgetune.cli import (
     status,
     suggest,
     talk,
+    teach,
     update,
 )
 from edgetune.core.errors import INTERRUPTED, ConfigError, EdgetuneError, OutputError, TerminatedError
@@ -86,6 +87,7 @@ for group in (
     suggest,
     artefacts,
     prune,
+    teach,
     talk,
     update,
     fetch,

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import cast
 
 import torch
@@ -38,14 +37,12 @@ class BlockJob:
         method: what to do.
         grids: parameter name to a grid in place of the method's.
         listener: gets one `LayerCompressed` a matrix.
-        parking: a folder for the activations of batches that wait; None keeps them in memory.
     """
 
     names: dict[int, str]
     method: CompressionMethod
     grids: Mapping[str, BlockGrid]
     listener: Listener
-    parking: Path | None = None
 
     def compressed(
         self, block: nn.Module, index: int, streams: Sequence[Stream], *, last: bool = False
@@ -120,10 +117,8 @@ class BlockJob:
         copy = deepcopy(block) if self.method.aim_dense and streams else None
         twins = {} if copy is None else {twin(layer, block, copy): n for layer, n in numbers.items()}
         was = [before for before in (stream.as_it_was() for stream in streams) if before is not None]
-        with Walk(block, index, streams, numbers, self.parking) as walk, ExitStack() as stack:
-            beside = (
-                None if copy is None else stack.enter_context(Walk(copy, index, was, twins, self.parking))
-            )
+        with Walk(block, index, streams, numbers) as walk, ExitStack() as stack:
+            beside = None if copy is None else stack.enter_context(Walk(copy, index, was, twins))
             for number, stage in enumerate(shared):
                 # In the last stage nobody waits who need not: the widest activations are there a batch at a time.
                 final = number == len(shared) - 1

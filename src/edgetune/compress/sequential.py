@@ -9,7 +9,6 @@ from types import MappingProxyType
 import torch
 from transformers import PreTrainedModel
 
-from edgetune import __version__
 from edgetune.compress.blocks import decoder_blocks, replace_data
 from edgetune.compress.capture import capture
 from edgetune.compress.head import solvable_head, solve_head
@@ -18,7 +17,7 @@ from edgetune.compress.method import CompressionMethod
 from edgetune.compress.placement import held_outside
 from edgetune.compress.rounding import round_to_nearest
 from edgetune.compress.search import LeastError
-from edgetune.compress.store import BlockStore, job_name
+from edgetune.compress.store import BlockStore, job_name, version
 from edgetune.core.batch import Batch
 from edgetune.core.errors import DataError
 from edgetune.core.events import LayerCompressed, Listener, ignore
@@ -56,8 +55,7 @@ def compress_model(
         grids: parameter name to a grid in place of the method's.
         progress: told of every block.
         scratch: a folder in which solved blocks are kept until `store.clear`; a killed compression of the same
-            model, method and tokens, by the same version, goes on after the last of them, to the same bytes. What
-            batches keep while they wait lies there too.
+            model, method and tokens, by the same version, goes on after the last of them, to the same bytes.
 
     Returns:
         parameter name to matrix, rows = outputs, on the CPU. transformers' Conv1D (GPT-2) holds its transpose.
@@ -88,7 +86,7 @@ def compress_model(
         for stream, dense in zip(streams, before, strict=False):
             stream.dense = dense.hidden
         del before
-        job = BlockJob(names, method, grids, listener, scratch)
+        job = BlockJob(names, method, grids, listener)
         for index, block in enumerate(blocks):
             progress("compressing: blocks", index, len(blocks))
             last = head is None and index == len(blocks) - 1  # a head reads what comes after
@@ -143,7 +141,7 @@ def _store(
     weights = [part for name, weight in sorted(model.named_parameters()) for part in (name, weight)]
     return BlockStore(
         folder,
-        job_name(__version__, method, sorted((k, g.name) for k, g in grids.items()), *tokens, *weights),
+        job_name(version(), method, sorted((k, g.name) for k, g in grids.items()), *tokens, *weights),
     )
 
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import contextvars
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum, auto
-from pathlib import Path
 from types import TracebackType
-from typing import Any, cast
+from typing import cast
 
 import torch
 from greenlet import GreenletExit, getcurrent, greenlet
 from torch import nn
 
-from edgetune.compress.parking import Parking, tensors_in
 from edgetune.compress.streams import Stream
 
 
@@ -41,26 +39,18 @@ class Walk:
         index: its number.
         streams: the batches.
         stages: layers by the number of the stage they are in; others are passed by.
-        parking: a folder for what waiting batches keep; None keeps it in memory.
     Cost: one forward pass of the block. Memory: of every batch what its pass keeps alive before the widest stage, in
-        Llama its input, its residual, a normed one and the input of down_proj, (3 d + d_ffn) floats a token; with a
-        folder `parking.HELD` bytes and one batch.
+        Llama its input, its residual, a normed one and the input of down_proj, (3 d + d_ffn) floats a token.
     """
 
     def __init__(
-        self,
-        block: nn.Module,
-        index: int,
-        streams: Sequence[Stream],
-        stages: Mapping[nn.Module, int],
-        parking: Path | None = None,
+        self, block: nn.Module, index: int, streams: Sequence[Stream], stages: Mapping[nn.Module, int]
     ) -> None:
         self._block, self._index, self._stages, self._solved = block, index, stages, 0
         self._hooks = [layer.register_forward_pre_hook(self._stop) for layer in stages]
         self._walkers = [self._walker(stream) for stream in streams]
         self._at: list[tuple[int, torch.Tensor] | None] = [None] * len(streams)
         self._outputs: list[torch.Tensor | None] = [None] * len(streams)
-        self._parking = Parking(parking, _shared(block, [stream.calls[index] for stream in streams]))
 
     def __enter__(self) -> Walk:
         return self
@@ -73,12 +63,9 @@ class Walk:
         for walker in self._walkers:
             if walker:  # under way
                 walker.throw(GreenletExit)
-        self._parking.close()
 
     def inputs(self, stage: int, *, then: Then = Then.WAIT) -> Iterator[torch.Tensor | None]:
         """Walk on to a stage, one batch after the other, and yield what its layers read; None from one that misses it.
-
-        What was yielded is not to be read after the next one, where a folder takes what waits.
 
         Args:
             stage: one more than the last time; all stages before count as solved.
@@ -90,7 +77,6 @@ class Walk:
                 self._resume(number)
             at = self._at[number]
             if at is not None and at[0] == stage:
-                self._parking.give_back(number)
                 yield at[1]
             else:
                 yield None
@@ -99,8 +85,6 @@ class Walk:
             elif then is Then.STOP and walker:
                 walker.throw(GreenletExit)
                 self._at[number] = None
-            elif walker:
-                self._parking.take(number, walker)
 
     def finish(self) -> list[torch.Tensor]:
         """Walk to the end and return the hidden states after the block, a batch each."""
@@ -114,7 +98,6 @@ class Walk:
             self._resume(number)
 
     def _resume(self, number: int) -> None:
-        self._parking.give_back(number)
         found = self._walkers[number].switch()
         if isinstance(found, tuple):
             self._at[number] = found
@@ -133,15 +116,6 @@ class Walk:
             parent.switch((self._stages[layer], arguments[0]))
             if self._solved == before:
                 raise RuntimeError("a batch is taken on when its stage is solved")
-
-
-def _shared(block: nn.Module, calls: Sequence[Any]) -> Iterator[torch.Tensor]:
-    """Yield what all batches read: weights, buffers, whatever else a module keeps, and the arguments of the block."""
-    yield from block.parameters()
-    yield from block.buffers()
-    for module in block.modules():
-        yield from tensors_in(list(vars(module).values()))
-    yield from tensors_in(list(calls))
 
 
 def inputs_of(layer: nn.Module, block: nn.Module, stream: Stream, index: int) -> torch.Tensor | None:

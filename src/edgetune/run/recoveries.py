@@ -45,5 +45,5 @@ RECOVERIES: Mapping[str, tuple[Recovery | None, float]] = {
     "distil": (all_weights, 1e-4),
     "lora": (adapters, 1e-3),
 }
-"""By public name: what is trained, and its learning rate: the best of a few on a quarter of the training records
+"""By public name: what is trained, and its learning rate: the best of two on a quarter of the training records
 that nothing was fitted to; a model of 260,000 weights gains 7 % with three times the first."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from desks import Fleet
 
 from edgetune.compress.grid import AbsMax
 from edgetune.compress.rounding import round_to_nearest
@@ -72,3 +73,15 @@ def ledger(tmp_path: Path) -> Callable[..., Path]:
         return make(folder / file, "embedded", name, **fields)  # type: ignore[arg-type]
 
     return write
+
+
+@pytest.fixture
+def fleet(installed: Callable[..., Path], tmp_path: Path) -> Fleet:
+    file = installed()
+    (tmp_path / "base.gguf").write_bytes(file.read_bytes())
+    (tmp_path / "desk").mkdir(exist_ok=True)
+    pytest.importorskip("cryptography")
+    from edgetune.installed.signing import new_key, public_key
+
+    public = new_key(tmp_path / "signing")
+    return Fleet(file, tmp_path / "desk", tmp_path / "signing", public_key(public))

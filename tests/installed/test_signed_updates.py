@@ -1,90 +1,21 @@
 from __future__ import annotations
 
-import functools
-import http.server
 import json
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from desks import Fleet, everything, refused, served
 
-from edgetune.core.errors import ConfigError, DigestError, HostError, ModelError, UnreachableError
-from edgetune.installed import fetching
-from edgetune.installed.fetching import Source
-from edgetune.installed.install import change, rollback, update
-from edgetune.installed.making import held, make, sign_file
+from edgetune.core.errors import ConfigError, DigestError, ModelError
+from edgetune.installed.install import change, rollback
+from edgetune.installed.making import held, sign_file
 from edgetune.installed.manifest import read_manifest
 from edgetune.installed.signing import new_key, public_key
 
 pytest.importorskip("cryptography")
 Written = Callable[..., Path]
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *arguments: object) -> None:
-        pass
-
-
-@contextmanager
-def served(folder: Path, handler: type[http.server.BaseHTTPRequestHandler] = Quiet) -> Iterator[str]:
-    made = functools.partial(handler, directory=str(folder)) if handler is Quiet else handler
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), made) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/update.json"
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-@dataclass(frozen=True)
-class Fleet:
-    """A device, and the desk at which its updates are made."""
-
-    file: Path
-    desk: Path
-    key: Path
-    trusted: str
-
-    @property
-    def manifest(self) -> Path:
-        return self.desk / "update.json"
-
-    def offer(self, *ledgers: Path) -> None:
-        make(self.file.parents[1] / "base.gguf", ledgers, self.manifest, key=self.key)
-
-    def take(self, address: str | None = None, **options: object) -> object:
-        options = {"trusted": self.trusted} | options
-        return update(self.file, Source(address or str(self.manifest)), **options)  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def fleet(installed: Callable[..., Path], tmp_path: Path) -> Fleet:
-    file = installed()
-    (tmp_path / "base.gguf").write_bytes(file.read_bytes())
-    (tmp_path / "desk").mkdir(exist_ok=True)
-    public = new_key(tmp_path / "signing")
-    return Fleet(file, tmp_path / "desk", tmp_path / "signing", public_key(public))
-
-
-def everything(folder: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(folder)): sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
-        for path in folder.rglob("*")
-    }
-
-
-@contextmanager
-def refused(fleet: Fleet, kind: type[Exception], match: str) -> Iterator[None]:
-    before = everything(fleet.file.parent)
-    with pytest.raises(kind, match=match):
-        yield
-    assert everything(fleet.file.parent) == before
 
 
 def test_a_device_is_updated_over_loopback_and_rolled_back_to_identical_bytes(
@@ -223,80 +154,6 @@ def test_the_same_update_twice_is_one(fleet: Fleet, ledger: Written) -> None:
     before = everything(fleet.file.parent)
     assert not fleet.take().changed  # type: ignore[attr-defined]
     assert everything(fleet.file.parent) == before
-
-
-class Endless(http.server.BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.end_headers()
-        try:
-            while True:
-                self.wfile.write(bytes(1 << 16))
-        except OSError:
-            pass
-
-    def log_message(self, *arguments: object) -> None:
-        pass
-
-
-class Elsewhere(Endless):
-    def do_GET(self) -> None:
-        self.send_response(302)
-        self.send_header("Location", "http://192.0.2.1/update.json")
-        self.end_headers()
-
-
-class Short(Endless):
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", "1000")
-        self.end_headers()
-        self.wfile.write(b"{}")
-
-
-class Silent(Endless):
-    def do_GET(self) -> None:
-        self.connection.recv(1)
-
-
-@pytest.mark.parametrize(
-    ("handler", "kind", "match"),
-    [
-        (Endless, ModelError, "more than the"),
-        (Elsewhere, HostError, "answers 302"),
-        (Short, UnreachableError, "stopped 998 bytes"),
-        (Silent, UnreachableError, "timed out"),
-    ],
-)
-def test_a_server_that_does_not_keep_to_it_is_left(
-    fleet: Fleet,
-    handler: type[http.server.BaseHTTPRequestHandler],
-    kind: type[Exception],
-    match: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(fetching, "SECONDS", 0.5)
-    with served(fleet.desk, handler) as address, refused(fleet, kind, match):
-        fleet.take(address)
-
-
-@pytest.mark.parametrize(
-    "address",
-    [
-        "http://example.org/u.json",
-        "ftp://127.0.0.1/u.json",
-        "file:///etc/passwd",
-        "http://127.0.0.1.example.org/u",
-    ],
-)
-def test_plain_http_is_for_this_machine_alone(address: str) -> None:
-    with pytest.raises(ConfigError, match="over https"):
-        Source(address)
-
-
-def test_a_missing_file_is_one_line(fleet: Fleet, ledger: Written) -> None:
-    with served(fleet.desk) as address, refused(fleet, HostError, "answers 404"):
-        fleet.take(address)
 
 
 @pytest.mark.parametrize("name", ["../x.ledger", "/etc/passwd", "a/b", "", ".hidden", "http://x"])

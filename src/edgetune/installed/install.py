@@ -19,14 +19,13 @@ from edgetune.installed.manifest import (
     Entry,
     Manifest,
     Stored,
-    canonical,
     entry_of,
     read_manifest,
     stored_file,
     touched_named,
 )
 from edgetune.installed.reading import change_of
-from edgetune.installed.signing import check_signature
+from edgetune.installed.refusing import check_trust, refuse_fewer_rounds, refuse_lower_serial
 from edgetune.installed.store import Store
 
 WORK = f"{PARTIAL}apply-"
@@ -157,7 +156,7 @@ def change(
         signed = present.signed if present and add else None
         made = replace(made, ledgers=entries, serial=present.serial if present and add else 1, signed=signed)
         if not older:
-            _refuse_fewer_rounds(made, present, file)
+            refuse_fewer_rounds(made, present, file)
         files = dict(zip([one.sha256 for one in entries], [*beneath, *ledgers], strict=True))
         return replace(_commit(store, work, made, files), kept=kept)
 
@@ -194,7 +193,7 @@ def update(
     with opened(file) as (store, work):
         data = source.manifest()
         manifest = read_manifest(data, source.address)
-        _check_trust(manifest, trusted or store.trusted, unsigned, source)
+        check_trust(manifest, trusted or store.trusted, unsigned, source)
         present = store.present
         if stored_file(store.base) != manifest.base:
             raise DigestError(
@@ -203,8 +202,8 @@ def update(
                 hint="install that base first",
             )
         if not older:
-            _refuse_lower_serial(manifest, present, source.address)
-            _refuse_fewer_rounds(manifest, present, source.address)
+            refuse_lower_serial(manifest, present, source.address)
+            refuse_fewer_rounds(manifest, present, source.address)
         files, fetched = _ledgers(manifest, store, source, work)
         paths = [files[one.sha256] for one in manifest.ledgers]
         made, kept = stack(store.base, paths, work / "shared", manifest.touched, key=key)
@@ -254,43 +253,6 @@ def rollback(file: Path, *, to_base: bool = False, key: bytes | None = None) -> 
             raise DigestError("the older file does not come out as it was", where=file, hint="report this")
         store.back(result, depth)
         return Done(target, 0, True)
-
-
-def _check_trust(manifest: Manifest, trusted: str | None, unsigned: bool, source: Source) -> None:
-    if trusted is not None:
-        check_signature(manifest, trusted, source.address)
-    elif not unsigned:
-        raise ConfigError(
-            "no key is trusted to sign updates of this file",
-            where=source.address,
-            hint="--key FILE.pub of who signs them, or --unsigned",
-        )
-
-
-OLDER = "edgetune rollback goes back; --older takes an older one all the same"
-
-
-def _refuse_lower_serial(manifest: Manifest, present: Manifest | None, where: str) -> None:
-    """Refuse an update that comes before the installed one, or that shares its number and is another one."""
-    signed = present.signed if present is not None else None
-    if signed is None:
-        return
-    installed = int(signed["serial"])
-    if manifest.serial < installed:
-        what = f"this update has the serial number {manifest.serial}, {installed} is installed"
-        raise DigestError(what, where=where, hint=OLDER)
-    if manifest.serial == installed and canonical(signed) != canonical(manifest.as_json()):
-        what = f"another update of the serial number {installed} is installed"
-        raise DigestError(what, where=where, hint="whoever makes updates gives each a number of its own")
-
-
-def _refuse_fewer_rounds(manifest: Manifest, present: Manifest | None, where: str | Path) -> None:
-    """Refuse a ledger that an installed one of the same run goes beyond."""
-    rounds = {one.run: one.round for one in present.ledgers if one.run} if present is not None else {}
-    for one in manifest.ledgers:
-        if one.round < rounds.get(one.run, 0):
-            what = f"{one.name} has {one.round} rounds of its run, {rounds[one.run]} are installed"
-            raise DigestError(what, where=where, hint=OLDER)
 
 
 def _ledgers(manifest: Manifest, store: Store, source: Source, work: Path) -> tuple[dict[str, Path], int]:

@@ -172,7 +172,7 @@ def test_padding_says_nothing(family: str, calibration: list[torch.Tensor]) -> N
             streams = capture(model, blocks, given)
             last = list(linears.values())[-1]
             with Walk(blocks[0], 0, streams, {last: 0}) as walk:
-                inputs = walk.inputs(0)
+                inputs = list(walk.inputs(0))
             gathered.append(torch.cat([s.tokens(x) for s, x in zip(streams, inputs, strict=True)]))  # type: ignore[arg-type]
     torch.testing.assert_close(gathered[0], gathered[1], rtol=1e-4, atol=1e-5)
 
@@ -280,3 +280,22 @@ def test_the_same_input_gives_the_same_codes(calibration: list[torch.Tensor]) ->
     for name, matrix in first.items():
         assert torch.equal(matrix.codes, second[name].codes)
         assert all(map(torch.equal, matrix.numbers, second[name].numbers))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_one_sequence_shows_the_same_stages_as_all(family: str, calibration: list[torch.Tensor]) -> None:
+    model = tiny(family)
+    blocks = decoder_blocks(model)
+    stream = capture(model, blocks, calibration[:1])[0]
+    one = stream.first(0)
+    assert one.hidden.shape == (1, *stream.hidden.shape[1:])
+    with torch.no_grad():
+        torch.testing.assert_close(one.run(blocks[0], 0), stream.run(blocks[0], 0)[:1])
+
+
+def test_arguments_of_unknown_layout_are_left_whole() -> None:
+    hidden, real = torch.ones(2, 5, 4), torch.ones(10, dtype=torch.bool)
+    heads = Stream(hidden, [((), {"alibi": torch.ones(6, 1, 5)})], real)
+    assert heads.first(0) is heads
+    square = Stream(torch.ones(5, 5, 4), [((), {})], torch.ones(25, dtype=torch.bool))
+    assert square.first(0) is square

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -17,10 +17,10 @@ from edgetune.compress.blocks import (
     replace_data,
     write_matrix,
 )
+from edgetune.compress.energies import Energy, input_energies
 from edgetune.compress.placement import held_outside
 from edgetune.compress.rounding import round_to_nearest
 from edgetune.compress.search import LeastError
-from edgetune.compress.streams import hooked
 from edgetune.core.batch import Batch
 from edgetune.core.progress import Progress, silent
 from edgetune.core.quantised import GRIDS, BlockGrid
@@ -63,7 +63,7 @@ def choices(
     linears: dict[str, Linear] = {}
     for block in decoder_blocks(model):
         linears |= matrices_in(block, names)[0]
-    energies = _input_energies(model, linears, calibration)
+    energies = {name: _weights_of(one) for name, one in input_energies(model, linears, calibration).items()}
     parameters = dict(model.named_parameters())
     outside = held_outside(model, names)
     found: dict[str, list[Choice]] = {}
@@ -107,23 +107,6 @@ def _error(weights: torch.Tensor, grid: BlockGrid, importance: torch.Tensor, nam
     return float(((rounded - some).square() * importance).sum(dtype=torch.float64))
 
 
-def _input_energies(
-    model: PreTrainedModel, linears: Mapping[str, Linear], calibration: Sequence[torch.Tensor | Batch]
-) -> dict[str, torch.Tensor]:
-    """Return E[x_j^2] of every layer that calibration reaches, float32 [d], above 0."""
-    sums: dict[str, torch.Tensor] = {}
-
-    def listen(name: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
-        def hook(_: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
-            energy = arguments[0].detach().float().flatten(0, -2).square().sum(0)
-            sums[name] = sums[name] + energy if name in sums else energy
-
-        return hook
-
-    with hooked(layer.register_forward_pre_hook(listen(name)) for name, layer in linears.items()):
-        for batch in calibration:
-            ids = batch if isinstance(batch, torch.Tensor) else batch.input_ids
-            mask = torch.ones_like(ids) if isinstance(batch, torch.Tensor) else batch.attention_mask
-            there = model.device
-            model.base_model(input_ids=ids.to(there), attention_mask=mask.to(there), use_cache=False)
-    return {name: energy / energy.mean().clamp(min=1e-30) + 1e-6 for name, energy in sums.items()}
+def _weights_of(energy: Energy) -> torch.Tensor:
+    """Return E[x_j^2] about 1, and above 0."""
+    return energy.sums / energy.sums.mean().clamp(min=1e-30) + 1e-6

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum, auto
+from pathlib import Path
 from types import TracebackType
-from typing import cast
+from typing import Any, cast
 
 import torch
 from greenlet import GreenletExit, getcurrent, greenlet
 from torch import nn
 
+from edgetune.compress.parking import Parking, tensors_in
 from edgetune.compress.streams import Stream
+
+
+class Then(Enum):
+    """What a batch does when its inputs were read."""
+
+    WAIT = auto()
+    """It waits until they are solved."""
+    END = auto()
+    """It walks to the end of the block: its layers need no solving."""
+    STOP = auto()
+    """It goes no further: nobody reads what comes after."""
 
 
 class Walk:
@@ -19,7 +33,7 @@ class Walk:
 
         with Walk(...) as walk:
             for stage in range(...):
-                inputs = walk.inputs(stage)   # of every batch that comes by; then the stage's layers get new weights
+                inputs = list(walk.inputs(stage))   # of every batch; then the stage's layers get new weights
             outputs = walk.finish()
 
     Args:
@@ -27,18 +41,26 @@ class Walk:
         index: its number.
         streams: the batches.
         stages: layers by the number of the stage they are in; others are passed by.
+        parking: a folder for what waiting batches keep; None keeps it in memory.
     Cost: one forward pass of the block. Memory: of every batch what its pass keeps alive before the widest stage, in
-        Llama its residual and the input of down_proj, (d + d_ffn) floats a token.
+        Llama its input, its residual, a normed one and the input of down_proj, (3 d + d_ffn) floats a token; with a
+        folder `parking.HELD` bytes and one batch.
     """
 
     def __init__(
-        self, block: nn.Module, index: int, streams: Sequence[Stream], stages: Mapping[nn.Module, int]
+        self,
+        block: nn.Module,
+        index: int,
+        streams: Sequence[Stream],
+        stages: Mapping[nn.Module, int],
+        parking: Path | None = None,
     ) -> None:
         self._block, self._index, self._stages, self._solved = block, index, stages, 0
         self._hooks = [layer.register_forward_pre_hook(self._stop) for layer in stages]
         self._walkers = [self._walker(stream) for stream in streams]
         self._at: list[tuple[int, torch.Tensor] | None] = [None] * len(streams)
         self._outputs: list[torch.Tensor | None] = [None] * len(streams)
+        self._parking = Parking(parking, _shared(block, [stream.calls[index] for stream in streams]))
 
     def __enter__(self) -> Walk:
         return self
@@ -51,31 +73,48 @@ class Walk:
         for walker in self._walkers:
             if walker:  # under way
                 walker.throw(GreenletExit)
+        self._parking.close()
 
-    def inputs(self, stage: int) -> list[torch.Tensor | None]:
-        """Walk on to a stage and return what its layers read, a batch each; None for one that misses it.
+    def inputs(self, stage: int, *, then: Then = Then.WAIT) -> Iterator[torch.Tensor | None]:
+        """Walk on to a stage, one batch after the other, and yield what its layers read; None from one that misses it.
+
+        What was yielded is not to be read after the next one, where a folder takes what waits.
 
         Args:
             stage: one more than the last time; all stages before count as solved.
+            then: what each batch does at once, before the next one comes.
         """
-        self._solved = stage
         for number, walker in enumerate(self._walkers):
-            at = self._at[number]
+            self._solved, at = stage, self._at[number]
             if not walker.dead and (at is None or at[0] < stage):
                 self._resume(number)
-        return [None if at is None or at[0] != stage else at[1] for at in self._at]
+            at = self._at[number]
+            if at is not None and at[0] == stage:
+                self._parking.give_back(number)
+                yield at[1]
+            else:
+                yield None
+            if then is Then.END:
+                self._end(number)
+            elif then is Then.STOP and walker:
+                walker.throw(GreenletExit)
+                self._at[number] = None
+            elif walker:
+                self._parking.take(number, walker)
 
     def finish(self) -> list[torch.Tensor]:
         """Walk to the end and return the hidden states after the block, a batch each."""
+        for number in range(len(self._walkers)):
+            self._end(number)
+        return [cast(torch.Tensor, output) for output in self._outputs]
+
+    def _end(self, number: int) -> None:
         self._solved = len(set(self._stages.values()))
-        found = []
-        for number, walker in enumerate(self._walkers):
-            while not walker.dead:
-                self._resume(number)
-            found.append(cast(torch.Tensor, self._outputs[number]))
-        return found
+        while not self._walkers[number].dead:
+            self._resume(number)
 
     def _resume(self, number: int) -> None:
+        self._parking.give_back(number)
         found = self._walkers[number].switch()
         if isinstance(found, tuple):
             self._at[number] = found
@@ -94,6 +133,15 @@ class Walk:
             parent.switch((self._stages[layer], arguments[0]))
             if self._solved == before:
                 raise RuntimeError("a batch is taken on when its stage is solved")
+
+
+def _shared(block: nn.Module, calls: Sequence[Any]) -> Iterator[torch.Tensor]:
+    """Yield what all batches read: weights, buffers, whatever else a module keeps, and the arguments of the block."""
+    yield from block.parameters()
+    yield from block.buffers()
+    for module in block.modules():
+        yield from tensors_in(list(vars(module).values()))
+    yield from tensors_in(list(calls))
 
 
 def inputs_of(layer: nn.Module, block: nn.Module, stream: Stream, index: int) -> torch.Tensor | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field, WrapValidator
 
 from edgetune.recipe.method_section import Section
 
@@ -13,9 +14,16 @@ Grid = Annotated[
         "Q2_K", "Q3_K", "IQ4_XS", "MXFP4", "Q4_0", "IQ4_NL", "NVFP4", "Q4_K", "Q4_1", "Q5_0", "Q5_K", "Q5_1", "Q6_K",
         "Q8_0",
     ],
-    BeforeValidator(lambda given: given.upper() if isinstance(given, str) else given),
+    WrapValidator(lambda given, known: _named(given) or known(given.upper() if isinstance(given, str) else given)),
 ]  # fmt: skip
-"""Every name of `core.quantised.GRIDS`, in small or capital letters."""
+"""Every name of `core.quantised.GRIDS`, in small or capital letters, and of `core.integers.INTEGERS`."""
+_INTEGERS = re.compile(r"u?int[2348]-(g32|g64|g128|row)(-bf16)?")
+
+
+def _named(given: object) -> str | None:
+    """Return the name of a grid of integers, if this is one: there are too many for a list in an error."""
+    name = given.lower() if isinstance(given, str) else ""
+    return name if _INTEGERS.fullmatch(name) else None
 
 
 class ModelSection(Section):
@@ -139,7 +147,8 @@ class CompressionSection(Section):
     """A name listed by `edgetune methods`."""
     grid: Grid | None = None
     """GGUF block type of the linear layers, from 2.6 to 8.5 bits a weight; if not set the method's own: Q4_0, and
-    F16 where it only prunes."""
+    F16 where it only prunes. Of folders (`edgetune compress --format`) int4-g128: bits 2, 3, 4 or 8, groups g32, g64,
+    g128 or row, uint4-... with zero points."""
     size: str | None = None
     """Size of the whole file, 1.2GB or in bits a weight 4.5bpw: every matrix gets the grid that lets all lose least."""
     sparsity: str | float | None = None
@@ -151,6 +160,9 @@ class CompressionSection(Section):
     aim_dense: bool | None = None
     """Whether layers are solved for the outputs of the uncompressed model, which takes twice the passes; the method's
     own if not set."""
+    static_order: bool | None = None
+    """Whether columns are solved from the heaviest input to the lightest on scales fitted beforehand; the method's own
+    if not set."""
     calibration: str | None = None
     """A text or records to calibrate on: a .txt file is packed to full length, of records prompt and response count; if
     not set, the server's own sample in a run, and else the records that are not held out; pruning takes it too."""

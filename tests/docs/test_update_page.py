@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
+from walking import walk
 
 import edgetune
-from edgetune.cli.app import execute
-
-PAGE = Path(__file__).parents[2] / "docs" / "update.md"
-LINES = "".join(
-    re.findall(r"^```sh\n(.*?)^```", PAGE.read_text(encoding="utf-8"), flags=re.M | re.S)
-).splitlines()
 
 
 @pytest.mark.slow
@@ -28,14 +20,6 @@ def test_the_commands_of_the_page_work(
     shutil.copytree(Path(edgetune.__file__).parent / "models" / "embedded", tmp_path / "my-model")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EDGETUNE_CACHE", str(tmp_path / "cache"))
-    done = 0
-    for line in LINES:
-        words = shlex.split(line)
-        if words[0] != "edgetune":
-            subprocess.run(words, check=True)
-            continue
-        assert execute(words[1:]) == 0, f"{line}\n{capsys.readouterr().err}"
-        done += 1
-    assert done >= 12
+    assert walk("update.md", capsys) >= 12
     assert (tmp_path / "model.gguf").read_bytes() == (tmp_path / "base.gguf").read_bytes()
     assert not (tmp_path / "model.gguf.edgetune").exists()

@@ -179,7 +179,11 @@ NORM, QUERY = "model.norm.weight", "model.layers.0.self_attn.q_proj.weight"
         (index_of('{"weight_map": {"a": "../x.safetensors"}}'), "is missing"),
         (index_of('{"weight_map": {"a": "x\\u0000y"}}'), "is missing"),
         (index_of(json.dumps({"weight_map": {"a": "x" * 9000}})), "is missing"),
-        (configure(quantization_config={"quant_method": "gptq", "bits": 4}), "already quantised"),
+        (configure(quantization_config={"quant_method": "awq", "bits": 4}), "already quantised"),
+        (
+            configure(quantization_config={"quant_method": "gptq", "bits": 4}),
+            "layers are packed, and none is",
+        ),
     ],
 )
 def test_names_what_is_wrong_with_a_folder(

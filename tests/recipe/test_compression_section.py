@@ -9,6 +9,7 @@ import pytest
 
 from edgetune.compress.masking import NofM, Unstructured
 from edgetune.core.errors import ConfigError
+from edgetune.core.integers import INTEGERS
 from edgetune.core.quantised import Q4_0, Q8_0
 from edgetune.methods.compression import gptaq, joint, sparsegpt
 from edgetune.recipe.preflight import compression_of
@@ -43,12 +44,19 @@ def test_sparsity_is_a_share_or_a_pattern(written: str | float, meant: Unstructu
     assert found == dataclasses.replace(sparsegpt.METHOD, mask=mask, swaps=0, polish=3, aim_dense=True)
 
 
+def test_order_and_grids_of_integers_are_settings() -> None:
+    assert not compression_of(recipe()).static_order
+    found = compression_of(recipe(static_order=True, grid="uint4-g64"))
+    assert (found.static_order, found.grid) == (True, INTEGERS["uint4-g64"])
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
         ({"name": "optq", "sparsity": "0.5"}, "prunes nothing"),
         ({"name": "optq", "polish": 4}, "mask"),
         ({"name": "wanda", "aim_dense": True}, "compensate"),
+        ({"name": "rtn", "static_order": True}, "order of columns"),
         ({"name": "sparsegpt", "sparsity": "3:5"}, "2:4"),
         ({"name": "sparsegpt", "sparsity": 1.5}, "0 to 1"),
     ],

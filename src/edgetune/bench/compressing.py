@@ -21,8 +21,8 @@ from edgetune.compress.sequential import compress_model
 from edgetune.core.allocator import return_freed_blocks
 from edgetune.core.batch import Batch
 from edgetune.core.errors import DataError
+from edgetune.core.integers import grid_named
 from edgetune.core.keys import stream
-from edgetune.core.quantised import GRIDS
 from edgetune.data.packing import PIECE, documents, pack
 from edgetune.measure.divergence import Reference
 from edgetune.measure.evaluate import held_out_loss
@@ -51,7 +51,7 @@ def measure(
     Args:
         model: folder, file or name.
         method: public name.
-        grid: public name.
+        grid: public name, of GGUF or of integers.
         seed: which of the text is calibrated on; of `TOKENS` all sequences for 0, three quarters drawn at random else.
         text: a file to calibrate on; None for the `TOKENS` of the model.
         test: a file to measure on; every fifth piece of `text` if there is none.
@@ -68,7 +68,7 @@ def measure(
     calibration, held_out = _data(
         backbone.folder, backbone.tokenizer, backbone.model, text, test, tokens, seed
     )
-    whole = replace(compression_method(method), grid=GRIDS[grid], embeddings=None)
+    whole = replace(compression_method(method), grid=grid_named(grid), embeddings=None)
     reference = Reference(backbone.model, held_out)
     with PeakMemory() as memory:
         start = time.process_time()

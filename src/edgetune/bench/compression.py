@@ -15,6 +15,7 @@ from typing import Any
 
 from edgetune.bench.cells import Row, run_cells
 from edgetune.core.errors import ConfigError, DataError
+from edgetune.core.integers import INTEGERS, grid_named
 from edgetune.core.quantised import GRIDS
 from edgetune.methods.catalogue import compression_method, compression_names
 
@@ -71,7 +72,7 @@ def cells_of(
     """
     names = compression_names()
     for name in only:
-        if name not in names and name not in GRIDS:
+        if name not in names and grid_named(name) is None:
             raise ConfigError(
                 f"no compression method or grid {name!r}",
                 where="--only",
@@ -83,7 +84,7 @@ def cells_of(
     return [
         Compression(model, name, grid, seed, text, test, tokens)
         for name in [one for one in names if one in only] or names
-        for grid in [one for one in GRIDS if one in only] or GRIDS
+        for grid in [one for one in (*GRIDS, *INTEGERS) if one in only] or GRIDS
         if _fits(name, grid)
         for seed in range(seeds if compression_method(name).compensate else 1)
     ]
@@ -91,7 +92,7 @@ def cells_of(
 
 def _fits(name: str, grid: str) -> bool:
     try:
-        return replace(compression_method(name), grid=GRIDS[grid]).grid == GRIDS[grid]
+        return replace(compression_method(name), grid=grid_named(grid)).grid == grid_named(grid)
     except ConfigError:
         return False
 

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from edgetune.cli.display import Display
+from edgetune.cli.folders import compress_folder, folder_kind
 from edgetune.cli.options import Asked, asking
 from edgetune.core.errors import DigestError, OutputError
 from edgetune.core.files import remove_partial, without_trace, writable_folder
@@ -22,11 +23,13 @@ if TYPE_CHECKING:
 
     from edgetune.core.export_events import Verified
     from edgetune.core.ledger import Ledger
+    from edgetune.measure.divergence import Divergence
     from edgetune.recipe.prepare import Prepared
 
 Base = Annotated[str, typer.Argument(help="Model folder, GGUF file, Hub id, or 'embedded'.")]
 LedgerFile = Annotated[Path | None, typer.Option("--ledger", "-l", help="A fine-tune of this base.")]
 File = Annotated[Path, typer.Option("--out", "-o", help="The GGUF file to write.")]
+Target = Annotated[Path, typer.Option("--out", "-o", help="The GGUF file, or the folder, to write.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -39,8 +42,25 @@ def register(app: typer.Typer) -> None:
     "device", "compression", "grid", "size", "sparsity", "calibration", "calibration_tokens", "data", "test_data",
     "columns", "threads", file=False,
 )  # fmt: skip
-def compress(model: Base, asked: Asked, ledger: LedgerFile = None, out: File = Path("model.gguf")) -> None:
-    """Compress a (tuned) model in one shot, write it as GGUF and verify it in llama.cpp."""
+def compress(
+    model: Base,
+    asked: Asked,
+    ledger: LedgerFile = None,
+    out: Target = Path("model.gguf"),
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="gguf, or a folder of compressed-tensors or gptq; int4-g128 and its like are grids of these.",
+        ),
+    ] = None,
+) -> None:
+    """Compress a (tuned) model in one shot, write it as GGUF and verify it in llama.cpp; with --format as a folder."""
+    kind = folder_kind(form, asked.settings["compression.grid"])
+    if kind is not None:
+        folder = out.with_suffix("") if out == Path("model.gguf") else out
+        _say_far(*compress_folder(kind, lambda: _open(model, ledger, asked), folder))
+        return
     with _target(out), Display(Console()) as display:
         from edgetune.export.checked import deploy
         from edgetune.recipe.allotting import allot
@@ -69,30 +89,27 @@ def compress(model: Base, asked: Asked, ledger: LedgerFile = None, out: File = P
             checked = deploy(out, write, lambda file: verify_file(file, tuned, prepared, plan))
         far = before.of(tuned)
     _say_checked(checked)
-    typer.echo(
-        f"predictions beside those before, {far.tokens:,} tokens of {len(prepared.held_out)} held-out records: KL "
-        f"{units.divergence(far.every)} ({units.divergence(far.response)} on responses, 99.9 % below "
-        f"{units.divergence(far.rare)}), same first choice {units.percent(far.top_1)}"
-    )
+    _say_far(far, len(prepared.held_out))
 
 
 @asking("device", "data", "test_data", "columns", "threads", file=False)
 def export(model: Base, asked: Asked, ledger: LedgerFile = None, out: File = Path("model.gguf")) -> None:
-    """Write a (tuned) model as GGUF in fp16, without compression, and verify it in llama.cpp."""
+    """Write a (tuned) model as GGUF in fp16, packed layers of its base as they are, and verify it in llama.cpp."""
     with _target(out), Display(Console()) as display:
         from edgetune.export.checked import deploy
         from edgetune.recipe.preflight import preflight
-        from edgetune.run.deploy import refuse_unmerged, verify_file, write_in_half
+        from edgetune.run.deploy import codes_of, refuse_unmerged, verify_file, write_in_half
 
         opened = _open(model, ledger, asked)
         prepared = opened.prepared
-        plan, planned = preflight(prepared, out, None)
+        carried = codes_of(prepared) if opened.ledger is None else {}
+        plan, planned = preflight(prepared, out, None, {name: one.grid for name, one in carried.items()})
         display.listen(planned)
         tuned = opened.model()
         refuse_unmerged(tuned)
 
         def write(file: Path) -> None:
-            write_in_half(tuned, file, prepared, plan, ledger=opened.ledger)
+            write_in_half(tuned, file, prepared, plan, ledger=opened.ledger, carried=carried)
 
         checked = deploy(out, write, lambda file: verify_file(file, tuned, prepared, plan))
     _say_checked(checked)
@@ -161,7 +178,7 @@ def report(
 
 
 @dataclass(frozen=True)
-class _Opened:
+class Opened:
     """What a run on a model and data would work on, and the ledger to apply, if any."""
 
     prepared: Prepared
@@ -184,7 +201,7 @@ def _open(
     asked: Asked,
     *,
     beside: Path | None = None,
-) -> _Opened:
+) -> Opened:
     """Prepare a model with data that nothing is trained on.
 
     A ledger or file that lies in the folder of its run is measured with that run's data and seed, so that no record
@@ -200,7 +217,7 @@ def _open(
     prepared = prepare(recipe, split=False)
     if opened is not None:
         refuse_other_base(prepared.backbone, opened, ledger)
-    return _Opened(prepared, ledger, opened)
+    return Opened(prepared, ledger, opened)
 
 
 def _say_checked(checked: Verified) -> None:
@@ -208,6 +225,14 @@ def _say_checked(checked: Verified) -> None:
     typer.echo(
         f"{checked.file}: {checked.size_bytes:,} bytes{sent if checked.transfer_bytes else ''}, "
         f"perplexity {checked.perplexity_llama_cpp:.4f} in llama.cpp"
+    )
+
+
+def _say_far(far: Divergence, records: int) -> None:
+    typer.echo(
+        f"predictions beside those before, {far.tokens:,} tokens of {records} held-out records: KL "
+        f"{units.divergence(far.every)} ({units.divergence(far.response)} on responses, 99.9 % below "
+        f"{units.divergence(far.rare)}), same first choice {units.percent(far.top_1)}"
     )
 
 

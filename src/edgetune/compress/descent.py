@@ -126,6 +126,10 @@ def _direction(
     codes: torch.Tensor, numbers: list[torch.Tensor], grid: BlockGrid, place: int, here: slice
 ) -> torch.Tensor:
     """Return dQ/dp of the weights that share one number of a field, float32 [span, rows]."""
+    if grid.tied:  # Q = s (code + sign z)
+        unit, other = here.start // grid.group, grid.fields[1 - place].number
+        beside = grid.sign * other.value(numbers[1 - place][unit])
+        return grid.level(codes) + beside if place == 0 else beside.expand(codes.shape)
     scales = place < len(grid.scale)
     fields: tuple[Field, ...] = grid.scale if scales else grid.offset
     first = 0 if scales else len(grid.scale)

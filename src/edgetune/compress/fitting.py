@@ -8,6 +8,7 @@ import torch
 
 from edgetune.compress.grid import ScaleFit, grouped, loss_of, nearest_codes
 from edgetune.compress.search import FINEST, best_scale
+from edgetune.compress.zero import best_zero
 from edgetune.core.numbers import Whole
 from edgetune.core.quantised import BlockGrid, Field
 
@@ -73,11 +74,13 @@ def fit_inner(
         importance: float [group] or broadcastable.
         outer: stored numbers [...] from `fit_outer`.
         grid: where the codes live.
-        fit: how a group chooses.
+        fit: how a group chooses; zero points are always searched (`zero.best_zero`).
 
     Returns:
         stored numbers [...], of the inner fields in the order of `grid.fields`.
     """
+    if grid.tied:
+        return best_zero(weights, importance, grid)
     heads = [fields[:-1] for fields in _factors(grid)]
     values = [field.number.value(stored) for field, stored in zip(sum(heads, ()), outer, strict=True)]
     over = values if values else [torch.ones_like(weights[..., 0])] * len(heads)

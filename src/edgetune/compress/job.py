@@ -14,6 +14,7 @@ from torch import nn
 from edgetune.compress.blocks import Linear, matrices_in, read_matrix, write_matrix
 from edgetune.compress.hessian import Hessian
 from edgetune.compress.method import CompressionMethod
+from edgetune.compress.ordered import solve_in_order
 from edgetune.compress.placement import place_of, width_of
 from edgetune.compress.solve import Moments, Solved, solve_stage
 from edgetune.compress.store import SolvedBlock
@@ -126,7 +127,8 @@ class BlockJob:
         for grid in dict.fromkeys(places[name] for name in layers):
             matrices = {name: read_matrix(layers[name]) for name in layers if places[name] == grid}
             method = self.method if grid else replace(self.method, grid=None)
-            results |= solve_stage(matrices, moments, method, tell, grid)
+            solve = solve_in_order if self.method.static_order else solve_stage
+            results |= solve(matrices, moments, method, tell, grid)
         for name, solved in results.items():
             write_matrix(layers[name], solved.weights)
         return results

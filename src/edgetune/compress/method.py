@@ -12,6 +12,7 @@ from edgetune.compress.rounding import Round
 from edgetune.compress.search import LeastError
 from edgetune.compress.sweep import ColumnRule
 from edgetune.core.errors import ConfigError
+from edgetune.core.integers import grid_named
 from edgetune.core.quantised import GRIDS, Q4_0, Q8_0, BlockGrid
 
 RuleFactory = Callable[[BlockGrid, ScaleFit], ColumnRule]
@@ -39,6 +40,7 @@ class CompressionMethod:
             with it that is the same matrix; another head is solved as the blocks are, unless they are pruned.
         damping: first damping to try, a fraction of the mean diagonal of the Hessian, in (0, 1].
         block: columns between two lazy updates, at least 1; rounded up to whole blocks of the grid.
+        static_order: whether the sweep goes from the heaviest input to the lightest, on numbers fitted beforehand.
         passes: over codes and scales after the sweep, each to the least error with all others fixed; at least 0.
 
     Raises:
@@ -59,6 +61,7 @@ class CompressionMethod:
     embeddings: BlockGrid | None = Q8_0
     damping: float = 0.01
     block: int = 128
+    static_order: bool = False
     passes: int = 0
 
     def __post_init__(self) -> None:
@@ -104,6 +107,11 @@ class CompressionMethod:
                 "aiming at the dense outputs is a way to compensate, and this method does not",
                 where=f"{self.name}: aim_dense",
             )
+        if self.static_order and (not self.compensate or self.mask is not None or self.rule is not Round):
+            raise ConfigError(
+                "an order of columns is of use to a method that compensates, and to rounding alone",
+                where=f"{self.name}: static_order",
+            )
         if self.passes < 0 or (self.passes and not self.compensate):
             raise ConfigError(
                 "passes after the sweep are at least 0, and of use to a method that compensates",
@@ -119,7 +127,7 @@ class CompressionMethod:
             )
         self._check_mask()
         for grid in (self.grid, self.embeddings):
-            if grid is not None and GRIDS.get(grid.name) != grid:
+            if grid is not None and grid_named(grid.name) != grid:
                 raise ConfigError(
                     f"no file format stores the grid {grid.name!r}",
                     where=self.name,

@@ -105,7 +105,7 @@ class RoundPass:
             scale = scale * field.number.value(number[0])
         offset = None
         if grid.offset:
-            offset = torch.full_like(scale, grid.sign)
+            offset = grid.sign * (scale if grid.tied else torch.ones_like(scale))
             for field, number in zip(grid.offset, one[len(grid.scale) :], strict=True):
                 offset = offset * field.number.value(number[0])
         require_finite(scale if offset is None else scale + offset, self.sections)

@@ -16,7 +16,9 @@ from safetensors.torch import load, save
 from edgetune.core.errors import ModelError
 from edgetune.core.events import LayerCompressed
 from edgetune.core.files import PARTIAL, write_atomic
-from edgetune.core.quantised import GRIDS, QuantisedMatrix
+from edgetune.core.fitting import fitting
+from edgetune.core.integers import grid_named
+from edgetune.core.quantised import QuantisedMatrix
 
 DIGEST = 32
 """Bytes before the payload: its SHA-256."""
@@ -96,13 +98,7 @@ class BlockStore:
         if about["job"] != self.job:
             return None
         stored = {
-            name: QuantisedMatrix(
-                GRIDS[grid],
-                tensors[f"codes:{name}"],
-                tuple(tensors[f"{place}:{name}"] for place in range(len(GRIDS[grid].fields))),
-                about["units"][name],
-            )
-            for name, grid in about["grids"].items()
+            name: _matrix(name, grid, about["units"][name], tensors) for name, grid in about["grids"].items()
         }
         floats = {key[6:]: values for key, values in tensors.items() if key.startswith("float:")}
         return SolvedBlock(stored, floats, [_event(one) for one in about["events"]])
@@ -127,6 +123,17 @@ def job_name(*parts: object) -> str:
         else:
             found.update(repr(part).encode())
     return found.hexdigest()
+
+
+def _matrix(name: str, named: str, unit: float, tensors: Mapping[str, torch.Tensor]) -> QuantisedMatrix:
+    codes, kind = tensors[f"codes:{name}"], grid_named(named)
+    grid = None if kind is None else fitting(kind, codes.shape[1])
+    if grid is None:
+        raise ModelError(
+            f"a compressed block is on {named[:40]!r}, no grid of its width", where=name, hint=AGAIN
+        )
+    numbers = tuple(tensors[f"{place}:{name}"] for place in range(len(grid.fields)))
+    return QuantisedMatrix(grid, codes, numbers, unit)
 
 
 def _event(raw: Mapping[str, object]) -> LayerCompressed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edgetune.core import quantised as q
+from edgetune.core.integers import SMALLER_GROUP, whole_row
 
 SMALLER = {
     grid.name: other
@@ -29,11 +30,14 @@ def fitting(grid: q.BlockGrid, columns: int) -> q.BlockGrid | None:
         columns: weights of a row, at least 1.
 
     Returns:
-        A grid whose blocks divide the rows; None where there is none, so that the matrix stays in float.
+        A grid whose blocks divide the rows, of integers one of smaller groups; None where there is none, so that the
+        matrix stays in float.
     Source: `tensor_type_fallback` of llama.cpp's llama-quant.cpp, but for Q2_K: there it is Q4_0, as large as IQ4_NL
         and farther from the weights. NVFP4 has none there.
     """
+    if not grid.block:
+        return whole_row(grid, columns)
     if columns % grid.block == 0:
         return grid
-    other = SMALLER.get(grid.name)
-    return None if other is None or columns % other.block else other
+    other = SMALLER.get(grid.name) or SMALLER_GROUP.get(grid.name)
+    return None if other is None else fitting(other, columns)

@@ -61,6 +61,30 @@ class Half:
 
 
 @dataclass(frozen=True, slots=True)
+class Positive:
+    """fp16 or bf16 above 0, for readers that take a scale's sign for granted; at least 2^-24, the least of fp16."""
+
+    dtype: torch.dtype = torch.float16
+    coarse: bool = False
+
+    def nearest(self, values: torch.Tensor) -> torch.Tensor:
+        """Return floats of the stored type; what is not above 0 becomes the least."""
+        return values.to(self.dtype).clamp(min=2.0**-24)
+
+    def below(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the nearest; the steps are fine enough."""
+        return self.nearest(values)
+
+    def above(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the nearest; the steps are fine enough."""
+        return self.nearest(values)
+
+    def value(self, stored: torch.Tensor) -> torch.Tensor:
+        """Return float32."""
+        return stored.to(torch.float32)
+
+
+@dataclass(frozen=True, slots=True)
 class Whole:
     """Integers in [low, high], within int8's or uint8's range."""
 

@@ -32,7 +32,8 @@ class BlockGrid:
         weight = s * level(code) + sign * o,   s = product of `scale`,  o = product of `offset` (0 without any)
         level(code) = code in [low, high], or levels[code]
 
-    A grid of two fields each is two-level: one half for the block, one small integer for a group of it.
+    A grid of two fields each is two-level: one half for the block, one small integer for a group of it. Of a `tied`
+    offset o is s times that product: a zero point.
 
     Source: ggml-common.h; every product is exact in float32, so that any order of evaluation gives the same weight.
     """
@@ -44,7 +45,7 @@ class BlockGrid:
     block_bytes: int
     """Stored bytes of a block."""
     block: int = BLOCK
-    """Weights of a block."""
+    """Weights of a block; 0 for a whole row, until `core.fitting` knows how long that is."""
     scale: tuple[Field, ...] = (Field("d", BLOCK, HALF),)
     """Factors of the scale, the widest first; the last belongs to a group."""
     offset: tuple[Field, ...] = ()
@@ -53,6 +54,8 @@ class BlockGrid:
     """Of the offset."""
     levels: tuple[int, ...] = ()
     """Ascending; empty where a code is its own level."""
+    tied: bool = False
+    """Whether the offset counts in scales, as an integer zero point does; scale and offset are one field each then."""
 
     @property
     def group(self) -> int:
@@ -115,7 +118,8 @@ class BlockGrid:
         if not self.offset:
             return scale, None
         own = spread[len(self.scale) :]
-        return scale, self.sign * (own[0] if len(own) == 1 else torch.stack(own).prod(0))
+        offset = self.sign * (own[0] if len(own) == 1 else torch.stack(own).prod(0))
+        return scale, scale * offset if self.tied else offset
 
 
 _E2M1 = (-12, -8, -6, -4, -3, -2, -1, 0, 1, 2, 3, 4, 6, 8, 12)

@@ -92,6 +92,12 @@ def plan_export(
     Raises:
         ModelError: if the family, a setting of it, the tokenizer or a tensor cannot be translated exactly.
     """
+    for grid in grids.values():
+        if grid.name not in GRIDS:
+            raise ModelError(
+                f"GGUF has no grid {grid.name}",
+                hint="edgetune compress --format compressed-tensors writes it",
+            )
     architecture = architecture_of(model.config)
     rows = int(model.get_input_embeddings().weight.shape[0])  # type: ignore[index]
     parameters = dict(architecture.parameters(model.config)) | {"vocab_size": rows}

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -25,6 +26,8 @@ from edgetune.models.gguf.opening import gguf_model
 from edgetune.models.gguf.tokenizer import gguf_tokenizer
 from edgetune.models.gguf.weights import GgufWeights
 from edgetune.models.identity import base_digest, prompt_digest
+from edgetune.models.packed import PackedWeights, model_class, turned_in
+from edgetune.models.packing import Packing, packing_in
 from edgetune.models.quiet import quiet
 from edgetune.models.source import find_model
 from edgetune.models.stale import without_stale_buffers
@@ -77,18 +80,20 @@ def load_backbone(
     tensors that the configuration has no place for are refused. Several threads may load; one at a time does.
 
     Args:
-        source: a Hugging Face model folder, a GGUF file, `embedded` for the shipped model, or a model id on the Hub.
+        source: a Hugging Face model folder, whose layers may be packed by GPTQ or compressed-tensors, a GGUF file,
+            `embedded` for the shipped model, or a model id on the Hub.
             A `Path` is never taken for an id.
-        dtype: float32, float16 or bfloat16; None keeps the stored type (float32 for a GGUF file with blocks).
+        dtype: float32, float16 or bfloat16; None keeps the stored type (float32 for a GGUF file with blocks and for
+            packed layers).
         device: where the weights go.
 
     Returns:
         The model ready for inference: evaluation mode, no gradients, key-value cache on by default.
 
     Raises:
-        ModelError: nothing there, a file missing, damaged or pickled, code in the repository, quantised weights,
-            weights that do not fit the configuration, NaN or infinite weights (also from a narrow `dtype`), a
-            tokenizer missing or larger than the embedding. The message names the file.
+        ModelError: nothing there, a file missing, damaged or pickled, code in the repository, weights quantised in a
+            way that is not read, weights that do not fit the configuration, NaN or infinite weights (also from a narrow
+            `dtype`), a tokenizer missing or larger than the embedding. The message names the file.
         MissingExtraError: a GGUF file, and `gguf` is not installed.
     Cost: reads the weights twice (digest, load); memory of one copy.
     """
@@ -128,7 +133,10 @@ class _Opened:
 
 def _open_folder(folder: Path, dtype: torch.dtype | None) -> _Opened:
     files = weight_files(folder)
-    config = load_config(folder, stored_shapes(files))
+    config, packing = load_config(folder, stored_shapes(files)), packing_in(folder)
+    if packing is not None:
+        model, digest = _packed_model(folder, files, config, packing, dtype or torch.float32)
+        return _Opened(model, load_tokenizer(folder, _rows(model)), config, digest)
     model = _model(folder, files, config, dtype)
     return _Opened(model, load_tokenizer(folder, _rows(model)), config, files_digest(files))
 
@@ -185,6 +193,33 @@ def _model(
     report["unexpected_keys"] = without_stale_buffers(report.get("unexpected_keys", ()), files)
     _check_report(report, folder)
     return model
+
+
+def _packed_model(
+    folder: Path, files: Sequence[Path], config: PreTrainedConfig, packing: Packing, dtype: torch.dtype
+) -> tuple[PreTrainedModel, str]:
+    """Return the model of a folder with packed layers, its weights dequantised exactly, and their digest."""
+    try:
+        kind = model_class(config)
+        with torch.device("meta"):
+            turned = turned_in(kind(config))
+    except Exception as error:  # the library raises many unrelated types
+        raise ModelError(f"no model has this configuration: {first_line(error)}", where=folder) from error
+    weights = PackedWeights(files, packing, turned)
+    values = {name: weights[name].to(dtype) for name in weights}
+    try:
+        model, report = kind.from_pretrained(
+            None, config=config, state_dict=values, dtype=dtype, output_loading_info=True
+        )
+        if (folder / "generation_config.json").is_file():
+            model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    except Exception as error:
+        raise ModelError(f"cannot load this model: {first_line(error)}", where=folder) from error
+    left = without_stale_buffers(report.get("unexpected_keys", ()), files)
+    report["unexpected_keys"] = set(left) - weights.empty_biases(left)
+    _check_report(report, folder)
+    model.config.name_or_path = str(folder)
+    return model, weights.digest
 
 
 def _check_report(report: dict[str, Any], folder: Path) -> None:

@@ -11,6 +11,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from edgetune.core.errors import ModelError
 from edgetune.models.by_layer import WIDTHS_FILE, config_by_layer
+from edgetune.models.packing import packing_in
 from edgetune.models.tokenizer import first_line
 from edgetune.models.weights import read_json
 
@@ -39,8 +40,8 @@ def load_config(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> PreTrain
         shapes: of the stored tensors.
 
     Raises:
-        ModelError: not JSON, too large, nested too deeply, an unknown or quantised model, or absurd counts; names the
-            file and the field.
+        ModelError: not JSON, too large, nested too deeply, an unknown model, one quantised in a way that is not read,
+            or absurd counts; names the file and the field.
     """
     for name in JSON_FILES:
         file = folder / name
@@ -66,8 +67,8 @@ def load_config(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> PreTrain
     except Exception as error:  # the library raises many unrelated types
         raise ModelError(f"cannot use this configuration: {first_line(error)}", where=file) from error
     if getattr(config, "quantization_config", None) is not None:
-        hint = "use the model it was quantised from"
-        raise ModelError("this model is already quantised", where=file, hint=hint)
+        packing_in(folder)  # refuses what is not read here
+        del config.quantization_config  # the layers of the model are plain ones
     return config  # type: ignore[no-any-return]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from edgetune.core.errors import OutputError
 from edgetune.core.files import PARTIAL, unwritable
 from edgetune.core.widths import widths_of
 from edgetune.models.by_layer import WIDTHS_FILE, write_config_by_layer
+from edgetune.models.packing import packing_in
 from edgetune.models.quiet import quiet
 from edgetune.models.weights import weight_files
 
@@ -30,8 +31,8 @@ LAST = ("config.json",)
 
 
 def stored_dtype(folder: Path) -> torch.dtype:
-    """Return the type of the first matrix that a model folder stores; float32 for a GGUF file."""
-    if folder.is_file():
+    """Return the type of the first matrix that a model folder stores; float32 for a GGUF file and packed layers."""
+    if folder.is_file() or packing_in(folder) is not None:
         return torch.float32
     with safe_open(weight_files(folder)[0], framework="pt") as file:
         return next((file.get_tensor(name).dtype for name in file.keys()), torch.float32)  # noqa: SIM118
@@ -55,16 +56,26 @@ def save_model(
         OutputError: if the folder cannot be written to, or holds files of another model that this one lacks.
     Cost: the model's size on disk.
     """
+    write_folder(folder, lambda partial: _fill(partial, model, tokenizer, words))
+
+
+def write_folder(folder: Path, fill: Callable[[Path], object]) -> None:
+    """Let `fill` make a model folder beside its final place, and move its files there.
+
+    Args:
+        folder: as in `save_model`.
+        fill: called once with an empty folder.
+
+    Raises:
+        Whatever `fill` raises; nothing is there then but what was before.
+        OutputError: as `save_model`.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        odd = [one.name for one in folder.glob("*.safetensors*") if one.name != "model.safetensors"]
-        if odd:
-            raise OutputError(
-                f"{odd[0]} of another model is in this folder", where=folder, hint="choose another --out"
-            )
+        refuse_other_weights(folder)
         with tempfile.TemporaryDirectory(dir=folder, prefix=PARTIAL) as name, quiet():
             partial = Path(name)
-            _fill(partial, model, tokenizer, words)
+            fill(partial)
             for old in (*LAST, WIDTHS_FILE):
                 (folder / old).unlink(missing_ok=True)
             umask = os.umask(0)
@@ -85,6 +96,26 @@ def _fill(
     saved.save_pretrained(partial, max_shard_size="1TB")
     if widths_of(model.config) is not None:
         write_config_by_layer(partial, model.config)
+    write_words(partial, tokenizer, words)
+
+
+def refuse_other_weights(folder: Path) -> None:
+    """Refuse a folder that holds files of another model, which would stand beside the new one's.
+
+    Raises:
+        OutputError: if there are any, or it is no folder.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise OutputError("not a folder", where=folder, hint="choose another --out")
+    odd = [one.name for one in folder.glob("*.safetensors*") if one.name != "model.safetensors"]
+    if odd:
+        raise OutputError(
+            f"{odd[0]} of another model is in this folder", where=folder, hint="choose another --out"
+        )
+
+
+def write_words(partial: Path, tokenizer: PreTrainedTokenizerBase, words: Path | None) -> None:
+    """Write the files of a tokenizer into a folder: those of a model folder as they are, if there is one."""
     if words is None or words.is_file():
         tokenizer.save_pretrained(partial)
         return

@@ -11,6 +11,8 @@ from torch import nn
 
 from edgetune.core.quantised import StoredTensor
 from edgetune.models.gguf.weights import GgufWeights
+from edgetune.models.packed import PackedWeights, turned_in
+from edgetune.models.packing import packing_in
 from edgetune.models.weights import weight_files
 
 
@@ -30,6 +32,9 @@ def stored_weights(folder: Path, model: nn.Module) -> Mapping[str, torch.Tensor]
     """
     if folder.is_file():
         return GgufWeights(folder)
+    packed = packed_weights(folder, model)
+    if packed is not None:
+        return packed if _names(model) <= set(packed) else None
     found: dict[str, torch.Tensor] = {}
     for path in weight_files(folder):
         with safe_open(path, framework="pt") as file:
@@ -43,13 +48,28 @@ def stored_weights(folder: Path, model: nn.Module) -> Mapping[str, torch.Tensor]
 def streamed_weights(folder: Path, model: nn.Module) -> Mapping[str, StoredTensor] | None:
     """Return a model's parameters for layers that read them over and over: as `stored_weights`, but blocks stay blocks.
 
-    Args, Returns: as in `stored_weights`; a matrix of a GGUF file in Q4_0 or Q8_0 is packed.
+    Args, Returns: as in `stored_weights`; a matrix of a GGUF file in Q4_0 or Q8_0 is packed, and a packed layer that
+        these types hold bit for bit.
     Cost: of a folder none; of a GGUF file the stored size of such matrices, the float32 size of those in other blocks.
     """
-    if not folder.is_file():
+    weights = GgufWeights(folder) if folder.is_file() else packed_weights(folder, model)
+    if weights is None or not _names(model) <= set(weights):
         return stored_weights(folder, model)
-    weights = GgufWeights(folder)
     return {name: weights.as_stored(name) for name in weights}
+
+
+def packed_weights(folder: Path, model: nn.Module) -> PackedWeights | None:
+    """Return the weights of a model folder whose layers are packed; None for a plain folder, or a file.
+
+    Raises:
+        ModelError: as `packing_in` and `weight_files`.
+    """
+    packing = None if folder.is_file() else packing_in(folder)
+    return None if packing is None else PackedWeights(weight_files(folder), packing, turned_in(model))
+
+
+def _names(model: nn.Module) -> set[str]:
+    return {name for name, weight in model.named_parameters() if weight.is_floating_point()}
 
 
 def stored_size(folder: Path) -> int:

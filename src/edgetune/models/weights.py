@@ -155,7 +155,9 @@ def _check_tensor(file: Path, name: str, entry: Any) -> int:
     if not sound:
         raise _damaged_entry(file, name)
     # Old checkpoints store attention masks and positions beside the weights, as integers; the model ignores them.
-    if kind not in FLOATS and (kind not in _INTEGERS or name.endswith("weight")):
+    # Codes of packed layers are integers too, under names of their own (`qweight`).
+    named = name == "weight" or name.endswith((".weight", "_weight"))
+    if kind not in FLOATS and (kind not in _INTEGERS or named):
         shown, kind = repr(name)[:80], kind[:20]
         raise ModelError(f"{shown} is stored as {kind}", where=file, hint="use weights in F32, F16 or BF16")
     if (end - begin) * 8 != math.prod(shape) * _BITS[kind]:

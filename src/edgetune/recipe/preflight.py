@@ -15,8 +15,9 @@ from edgetune.compress.placement import placement
 from edgetune.core.errors import ConfigError, EdgetuneError, ModelError, OutputError, VerifyError
 from edgetune.core.events import Event
 from edgetune.core.export_events import ExportPlanned, ExportRefused
+from edgetune.core.integers import grid_named
 from edgetune.core.pretokenizer import PRE_TOKENIZERS, UnknownPreTokenizerError
-from edgetune.core.quantised import GRIDS, BlockGrid
+from edgetune.core.quantised import BlockGrid
 from edgetune.data.records import Record
 from edgetune.export.parity import compare_texts, vocabulary_in_llama_cpp
 from edgetune.export.plan import ExportPlan, plan_export
@@ -52,10 +53,15 @@ def compression_of(recipe: Recipe) -> CompressionMethod:
                 hint="name sparsegpt, wanda, magnitude or joint as compression.name",
             )
         mask = replace(mask, sparsity=sparsity_named(str(section.sparsity)))
-    wanted = {"swaps": section.swaps, "polish": section.polish, "aim_dense": section.aim_dense}
+    wanted = {
+        "swaps": section.swaps,
+        "polish": section.polish,
+        "aim_dense": section.aim_dense,
+        "static_order": section.static_order,
+    }
     said: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
     return replace(
-        method, grid=method.grid if section.grid is None else GRIDS[section.grid], mask=mask, **said
+        method, grid=method.grid if section.grid is None else grid_named(section.grid), mask=mask, **said
     )
 
 
@@ -78,7 +84,10 @@ def plan_for(
 
 
 def preflight(
-    prepared: Prepared, path: Path, method: CompressionMethod | None
+    prepared: Prepared,
+    path: Path,
+    method: CompressionMethod | None,
+    grids: Mapping[str, BlockGrid] = MappingProxyType({}),
 ) -> tuple[ExportPlan, ExportPlanned]:
     """Find out in seconds whatever the end of a run would refuse.
 
@@ -91,6 +100,7 @@ def preflight(
         prepared: model, data, prompt.
         path: where the file will be.
         method: how the model is going to be compressed; None writes it in fp16.
+        grids: parameter name to a grid in place of the method's, or of fp16.
 
     Returns:
         What is going to be written, and an event that says so.
@@ -105,7 +115,7 @@ def preflight(
     """
     speech = speech_of(prepared)
     try:
-        plan = _plan(prepared, method, speech, prepared.recipe.export.pre_tokenizer)
+        plan = _plan(prepared, method, speech, prepared.recipe.export.pre_tokenizer, grids)
     except UnknownPreTokenizerError as error:
         raise ModelError(error.what, where=error.where, hint=_advice(prepared, method, speech)) from error
     if method is not None:
@@ -151,7 +161,7 @@ def _plan(
     grids: Mapping[str, BlockGrid] = MappingProxyType({}),
 ) -> ExportPlan:
     model = prepared.backbone.model
-    placed = {} if method is None else placement(model, method, grids)
+    placed = grids if method is None else placement(model, method, grids)
     return plan_export(model, prepared.backbone.tokenizer, speech, grids=placed, pre_tokenizer=pre_tokenizer)
 
 

@@ -16,6 +16,8 @@ Grid = Annotated[
     BeforeValidator(lambda given: given.upper() if isinstance(given, str) else given),
 ]  # fmt: skip
 """Every name of `core.quantised.GRIDS`, in small or capital letters."""
+IntegerGrid = Annotated[str, Field(pattern=r"^u?int[2348]-(g32|g64|g128|row)(-bf16)?$")]
+"""Every name of `core.integers.INTEGERS`."""
 
 
 class ModelSection(Section):
@@ -114,9 +116,10 @@ class CompressionSection(Section):
 
     name: str = "gptaq"
     """A name listed by `edgetune methods`."""
-    grid: Grid | None = None
+    grid: IntegerGrid | Grid | None = None
     """GGUF block type of the linear layers, from 2.6 to 8.5 bits a weight; if not set the method's own: Q4_0, and
-    F16 where it only prunes."""
+    F16 where it only prunes. Of folders (`edgetune compress --format`) int4-g128: bits 2, 3, 4 or 8, groups g32, g64,
+    g128 or row, uint4-... with zero points."""
     size: str | None = None
     """Size of the whole file, 1.2GB or in bits a weight 4.5bpw: every matrix gets the grid that lets all lose least."""
     sparsity: str | float | None = None
@@ -128,6 +131,9 @@ class CompressionSection(Section):
     aim_dense: bool | None = None
     """Whether layers are solved for the outputs of the uncompressed model, which takes twice the passes; the method's
     own if not set."""
+    static_order: bool | None = None
+    """Whether columns are solved from the heaviest input to the lightest on scales fitted beforehand; the method's own
+    if not set."""
     calibration: str | None = None
     """A text or records to calibrate on: a .txt file is packed to full length, of records prompt and response count; if
     not set, the server's own sample in a run, and the records that are not held out in `edgetune compress`."""

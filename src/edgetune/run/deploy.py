@@ -26,6 +26,7 @@ from edgetune.export.llama_cpp import LlamaCpp
 from edgetune.export.plan import ExportPlan
 from edgetune.export.tensors import hold_as_stored
 from edgetune.export.verify import verify
+from edgetune.models.stored import packed_weights
 from edgetune.recipe.calibration import calibration_of
 from edgetune.recipe.prepare import Prepared
 from edgetune.recipe.quality import Quality, quality_of
@@ -97,16 +98,38 @@ def solved_in(folder: Path) -> Iterator[Path]:
 
 
 def write_in_half(
-    model: PreTrainedModel, path: Path, prepared: Prepared, plan: ExportPlan, *, ledger: Ledger | None
+    model: PreTrainedModel,
+    path: Path,
+    prepared: Prepared,
+    plan: ExportPlan,
+    *,
+    ledger: Ledger | None,
+    carried: Mapping[str, QuantisedMatrix] = MappingProxyType({}),
 ) -> None:
-    """Write a model in fp16, uncompressed; in place it becomes the model that the file computes with."""
+    """Write a model in fp16, uncompressed; in place it becomes the model that the file computes with.
+
+    Args:
+        model, path, prepared, plan, ledger: as in `compress_to_file`.
+        carried: matrices of the base that are written as they came (`codes_of`).
+    """
     hold_as_stored(model, plan.tensors)
     metadata = {
         "base_digest": prepared.backbone.digest,
         "ledger_digest": ledger.digest if ledger else "",
         "method": ledger.method if ledger else "",
     }
-    write_planned(path, plan, model, quantised={}, metadata=metadata)
+    write_planned(path, plan, model, quantised=carried, metadata=metadata)
+
+
+def codes_of(prepared: Prepared) -> dict[str, QuantisedMatrix]:
+    """Return the matrices of a base whose packed codes a GGUF file holds bit for bit (`LevelMatrix.in_blocks`).
+
+    Empty for a base of plain weights.
+    """
+    backbone = prepared.backbone
+    packed = packed_weights(backbone.folder, backbone.model)
+    own = dict(backbone.model.named_parameters())
+    return {} if packed is None else packed.in_blocks(own)
 
 
 def refuse_unmerged(model: nn.Module) -> None:

@@ -1,0 +1,122 @@
+"""Layers that stand for compressed ones while a model is traced to ONNX: each is one node on the solver's codes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from edgetune.core.nbits import NBits, to_nbits
+from edgetune.core.quantised import QuantisedMatrix
+
+DOMAIN = "com.microsoft"
+CODES, SCALES, ZEROS = "codes", "scales", "zeros"
+"""Last parts of the names of what stands for a weight in the graph."""
+EXACT = 1
+"""`accuracy_level`: activations and sums in float32. With 4 activations are rounded to 8 bits."""
+
+
+class _Packed(nn.Module):
+    """Holds a matrix; scales keep their 16 bits in the file and are widened, exactly, when it is loaded."""
+
+    def __init__(self, held: NBits) -> None:
+        super().__init__()
+        self.bits, self.block, self.rows, self.columns = held.bits, held.block, *held.shape
+        for name, tensor in ((CODES, held.codes), (SCALES, held.scales), (ZEROS, held.zeros)):
+            self.register_buffer(name, tensor)
+
+    def node(self, operator: str, inputs: list[Any], shape: list[Any], **attributes: int) -> torch.Tensor:
+        """Return what a node of the graph gives; outside of a trace this is zeros."""
+        said = attributes | {"bits": self.bits, "block_size": self.block}
+        found: torch.Tensor = torch.onnx.ops.symbolic(
+            f"{DOMAIN}::{operator}", inputs, said, dtype=torch.float32, shape=shape, version=1
+        )
+        return found
+
+
+class PackedLinear(_Packed):
+    """A linear layer as the node `MatMulNBits`.
+
+        y = x W^T + b,   W as in `core.nbits.NBits`
+
+    Args:
+        held: the matrix [out, in].
+        bias: float32 [out], if any.
+
+    Source: operator `com.microsoft.MatMulNBits`, version 1, of ONNX Runtime.
+    """
+
+    def __init__(self, held: NBits, bias: torch.Tensor | None) -> None:
+        super().__init__(held)
+        self.register_buffer("bias", bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map float32 [..., in] to [..., out]."""
+        inputs: list[Any] = [x, self.codes, self.scales.float().reshape(-1)]
+        if self.zeros is not None:
+            inputs.append(self.zeros.reshape(-1))
+        shape = [*x.shape[:-1], self.rows]
+        y = self.node("MatMulNBits", inputs, shape, K=self.columns, N=self.rows, accuracy_level=EXACT)
+        return y if self.bias is None else y + self.bias
+
+
+class PackedEmbedding(_Packed):
+    """An embedding as the node `GatherBlockQuantized`: rows are read from the codes.
+
+    Args:
+        held: the matrix [tokens, width], of 4 or 8 bits.
+
+    Source: operator `com.microsoft.GatherBlockQuantized`, version 1, of ONNX Runtime.
+    """
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Map int64 [...] to float32 [..., width]."""
+        inputs: list[Any] = [self.codes.reshape(self.rows, -1), ids, self.scales.float()]
+        if self.zeros is not None:
+            inputs.append(self.zeros)
+        shape = [*ids.shape, self.columns]
+        return self.node("GatherBlockQuantized", inputs, shape, gather_axis=0, quantize_axis=1)
+
+
+@contextmanager
+def packed_layers(
+    model: PreTrainedModel, quantised: Mapping[str, QuantisedMatrix]
+) -> Iterator[dict[str, str]]:
+    """Let layers of packed weights stand in a model within a block; afterwards it is as before.
+
+    Args:
+        model: its layers keep their biases.
+        quantised: parameter name to matrix.
+
+    Yields:
+        Name of each module that stands in, to the name of the parameter it stands for.
+    """
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    layers: dict[str, Any] = {
+        name: module
+        for name, module in model.named_modules(remove_duplicate=False)
+        if names.get(id(getattr(module, "weight", None))) in quantised
+    }
+    held = {name: to_nbits(matrix) for name, matrix in quantised.items()}
+    whose = {name: names[id(module.weight)] for name, module in layers.items()}
+    other = {name: _stand_in(module, held[whose[name]]) for name, module in layers.items()}
+    packed = {name: module for name, module in other.items() if module is not None}
+    try:
+        for name, module in packed.items():
+            model.set_submodule(name, module)
+        yield {name: whose[name] for name in packed}
+    finally:
+        for name in packed:
+            model.set_submodule(name, layers[name])
+
+
+def _stand_in(module: Any, held: NBits) -> nn.Module | None:
+    """Return what stands for a layer; None for one that does more than it says, an embedding that is scaled say."""
+    if isinstance(module, (nn.Linear, Conv1D)):
+        return PackedLinear(held, module.bias)
+    return PackedEmbedding(held) if type(module) is nn.Embedding and held.bits > 2 else None

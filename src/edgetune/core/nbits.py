@@ -82,7 +82,9 @@ def to_nbits(matrix: QuantisedMatrix) -> NBits:
     return NBits(bits, grid.group, codes, matrix.numbers[0].cpu().contiguous(), zeros)
 
 
-def is_held(matrix: QuantisedMatrix, codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor | None) -> bool:
+def is_held(
+    matrix: QuantisedMatrix, codes: torch.Tensor, scales: torch.Tensor | None, zeros: torch.Tensor | None
+) -> bool:
     """Say whether stored tensors are a matrix: every code, scale and zero point, bit for bit.
 
     Args:
@@ -97,10 +99,13 @@ def is_held(matrix: QuantisedMatrix, codes: torch.Tensor, scales: torch.Tensor, 
     own = matrix.numbers[0].cpu()
     return (
         (zeros is not None) == matrix.grid.tied
+        and scales is not None
         and codes.numel() * 8 == rows * columns * bits
         and scales.dtype == own.dtype
         and torch.equal(scales.reshape(-1), own.reshape(-1))
-        and all(torch.equal(_unpacked(found, bits, one.shape), one.cpu().to(torch.int16)) for found, one in pairs)
+        and all(
+            torch.equal(_unpacked(found, bits, one.shape), one.cpu().to(torch.int16)) for found, one in pairs
+        )
     )
 
 

@@ -19,9 +19,29 @@ from transformers.cache_utils import DynamicLayer
 from edgetune.core.errors import MissingExtraError, ModelError, VerifyError
 from edgetune.core.nbits import is_held, refuse_for_nbits
 from edgetune.core.quantised import BlockGrid, QuantisedMatrix
-from edgetune.export.onnx_layers import CODES, SCALES, ZEROS, packed_layers
+from edgetune.export.onnx_layers import CODES, SCALES, ZEROS, layers_of, packed_layers
 
-FAMILIES = frozenset(("llama", "gemma2", "gpt2", "qwen2", "opt"))
+FAMILIES = frozenset(
+    (
+        "gemma",
+        "gemma2",
+        "gemma3_text",
+        "gpt2",
+        "gpt_neox",
+        "granite",
+        "llama",
+        "mistral",
+        "olmo2",
+        "opt",
+        "phi",
+        "phi3",
+        "qwen2",
+        "qwen3",
+        "smollm3",
+        "stablelm",
+        "starcoder2",
+    )
+)
 """`model_type` of what was compared in ONNX Runtime: whole, in steps with a cache, and in a padded batch."""
 LIBRARIES = ("onnx", "onnxruntime", "onnxscript")
 OPSET = 20
@@ -75,7 +95,9 @@ def refuse_for_onnx(model: PreTrainedModel, grids: Mapping[str, BlockGrid]) -> N
         if importlib.util.find_spec(library) is None:
             raise MissingExtraError(library, "onnx", "Writing ONNX, and running it to verify it,")
     if not hasattr(torch.onnx, "ops"):
-        raise ModelError("this torch is too old to write such a graph", where=torch.__version__, hint="torch 2.8")
+        raise ModelError(
+            "this torch is too old to write such a graph", where=torch.__version__, hint="torch 2.8"
+        )
 
 
 @torch.no_grad()
@@ -101,7 +123,7 @@ def write_onnx(model: PreTrainedModel, quantised: Mapping[str, QuantisedMatrix],
     """
     state = _state(model)
     attention = model.config._attn_implementation
-    with packed_layers(model, quantised) as packed:
+    with packed_layers(model, quantised):
         model.set_attn_implementation("eager")
         try:
             with _silence():
@@ -113,16 +135,16 @@ def write_onnx(model: PreTrainedModel, quantised: Mapping[str, QuantisedMatrix],
             raise ModelError(f"torch cannot trace this model: {str(error)[:300]}", where=file) from error
         finally:
             model.set_attn_implementation(attention)
-    compare_codes(file, quantised, packed)
+    compare_codes(file, model, quantised)
 
 
-def compare_codes(file: Path, quantised: Mapping[str, QuantisedMatrix], packed: Mapping[str, str]) -> None:
+def compare_codes(file: Path, model: PreTrainedModel, quantised: Mapping[str, QuantisedMatrix]) -> None:
     """Read a file again: every code, scale and zero point must be the solver's, bit for bit.
 
     Args:
         file: as `write_onnx` makes it.
+        model: what it was made from; layers that share a matrix share what is stored.
         quantised: parameter name to matrix.
-        packed: as `packed_layers` yields; layers that share a matrix share what is stored.
 
     Raises:
         VerifyError: naming the first matrix that is another one, or is not there.
@@ -130,9 +152,10 @@ def compare_codes(file: Path, quantised: Mapping[str, QuantisedMatrix], packed: 
     import onnx
 
     stored = {one.name: one for one in onnx.load(file).graph.initializer}
-    there = {f"{ROOT}.{module}": name for module, name in packed.items() if f"{ROOT}.{module}.{CODES}" in stored}
+    layers = layers_of(model, quantised).items()
+    there = [(f"{ROOT}.{module}", name) for module, name in layers if f"{ROOT}.{module}.{CODES}" in stored]
     for name, matrix in quantised.items():
-        stems = [stem for stem, whose in there.items() if whose == name]
+        stems = [stem for stem, whose in there if whose == name]
         parts = [[_tensor(stored.get(f"{stem}.{one}")) for one in (CODES, SCALES, ZEROS)] for stem in stems]
         if not parts or not all(is_held(matrix, *one) for one in parts):
             raise VerifyError("the file holds other codes than the solver chose", where=f"{file}: {name}")
@@ -196,7 +219,12 @@ def _trace(model: PreTrainedModel, state: list[torch.Tensor]) -> Any:
         },
         opset_version=OPSET,
         optimize=False,  # it would fold scales into float32, and ONNX Runtime folds by itself when it loads
-        input_names=["input_ids", "attention_mask", "position_ids", *(f"past_key_values.{one}" for one in kinds)],
+        input_names=[
+            "input_ids",
+            "attention_mask",
+            "position_ids",
+            *(f"past_key_values.{one}" for one in kinds),
+        ],
         output_names=["logits", *(f"present.{one}" for one in kinds)],
         verbose=False,
     )

@@ -83,36 +83,36 @@ class PackedEmbedding(_Packed):
         return self.node("GatherBlockQuantized", inputs, shape, gather_axis=0, quantize_axis=1)
 
 
+def layers_of(model: PreTrainedModel, quantised: Mapping[str, QuantisedMatrix]) -> dict[str, str]:
+    """Return the layers whose weights are compressed: module name to parameter name; several may share a matrix."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = {
+        name: names.get(id(getattr(module, "weight", None)))
+        for name, module in model.named_modules(remove_duplicate=False)
+    }
+    return {module: name for module, name in found.items() if name in quantised}
+
+
 @contextmanager
-def packed_layers(
-    model: PreTrainedModel, quantised: Mapping[str, QuantisedMatrix]
-) -> Iterator[dict[str, str]]:
+def packed_layers(model: PreTrainedModel, quantised: Mapping[str, QuantisedMatrix]) -> Iterator[None]:
     """Let layers of packed weights stand in a model within a block; afterwards it is as before.
 
     Args:
         model: its layers keep their biases.
         quantised: parameter name to matrix.
-
-    Yields:
-        Name of each module that stands in, to the name of the parameter it stands for.
     """
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    layers: dict[str, Any] = {
-        name: module
-        for name, module in model.named_modules(remove_duplicate=False)
-        if names.get(id(getattr(module, "weight", None))) in quantised
-    }
     held = {name: to_nbits(matrix) for name, matrix in quantised.items()}
-    whose = {name: names[id(module.weight)] for name, module in layers.items()}
-    other = {name: _stand_in(module, held[whose[name]]) for name, module in layers.items()}
-    packed = {name: module for name, module in other.items() if module is not None}
+    whose = layers_of(model, quantised)
+    layers = {module: model.get_submodule(module) for module in whose}
     try:
-        for name, module in packed.items():
-            model.set_submodule(name, module)
-        yield {name: whose[name] for name in packed}
+        for name, module in layers.items():
+            other = _stand_in(module, held[whose[name]])
+            if other is not None:
+                model.set_submodule(name, other)
+        yield
     finally:
-        for name in packed:
-            model.set_submodule(name, layers[name])
+        for name, module in layers.items():
+            model.set_submodule(name, module)
 
 
 def _stand_in(module: Any, held: NBits) -> nn.Module | None:

@@ -84,7 +84,7 @@ class OnnxDecoder:
         return logits, cache
 
     def log_probabilities(self, ids: Sequence[int]) -> torch.Tensor:
-        """Return log-probabilities behind every token of a text, float32 [tokens, vocabulary].
+        """Return log-probabilities behind every token of a text, float64 [tokens, vocabulary].
 
         The first half is read at once and the second from its cache, so that both ways are tried.
         """
@@ -95,4 +95,4 @@ class OnnxDecoder:
             if part.size:
                 logits, cache = self.step(part, cache)
                 found.append(torch.from_numpy(logits[0]))
-        return torch.cat(found).log_softmax(-1)
+        return torch.cat(found).double().log_softmax(-1)

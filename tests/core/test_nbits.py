@@ -76,7 +76,7 @@ def test_zero_points_of_a_row_end_at_a_byte() -> None:
     assert held.zeros.shape == (3, 2)  # three of 4 bits
 
 
-@pytest.mark.parametrize("name", ["Q4_0", "uint2-g32", "uint4-g128-bf16", "Q8_0"])
+@pytest.mark.parametrize("name", ["Q4_0", "uint2-g32", "uint4-g128-bf16", "Q8_0", "uint8-g64"])
 def test_one_changed_bit_is_another_matrix(name: str) -> None:
     matrix = drawn(name)
     held = to_nbits(matrix)
@@ -95,6 +95,7 @@ def test_one_changed_bit_is_another_matrix(name: str) -> None:
     zeros[0, 0] ^= 1
     assert not is_held(matrix, held.codes, held.scales, zeros)
     assert not is_held(matrix, held.codes, held.scales, None)
+    assert not is_held(matrix, held.codes, held.scales, held.zeros[:, :1])
 
 
 @pytest.mark.parametrize("name", sorted({*GRIDS, "int3-g32", "uint3-g128"} - {"Q4_0", "Q8_0"}))

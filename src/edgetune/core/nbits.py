@@ -83,23 +83,29 @@ def to_nbits(matrix: QuantisedMatrix) -> NBits:
 
 
 def is_held(
-    matrix: QuantisedMatrix, codes: torch.Tensor, scales: torch.Tensor | None, zeros: torch.Tensor | None
+    matrix: QuantisedMatrix,
+    codes: torch.Tensor | None,
+    scales: torch.Tensor | None,
+    zeros: torch.Tensor | None,
 ) -> bool:
     """Say whether stored tensors are a matrix: every code, scale and zero point, bit for bit.
 
     Args:
         matrix: what the solver chose.
-        codes, zeros: uint8, as in `NBits`, in any shape.
-        scales: as in `NBits`, in any shape.
+        codes, zeros: uint8, as in `NBits`, in any shape; None where there are none.
+        scales: as in `NBits`, in any shape; None likewise.
     """
     bits, (rows, columns) = bits_of(matrix.grid), matrix.codes.shape
+    if codes is None or scales is None:
+        return False
     pairs = [(codes, matrix.codes)]
     if matrix.grid.tied and zeros is not None:
+        if zeros.numel() != rows * -(-columns // matrix.grid.group * bits // 8):
+            return False
         pairs.append((zeros, matrix.numbers[1]))
     own = matrix.numbers[0].cpu()
     return (
         (zeros is not None) == matrix.grid.tied
-        and scales is not None
         and codes.numel() * 8 == rows * columns * bits
         and scales.dtype == own.dtype
         and torch.equal(scales.reshape(-1), own.reshape(-1))

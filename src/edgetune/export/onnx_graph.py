@@ -63,7 +63,7 @@ class _Decoder(nn.Module):
         self, ids: torch.Tensor, mask: torch.Tensor, places: torch.Tensor, past: list[torch.Tensor]
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         model: Any = self.model
-        cache = DynamicCache(list(zip(past[::2], past[1::2], strict=True)))
+        cache: Any = DynamicCache(list(zip(past[::2], past[1::2], strict=True)))
         out = model(
             input_ids=ids, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True
         )
@@ -157,7 +157,7 @@ def compare_codes(file: Path, model: PreTrainedModel, quantised: Mapping[str, Qu
     for name, matrix in quantised.items():
         stems = [stem for stem, whose in there if whose == name]
         parts = [[_tensor(stored.get(f"{stem}.{one}")) for one in (CODES, SCALES, ZEROS)] for stem in stems]
-        if not parts or not all(is_held(matrix, *one) for one in parts):
+        if not parts or not all(is_held(matrix, codes, scales, zeros) for codes, scales, zeros in parts):
             raise VerifyError("the file holds other codes than the solver chose", where=f"{file}: {name}")
 
 

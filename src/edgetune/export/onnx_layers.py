@@ -24,6 +24,10 @@ EXACT = 1
 class _Packed(nn.Module):
     """Holds a matrix; scales keep their 16 bits in the file and are widened, exactly, when it is loaded."""
 
+    codes: torch.Tensor
+    scales: torch.Tensor
+    zeros: torch.Tensor | None
+
     def __init__(self, held: NBits) -> None:
         super().__init__()
         self.bits, self.block, self.rows, self.columns = held.bits, held.block, *held.shape
@@ -32,7 +36,7 @@ class _Packed(nn.Module):
 
     def node(self, operator: str, inputs: list[Any], shape: list[Any], **attributes: int) -> torch.Tensor:
         """Return what a node of the graph gives; outside of a trace this is zeros."""
-        said = attributes | {"bits": self.bits, "block_size": self.block}
+        said: dict[str, Any] = {"bits": self.bits, "block_size": self.block, **attributes}
         found: torch.Tensor = torch.onnx.ops.symbolic(
             f"{DOMAIN}::{operator}", inputs, said, dtype=torch.float32, shape=shape, version=1
         )
@@ -50,6 +54,8 @@ class PackedLinear(_Packed):
 
     Source: operator `com.microsoft.MatMulNBits`, version 1, of ONNX Runtime.
     """
+
+    bias: torch.Tensor | None
 
     def __init__(self, held: NBits, bias: torch.Tensor | None) -> None:
         super().__init__(held)
@@ -90,7 +96,7 @@ def layers_of(model: PreTrainedModel, quantised: Mapping[str, QuantisedMatrix]) 
         name: names.get(id(getattr(module, "weight", None)))
         for name, module in model.named_modules(remove_duplicate=False)
     }
-    return {module: name for module, name in found.items() if name in quantised}
+    return {module: name for module, name in found.items() if name is not None and name in quantised}
 
 
 @contextmanager

@@ -59,6 +59,14 @@ def written(model: Any, file: Path, grid: str = "Q4_0") -> Mapping[str, Quantise
     return quantised
 
 
+def stored(file: Path) -> dict[str, Any]:
+    """The weights of a file by name."""
+    import onnx
+    from onnx import numpy_helper
+
+    return {one.name: numpy_helper.to_array(one) for one in onnx.load(file).graph.initializer}
+
+
 def some_ids(count: int, seed: int = 0) -> list[int]:
     """Random token ids."""
     found: list[int] = torch.randint(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from onnx_toys import far, far_in_a_padded_batch, some_ids, toy, written
+from onnx_toys import far, far_in_a_padded_batch, some_ids, stored, toy, written
 
 from edgetune.core.errors import ConfigError, MissingExtraError, ModelError, VerifyError
 from edgetune.core.quantised import Q4_0, Q4_K, QuantisedMatrix
@@ -31,13 +31,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     model = toy("qwen2", tie_word_embeddings=False)
     file = tmp_path_factory.mktemp("onnx") / "model.onnx"
     return model, written(model, file, GRID), file
-
-
-def stored(file: Path) -> dict[str, Any]:
-    import onnx
-    from onnx import numpy_helper
-
-    return {one.name: numpy_helper.to_array(one) for one in onnx.load(file).graph.initializer}
 
 
 def changed(file: Path, to: Path, name: str, change: Any) -> Path:

@@ -17,6 +17,8 @@ from edgetune.core.quantised import QuantisedMatrix
 DOMAIN = "com.microsoft"
 CODES, SCALES, ZEROS = "codes", "scales", "zeros"
 """Last parts of the names of what stands for a weight in the graph."""
+SCALED = "embed_scale"
+"""Buffer of transformers' embeddings that multiply their rows; that this is all they do, the comparison shows."""
 EXACT = 1
 """`accuracy_level`: activations and sums in float32. With 4 activations are rounded to 8 bits."""
 
@@ -76,9 +78,16 @@ class PackedEmbedding(_Packed):
 
     Args:
         held: the matrix [tokens, width], of 4 or 8 bits.
+        factor: what rows are multiplied by, if anything (Gemma).
 
     Source: operator `com.microsoft.GatherBlockQuantized`, version 1, of ONNX Runtime.
     """
+
+    factor: torch.Tensor | None
+
+    def __init__(self, held: NBits, factor: torch.Tensor | None = None) -> None:
+        super().__init__(held)
+        self.register_buffer("factor", factor)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Map int64 [...] to float32 [..., width]."""
@@ -86,7 +95,8 @@ class PackedEmbedding(_Packed):
         if self.zeros is not None:
             inputs.append(self.zeros)
         shape = [*ids.shape, self.columns]
-        return self.node("GatherBlockQuantized", inputs, shape, gather_axis=0, quantize_axis=1)
+        rows = self.node("GatherBlockQuantized", inputs, shape, gather_axis=0, quantize_axis=1)
+        return rows if self.factor is None else rows * self.factor
 
 
 def layers_of(model: PreTrainedModel, quantised: Mapping[str, QuantisedMatrix]) -> dict[str, str]:
@@ -122,7 +132,11 @@ def packed_layers(model: PreTrainedModel, quantised: Mapping[str, QuantisedMatri
 
 
 def _stand_in(module: Any, held: NBits) -> nn.Module | None:
-    """Return what stands for a layer; None for one that does more than it says, an embedding that is scaled say."""
+    """Return what stands for a layer; None for one that does something else, which then stays dense."""
     if isinstance(module, (nn.Linear, Conv1D)):
         return PackedLinear(held, module.bias)
-    return PackedEmbedding(held) if type(module) is nn.Embedding and held.bits > 2 else None
+    if not isinstance(module, nn.Embedding) or held.bits == 2:
+        return None
+    factor = getattr(module, SCALED, None)
+    known = type(module) is nn.Embedding or isinstance(factor, torch.Tensor)
+    return PackedEmbedding(held, factor) if known else None

@@ -124,3 +124,19 @@ def test_lines_of_a_pipe_are_answered_without_prompts(
 def test_a_wrong_manner_names_the_option(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(["chat", str(model), "--temperature", "-1"]) == 2
     assert "--temperature" in capsys.readouterr().err
+
+
+def test_an_importance_matrix_has_every_matrix_of_the_blocks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from edgetune.core.gguf_read import read_tensors
+
+    file = tmp_path / "i.gguf"
+    assert execute(["imatrix", "embedded", "--calibration-tokens", "500", "--out", str(file)]) == 0
+    said = capsys.readouterr().out
+    tensors = dict(read_tensors(file))
+    sums = {name for name in tensors if name.endswith(".in_sum2")}
+    assert len(sums) == len(tensors) / 2
+    assert f"{len(sums)} matrices" in said
+    assert all((tensors[name] > 0).any() for name in sums)
+    assert "blk.0.ffn_down.weight.in_sum2" in sums

@@ -57,6 +57,31 @@ def test_layers_of_different_widths_are_tuned_and_exported(
     assert "perplexity" in capsys.readouterr().out
 
 
+def test_calibration_is_the_text_that_compress_would_take(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, weights = tmp_path / "a.txt", []
+    for words in ("Report: the pumps are on. Over. ", "You could warn the crews of wind at night. "):
+        text.write_text(words * 400)
+        out = tmp_path / f"p{len(weights)}"
+        command = [
+            "prune",
+            "embedded",
+            "--calibration",
+            str(text),
+            "--calibration-tokens",
+            "600",
+            "--out",
+            str(out),
+        ]
+        assert execute([*command, *FEW]) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert "a.txt" in said.replace(" ", "")
+        assert "tokens in" in said
+        weights.append((out / "model.safetensors").read_bytes())
+    assert weights[0] != weights[1]
+
+
 def test_whole_sub_modules_go_where_they_are_small_enough(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -71,12 +96,14 @@ def test_whole_sub_modules_go_where_they_are_small_enough(
 @pytest.mark.parametrize(
     ("options", "code", "what"),
     [
-        (["--importance", "best"], 2, "known: activation, first"),
-        (["--width", "wide"], 2, "known: uniform, per_layer, modules"),
-        (["--recover", "all"], 2, "known: none, distil, lora"),
-        (["--ratio", "1.5"], 2, "cannot be removed"),
+        (["--importance", "best"], 2, "must be one of activation, first"),
+        (["--width", "wide"], 2, "must be one of uniform, per_layer, modules"),
+        (["--recover", "al"], 2, "must be one of none, distil, lora"),
+        (["--ratio", "1.5"], 2, "less than 1"),
         (["--spare", "1", "1"], 2, "--width per_layer"),
-        (["--recover", "lora", "--lr", "-1"], 2, "positive rate"),
+        (["--spare", "2", "2", "--width", "per_layer"], 2, "cannot be left alone"),
+        (["--recover", "lora", "--lr", "-1"], 2, "greater than 0"),
+        (["--width", "modules", "--ratio", "0.001"], 4, "a larger --ratio"),
         (["--calibration", "no such.txt"], 3, "no such"),
     ],
 )

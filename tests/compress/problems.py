@@ -33,6 +33,11 @@ def problem(rows: int, columns: int, seed: int = 0, tokens: int = 512) -> Proble
     return weights, 2 / tokens * inputs.T @ inputs
 
 
+def damped(hessian: torch.Tensor, repaired: torch.Tensor, damping: float) -> torch.Tensor:
+    """H + damping * mean(diag H) * I."""
+    return hessian - torch.diag(hessian.diagonal()) + torch.diag(repaired + damping * repaired.mean())
+
+
 def relative_error(weights: torch.Tensor, solved: torch.Tensor, hessian: torch.Tensor) -> float:
     """tr(dW H dW^T) / tr(W H W^T) in float64."""
     w, d, h = weights.double(), (solved - weights).double(), hessian.double()

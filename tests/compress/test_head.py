@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from edgetune.compress.head import solvable_head
 from edgetune.compress.hessian import Hessian
+from edgetune.compress.ordered import solve_in_order
 from edgetune.compress.rounding import round_to_nearest
 from edgetune.compress.search import LeastError
 from edgetune.compress.sequential import compress_model
@@ -25,6 +26,7 @@ from .problems import tiny
 
 HEAD = "lm_head.weight"
 SOLVERS = [dataclasses.replace(one.METHOD, embeddings=Q4_0) for one in (optq, gptaq)]
+ORDERED = dataclasses.replace(SOLVERS[1], static_order=True)
 NAMES = [one.name for one in SOLVERS]
 
 
@@ -49,7 +51,7 @@ def head_reads(model: PreTrainedModel, batches: Sequence[torch.Tensor]) -> list[
     return seen
 
 
-@pytest.mark.parametrize("method", SOLVERS, ids=NAMES)
+@pytest.mark.parametrize("method", [*SOLVERS, ORDERED], ids=[*NAMES, "ordered"])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "gemma3"])
 def test_the_head_is_solved_on_what_the_compressed_model_hands_it(
     family: str, method: Any, calibration: list[torch.Tensor]
@@ -60,7 +62,8 @@ def test_the_head_is_solved_on_what_the_compressed_model_hands_it(
     for here, there in zip(head_reads(model, calibration), head_reads(dense, calibration), strict=True):
         hessian.add(here, there)
     weights = dense.get_parameter(HEAD).detach().clone()
-    want = solve_stage({HEAD: weights}, Moments(hessian.matrix, hessian.cross), method, ignore, Q4_0)[HEAD]
+    solve = solve_in_order if method.static_order else solve_stage
+    want = solve({HEAD: weights}, Moments(hessian.matrix, hessian.drift), method, ignore, Q4_0)[HEAD]
     assert torch.allclose(model.get_parameter(HEAD), want.weights, atol=2e-3)
     assert (stored[HEAD].codes == cast(Any, want.stored).codes).float().mean() > 0.99
     assert torch.equal(stored[HEAD].dequantise(), model.get_parameter(HEAD))

@@ -3,7 +3,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from edgetune.compress.hessian import Hessian, factorise, repaired_diagonal, uncoupled
+from edgetune.compress.hessian import (
+    TILE,
+    WIDE,
+    Hessian,
+    damped,
+    factorise,
+    repaired_diagonal,
+    uncoupled,
+)
 from edgetune.core.errors import ModelError
 
 from .problems import problem
@@ -101,3 +109,45 @@ def test_non_finite_inputs_are_refused_by_name(bad: float) -> None:
     hessian.add(inputs)
     with pytest.raises(ModelError, match=r"layers\.0\.q_proj.*NaN or infinity"):
         factorise(hessian.matrix, name="layers.0.q_proj")
+
+
+@pytest.mark.parametrize("columns", [32, WIDE])
+def test_the_drift_is_that_of_the_dense_inputs_to_two_digits_and_none_where_they_are_alike(
+    columns: int,
+) -> None:
+    luck = torch.Generator().manual_seed(0)
+    inputs = torch.randn(300, columns, generator=luck)
+    dense = inputs + 0.1 * torch.randn(300, columns, generator=luck)
+    seen, alike = Hessian(columns, dense=True), Hessian(columns, dense=True)
+    for x, y in zip(inputs.split(100), dense.split(100), strict=True):
+        seen.add(x, y)
+        alike.add(x, x.clone())
+    exact = 2 / 300 * (dense - inputs).double().T @ inputs.double()
+    assert seen.drift is not None
+    assert float((seen.drift - exact).norm() / exact.norm()) < (0.01 if columns == WIDE else 1e-6)
+    assert alike.drift is not None
+    assert not alike.drift.any()
+
+
+@pytest.mark.parametrize("columns", [TILE + 1, 3 * TILE - 5])
+def test_wide_hessians_are_factorised_by_halves(columns: int) -> None:
+    _, hessian = problem(1, columns, tokens=columns // 4)
+    before = hessian.clone()
+    factor = factorise(hessian, 0.01)
+    full = hessian.double()
+    full.diagonal().add_(0.01 * hessian.diagonal().mean())
+    upper = factor.upper.double()
+    assert torch.equal(hessian, before)
+    assert torch.equal(upper, upper.triu())
+    residual = upper.T @ upper @ full - torch.eye(columns)
+    assert float(residual.norm()) < 1e-2
+
+
+def test_a_hessian_is_damped_for_a_while() -> None:
+    _, hessian = problem(1, 32)
+    before = hessian.clone()
+    with damped(hessian, before.diagonal() + 1, 0.5):
+        wanted = before.diagonal() + 1 + 0.5 * (before.diagonal() + 1).mean()
+        torch.testing.assert_close(hessian.diagonal(), wanted)
+        assert torch.equal(hessian.triu(1), before.triu(1))
+    assert torch.equal(hessian, before)

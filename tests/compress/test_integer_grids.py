@@ -81,8 +81,8 @@ def test_compensation_and_descent_work_as_on_any_grid(name: str) -> None:
     plain = round_to_nearest(weights, grid, LeastError()).dequantise()
     solved = {}
     for method in (optq.METHOD, gptaq.METHOD):
-        cross = hessian if method.aim_dense else None
-        one = solve_stage({"w": weights}, Moments(hessian, cross), method, ignore, grid)["w"]
+        drift = torch.zeros_like(hessian) if method.aim_dense else None
+        one = solve_stage({"w": weights}, Moments(hessian, drift), method, ignore, grid)["w"]
         assert one.stored is not None
         assert torch.equal(one.weights, one.stored.dequantise())
         solved[method.name] = relative_error(weights, one.weights, hessian)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from edgetune.compress.grid import UPPER, unit_of
-from edgetune.compress.hessian import damped, factorise, repaired_diagonal
+from edgetune.compress.hessian import factorise, repaired_diagonal
 from edgetune.compress.mask_rule import Mask, MaskPass
 from edgetune.compress.masking import (
     AfterCompensation,
@@ -22,7 +22,7 @@ from edgetune.compress.search import LeastError
 from edgetune.compress.sweep import Section, sweep
 from edgetune.core.quantised import MXFP4, NVFP4, Q3_K, Q4_0, BlockGrid
 
-from .problems import problem, relative_error
+from .problems import damped, problem, relative_error
 
 
 def swept(

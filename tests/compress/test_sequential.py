@@ -172,7 +172,7 @@ def test_padding_says_nothing(family: str, calibration: list[torch.Tensor]) -> N
             streams = capture(model, blocks, given)
             last = list(linears.values())[-1]
             with Walk(blocks[0], 0, streams, {last: 0}) as walk:
-                inputs = walk.inputs(0)
+                inputs = list(walk.inputs(0))
             gathered.append(torch.cat([s.tokens(x) for s, x in zip(streams, inputs, strict=True)]))  # type: ignore[arg-type]
     torch.testing.assert_close(gathered[0], gathered[1], rtol=1e-4, atol=1e-5)
 

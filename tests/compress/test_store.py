@@ -82,6 +82,16 @@ def test_another_job_takes_nothing_from_the_folder(calibration: list[torch.Tenso
     )
 
 
+def test_another_version_takes_nothing_from_the_folder(
+    calibration: list[torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compress_model(tiny("llama"), calibration, METHOD, scratch=tmp_path)
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    monkeypatch.setattr("edgetune.compress.sequential.version", lambda: "0.0.0")
+    compress_model(tiny("llama"), calibration, METHOD, scratch=tmp_path)
+    assert all(path.stat().st_mtime_ns > then for path, then in times.items())
+
+
 def test_a_damaged_block_is_refused_by_name(calibration: list[torch.Tensor], tmp_path: Path) -> None:
     compress_model(tiny("llama"), calibration, METHOD, scratch=tmp_path)
     path = tmp_path / "block-1.solved"

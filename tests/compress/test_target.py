@@ -13,7 +13,7 @@ from transformers import LlamaForCausalLM
 from edgetune.compress.hessian import Factor, Hessian, factorise, uncoupled
 from edgetune.compress.sequential import compress_model
 from edgetune.compress.solve import Moments, solve_stage
-from edgetune.compress.target import aimed_at_dense
+from edgetune.compress.target import aimed_at_dense, pull
 from edgetune.core.errors import ConfigError
 from edgetune.core.events import ignore
 from edgetune.methods.compression import gptaq, optq, rtn
@@ -42,16 +42,16 @@ def moments(inputs: torch.Tensor, dense: torch.Tensor) -> Hessian:
     return seen
 
 
-def cross(seen: Hessian) -> torch.Tensor:
-    assert seen.cross is not None
-    return seen.cross
+def drift(seen: Hessian) -> torch.Tensor:
+    assert seen.drift is not None
+    return seen.drift
 
 
 def test_moments_are_those_of_all_tokens_at_once() -> None:
     _, inputs, dense = problem(0)
     seen = moments(inputs, dense)
     torch.testing.assert_close(seen.matrix, 2 / len(inputs) * inputs.T @ inputs)
-    torch.testing.assert_close(cross(seen), 2 / len(inputs) * dense.T @ inputs)
+    torch.testing.assert_close(drift(seen), 2 / len(inputs) * (dense - inputs).T @ inputs)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -59,7 +59,7 @@ def test_the_target_is_the_ridge_solution(seed: int) -> None:
     weights, inputs, dense = problem(seed)
     seen = moments(inputs, dense)
     factor = factorise(seen.matrix, 0.01)
-    found = aimed_at_dense(weights, seen.matrix, cross(seen), factor)
+    found = aimed_at_dense(weights, drift(seen), factor)
     # min ||T X - W Y||^2 + l ||T - W||^2 is least squares with rows sqrt(l) below; means over tokens as in H
     ridge = (0.01 * seen.matrix.diagonal().mean()).double()
     scale = (2 / len(inputs)) ** 0.5
@@ -70,10 +70,22 @@ def test_the_target_is_the_ridge_solution(seed: int) -> None:
     )
 
 
+def test_the_target_of_many_rows_is_made_with_one_product() -> None:
+    weights, inputs, dense = problem(4)
+    seen = moments(inputs, dense)
+    factor = factorise(seen.matrix, 0.01)
+    torch.testing.assert_close(
+        weights + weights @ pull(drift(seen), factor),
+        aimed_at_dense(weights, drift(seen), factor),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
 def test_inputs_as_they_were_leave_the_weights() -> None:
     weights, inputs, _ = problem(1)
     seen = moments(inputs, inputs)
-    found = aimed_at_dense(weights, seen.matrix, cross(seen), factorise(seen.matrix))
+    found = aimed_at_dense(weights, drift(seen), factorise(seen.matrix))
     torch.testing.assert_close(found, weights, rtol=1e-4, atol=1e-4)
 
 
@@ -81,7 +93,7 @@ def test_without_an_inverse_the_weights_stay() -> None:
     weights, inputs, dense = problem(2)
     seen = moments(inputs, dense)
     factor: Factor = uncoupled(seen.matrix.diagonal(), fallback=True)
-    assert aimed_at_dense(weights, seen.matrix, cross(seen), factor) is weights
+    assert aimed_at_dense(weights, drift(seen), factor) is weights
 
 
 def test_a_stage_is_nearer_to_the_dense_outputs_and_says_so() -> None:
@@ -92,7 +104,7 @@ def test_a_stage_is_nearer_to_the_dense_outputs_and_says_so() -> None:
         solved = solve_stage({"w": weights}, Moments(seen.matrix, aim), method, ignore)["w"].weights  # type: ignore[arg-type]
         return float((inputs @ solved.T - wanted).square().sum())
 
-    assert missed(GPTAQ, cross(seen)) < 0.5 * missed(OPTQ, None)
+    assert missed(GPTAQ, drift(seen)) < 0.5 * missed(OPTQ, None)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

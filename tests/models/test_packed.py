@@ -187,6 +187,9 @@ WORD = torch.zeros(8, 64, dtype=torch.int32)
     ("said", "change", "sentence"),
     [
         ({"bits": 5}, {}, "5 bits"),
+        ({"bits": 4.0}, {}, "4.0 bits"),
+        ({"bits": [4]}, {}, "bits"),
+        ({"checkpoint_format": ["gptq"]}, {}, "damaged"),
         ({"checkpoint_format": "marlin"}, {}, "marlin"),
         ({"desc_act": True}, {"g_idx": None}, "no g_idx"),
         ({}, {"g_idx": torch.full((64,), 9, dtype=torch.int32)}, "no scales for"),

@@ -47,6 +47,8 @@ def test_sparsity_is_a_share_or_a_pattern(written: str | float, meant: Unstructu
 def test_order_and_grids_of_integers_are_settings() -> None:
     assert not compression_of(recipe()).static_order
     found = compression_of(recipe(static_order=True, grid="uint4-g64"))
+    assert all(recipe(grid=name.upper()).compression.grid == name for name in INTEGERS)
+    assert recipe(grid="q4_k").compression.grid == "Q4_K"
     assert (found.static_order, found.grid) == (True, INTEGERS["uint4-g64"])
 
 

@@ -26,6 +26,7 @@ def test_keys_are_exactly_those_documented(write: Write) -> None:
         "stages", "traffic", "method", "base_digest", "seed", "versions", "weights", "command", "config",
         "status", "failure", "seconds", "resumed", "rounds", "base_style_loss", "layers", "verified", "records",
         "precision", "data", "planned", "privacy", "hosts", "calibration", "allotted",
+        "pruned",
     ]  # fmt: skip
     for row in content["stages"]:
         assert list(row) == [

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from edgetune.core.errors import OutputError
 from edgetune.core.files import PARTIAL
 from edgetune.run.deploy import solved_in
 
@@ -19,13 +20,14 @@ def test_it_goes_with_all_that_a_kill_left_in_it(tmp_path: Path) -> None:
     assert not folder.exists()
 
 
-def test_it_stays_where_the_work_is_cut_off(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cause", [KeyboardInterrupt(), OutputError("the disk is full", where="there")])
+def test_it_stays_where_the_work_is_cut_off(tmp_path: Path, cause: BaseException) -> None:
     def cut_off() -> None:
         with solved_in(tmp_path / "blocks") as lent:
             (lent / "block-0.solved").write_bytes(b"solved")
-            raise KeyboardInterrupt
+            raise cause
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(type(cause)):
         cut_off()
     assert [path.name for path in (tmp_path / "blocks").iterdir()] == ["block-0.solved"]
 

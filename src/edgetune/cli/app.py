@@ -31,6 +31,8 @@ from edgetune.cli import (
     status,
     suggest,
     talk,
+    teach,
+    update,
 )
 from edgetune.core.errors import INTERRUPTED, ConfigError, EdgetuneError, OutputError, TerminatedError
 
@@ -85,7 +87,9 @@ for group in (
     suggest,
     artefacts,
     prune,
+    teach,
     talk,
+    update,
     fetch,
     info,
     stages,

@@ -34,7 +34,7 @@ Target = Annotated[Path, typer.Option("--out", "-o", help="The GGUF file, or the
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
-    for command in (compress, export, evaluate, report):
+    for command in (compress, export, imatrix, evaluate, report):
         app.command()(command)
 
 
@@ -113,6 +113,38 @@ def export(model: Base, asked: Asked, ledger: LedgerFile = None, out: File = Pat
 
         checked = deploy(out, write, lambda file: verify_file(file, tuned, prepared, plan))
     _say_checked(checked)
+
+
+@asking("device", "calibration", "calibration_tokens", "data", "test_data", "columns", "threads", file=False)
+def imatrix(model: Base, asked: Asked, ledger: LedgerFile = None, out: File = Path("imatrix.gguf")) -> None:
+    """Write llama.cpp's importance matrix of a (tuned) model, for `llama-quantize --imatrix`."""
+    with _target(out), Display(Console()):
+        from edgetune.compress.blocks import decoder_blocks, matrices_in
+        from edgetune.compress.energies import input_energies
+        from edgetune.core.files import write_atomic
+        from edgetune.export.architectures import architecture_of
+        from edgetune.export.imatrix import write_imatrix
+        from edgetune.recipe.calibration import calibration_of
+        from edgetune.run.deploy import refuse_unmerged
+
+        opened = _open(model, ledger, asked)
+        architecture_of(opened.prepared.backbone.model.config)  # refused before the work
+        tuned, calibration = opened.model(), calibration_of(opened.prepared)
+        refuse_unmerged(tuned)
+        names = {id(parameter): name for name, parameter in tuned.named_parameters()}
+        linears = {
+            name: one for block in decoder_blocks(tuned) for name, one in matrices_in(block, names)[0].items()
+        }
+        found = input_energies(tuned, linears, calibration.batches)
+        said = calibration.event
+        write_atomic(
+            out,
+            lambda file: write_imatrix(
+                file, tuned.config, {name: (one.sums, one.tokens) for name, one in found.items()},
+                sources=[said.source], sequences=said.sequences, length=said.tokens // max(said.sequences, 1),
+            ),
+        )  # fmt: skip
+    typer.echo(f"{out}: {len(found)} matrices, {said.tokens:,} tokens")
 
 
 @asking("device", "data", "test_data", "columns", "metric", "extract", "threads", file=False)

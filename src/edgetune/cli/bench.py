@@ -29,7 +29,8 @@ def bench(
     what: Annotated[
         str,
         typer.Argument(
-            help="directions, step, embedded, rows, catchup, federation, case-study, initialisers or compression."
+            help="directions, step, embedded, rows, catchup, federation, case-study, initialisers, compression or "
+            "distillation."
         ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -75,7 +76,7 @@ def bench(
     Directions, a whole step, one of the embedded model, up to how many rows a matrix is better perturbed in the cache,
     or a device's catch-up. `federation` is a table of all federated systems at equal device work, `case-study` the
     survey's section III.D, `initialisers` one of LoRA's starts beside tuning all weights, `compression` one of methods,
-    grids and calibrations; all go on where they were interrupted.
+    grids and calibrations, `distillation` one of lessons of a teacher; all go on where they were interrupted.
     """
     if what == "compression":
         from edgetune.cli.compression_table import compression_table
@@ -83,6 +84,10 @@ def bench(
         return compression_table(
             model or "embedded", calibration, data, only or [], seeds, tokens, rivals, out, jobs
         )
+    if what == "distillation":
+        from edgetune.cli.distillation_table import distillation_table
+
+        return distillation_table(seeds, out, jobs)
     if what in TABLES:
         return _table(what, model, data, only or [], seeds, out, jobs, work)
     with Display(Console(), quiet=as_json):  # for the import only: what moves would disturb what is timed
@@ -227,7 +232,7 @@ def _catchup() -> Iterator[Ratio]:
 
 
 DEVICES = ("cpu", "cuda")
-TABLES = ("federation", "case-study", "initialisers", "compression")
+TABLES = ("federation", "case-study", "initialisers", "compression", "distillation")
 SUITES: dict[str, Callable[[], Iterator[Ratio]]] = {
     "directions": _directions,
     "step": _step,

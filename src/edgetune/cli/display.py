@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.text import Text
 
 from edgetune.cli.presence import Presence
-from edgetune.core.compression_events import Allotted, Calibrated
+from edgetune.core.compression_events import Allotted, Calibrated, Pruned
 from edgetune.core.events import (
     DataPrepared,
     Event,
@@ -43,6 +43,7 @@ from edgetune.report.notes import (
     data_notes,
     export_notes,
     privacy_note,
+    pruned_note,
     rate_note,
 )
 
@@ -159,7 +160,7 @@ class Display:
             self._warn_of_rounding(event)
         if not isinstance(event, StageFinished):
             return
-        if event.name == "base":
+        if event.name in ("base", "pruned"):
             self._base_loss = event.loss
         elif event.name == "tuned" and not event.loss < self._base_loss:
             self._console.print(
@@ -186,6 +187,8 @@ class Display:
             return "\n".join(map(escape, export_notes(event)))
         if isinstance(event, Calibrated):
             return ("[yellow]warning:[/] " if event.few else "") + escape(calibration_note(event))
+        if isinstance(event, Pruned):
+            return escape(pruned_note(event))
         if isinstance(event, Allotted):
             return escape(allotted_note(event))
         if isinstance(event, RateFound):

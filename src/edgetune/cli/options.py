@@ -109,6 +109,7 @@ RECIPE_OPTIONS = {
     "method": RecipeOption(
         "method.name", str, "Tuning method, see `edgetune methods`, or a .py file.", default="fedkseed"
     ),
+    "teacher": RecipeOption("distillation.teacher", str, "A model to learn from, in place of the loss."),
     "learning_rate": RecipeOption(
         "method.learning_rate",
         str,

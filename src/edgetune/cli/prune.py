@@ -19,23 +19,43 @@ if TYPE_CHECKING:
     from edgetune.run.pruning import Step
 
 Base = Annotated[str, typer.Argument(help="Model folder, GGUF file, Hub id, or 'embedded'.")]
-Ratio = Annotated[float, typer.Option(help="Share of the weights of heads and channels to remove, 0 to 1.")]
+Ratio = Annotated[
+    float | None,
+    typer.Option(help="Share of the weights of heads and channels to remove, 0 to 1.", show_default="0.2"),
+]
 ImportanceName = Annotated[
-    str,
-    typer.Option("--importance", help="activation, first, vector, second, mixed, magnitude or random."),
+    str | None,
+    typer.Option(
+        "--importance",
+        help="activation, first, vector, second, mixed, magnitude or random.",
+        show_default="activation",
+    ),
 ]
 Width = Annotated[
-    str, typer.Option(help="uniform (loads everywhere), per_layer, or modules (whole ones go).")
+    str | None,
+    typer.Option(
+        help="uniform (loads everywhere), per_layer, or modules (whole ones go).", show_default="uniform"
+    ),
 ]
-Calibration = Annotated[Path | None, typer.Option(help="File with calibration text; --data if not given.")]
-Compensate = Annotated[bool, typer.Option(help="Restore what reads the rest, by least squares.")]
-Recover = Annotated[str, typer.Option(help="none, distil (all weights) or lora, towards the dense model.")]
-Steps = Annotated[int, typer.Option(min=1, help="Batches of 16 records of the recovery.")]
+Compensate = Annotated[
+    bool | None,
+    typer.Option(
+        "--compensate/--no-compensate",
+        help="Restore what reads the rest, by least squares.",
+        show_default="compensate",
+    ),
+]
+Recover = Annotated[
+    str | None,
+    typer.Option(help="none, distil (all weights) or lora, towards the dense model.", show_default="none"),
+]
+Steps = Annotated[int | None, typer.Option(help="Batches of 16 records of the recovery.", show_default="200")]
 Rate = Annotated[
     float | None, typer.Option("--learning-rate", "--lr", help="Of the recovery; its own if not set.")
 ]
 Spare = Annotated[
-    tuple[int, int], typer.Option(help="First and last layers that --width per_layer leaves alone.")
+    tuple[int, int] | None,
+    typer.Option(help="First and last layers that --width per_layer leaves alone.", show_default="0 0"),
 ]
 Folder = Annotated[
     Path,
@@ -48,19 +68,21 @@ def register(app: typer.Typer) -> None:
     app.command()(prune)
 
 
-@asking("device", "data", "test_data", "columns", "metric", "seed", "threads", file=False)
+@asking(
+    "device", "calibration", "calibration_tokens", "data", "test_data", "columns", "metric", "seed", "threads",
+    file=False,
+)  # fmt: skip
 def prune(
     model: Base,
     asked: Asked,
-    ratio: Ratio = 0.2,
-    importance: ImportanceName = "activation",
-    width: Width = "uniform",
-    calibration: Calibration = None,
-    compensate: Compensate = True,
-    recover: Recover = "none",
-    steps: Steps = 200,
+    ratio: Ratio = None,
+    importance: ImportanceName = None,
+    width: Width = None,
+    compensate: Compensate = None,
+    recover: Recover = None,
+    steps: Steps = None,
     rate: Rate = None,
-    spare: Spare = (0, 0),
+    spare: Spare = None,
     out: Folder = Path("pruned"),
 ) -> None:
     """Prune a model in structures: a smaller ordinary model comes out, to be tuned, compressed and exported."""
@@ -68,17 +90,36 @@ def prune(
     with owned_folder(out), Display(console) as display:
         from edgetune.models.saving import save_model, stored_dtype
         from edgetune.recipe.prepare import prepare
-        from edgetune.run.pruning import Order, Step, prune_prepared, settled_as_stored
+        from edgetune.run.pruning import (
+            Weighing,
+            check_pruning,
+            prune_prepared,
+            settled_as_stored,
+            shape_of_pruned,
+        )
 
-        order = Order(ratio, importance, width, compensate, calibration, recover, spare, steps, rate)
-        order.check()
-        together = {"federation__devices": 1, "federation__participation": 1.0}
-        prepared = prepare(asked.resolve(model__source=model, **together))
-        table, found = _table(prepared.scoring.name if prepared.scoring else None), list[Step]()
-        pruned = prune_prepared(prepared, order, display.progress, found.append)
+        recipe = asked.resolve(
+            model__source=model,
+            pruning__ratio=ratio,
+            pruning__importance=importance,
+            pruning__width=width,
+            pruning__compensate=compensate,
+            pruning__recover=recover,
+            pruning__steps=steps,
+            pruning__learning_rate=rate,
+            pruning__spare=spare,
+        )
+        check_pruning(recipe.pruning)
+        prepared = prepare(recipe, split=False)
         backbone = prepared.backbone
+        shape_of_pruned(backbone.model, recipe.pruning)
+        weighing = Weighing(prepared, backbone.model, display.progress, answers=True)
+        pruned = prune_prepared(
+            prepared, backbone.model, listener=display.listen, progress=display.progress, weigh=weighing
+        )
         settled_as_stored(pruned, stored_dtype(backbone.folder))
         save_model(pruned, backbone.tokenizer, out, words=backbone.folder)
+    found, table = weighing.steps, _table(prepared.scoring.name if prepared.scoring else None)
     for step in found:
         _add(table, step)
     console.print(table)

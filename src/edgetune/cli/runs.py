@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 WHERE = ("model", "device", "residency", "data", "test_data", "columns", "held_out_category")
 FLEET = ("devices", "participation", "alpha")
-HOW = ("rounds", "learning_rate", "metric", "extract", "seed", "threads")
+HOW = ("rounds", "teacher", "learning_rate", "metric", "extract", "seed", "threads")
 
 
 def register(app: typer.Typer) -> None:

@@ -56,13 +56,17 @@ def matrices_in(block: nn.Module, names: dict[int, str]) -> tuple[dict[str, Line
     return linears, others
 
 
-def read_matrix(module: Linear) -> torch.Tensor:
-    """Return a copy of a linear layer's weights, float32 [out, in].
+def read_matrix(module: Linear, *, copy: bool = True) -> torch.Tensor:
+    """Return a linear layer's weights, float32 [out, in].
 
     transformers' Conv1D (GPT-2) holds its weights transposed; they come and go as [out, in] here.
+
+    Args:
+        module: the layer.
+        copy: whether the caller may write to them; without, they may be the layer's own memory.
     """
     oriented = module.weight.T if isinstance(module, Conv1D) else module.weight
-    return oriented.detach().to(torch.float32, copy=True).contiguous()
+    return oriented.detach().to(torch.float32, copy=copy).contiguous()
 
 
 def write_matrix(module: Linear, weights: torch.Tensor) -> None:
@@ -72,5 +76,4 @@ def write_matrix(module: Linear, weights: torch.Tensor) -> None:
 
 def replace_data(parameter: Any, values: torch.Tensor) -> None:
     """Point a parameter at new values; its old storage may be memory-mapped or shared: never write to it."""
-    values = values.to(device=parameter.device, dtype=parameter.dtype, copy=True)
-    parameter.data = values.contiguous()
+    parameter.data = values.to(device=parameter.device, dtype=parameter.dtype, copy=True).contiguous()

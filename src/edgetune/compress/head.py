@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from edgetune.compress.blocks import read_matrix, write_matrix
 from edgetune.compress.hessian import Hessian
 from edgetune.compress.method import CompressionMethod
+from edgetune.compress.ordered import solve_in_order
 from edgetune.compress.solve import Moments, solve_stage
 from edgetune.compress.streams import Stream, hooked
 from edgetune.core.events import Listener
@@ -66,8 +67,9 @@ def solve_head(
     for stream in streams:
         there = None if stream.dense is None else stream.tokens(_behind(model, blocks, stream.dense, plain))
         hessian.add(stream.tokens(_behind(model, blocks, stream.hidden, plain)), there)
-    moments = Moments(hessian.matrix, hessian.cross)
-    solved = solve_stage({name: read_matrix(head)}, moments, method, listener, grid)[name]
+    moments = Moments(hessian.matrix, hessian.drift)
+    solve = solve_in_order if method.static_order else solve_stage
+    solved = solve({name: read_matrix(head)}, moments, method, listener, grid)[name]
     write_matrix(head, solved.weights)
     return cast(QuantisedMatrix, solved.stored).to("cpu")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -19,7 +19,8 @@ from edgetune.compress.placement import place_of, width_of
 from edgetune.compress.solve import Moments, Solved, solve_stage
 from edgetune.compress.store import SolvedBlock
 from edgetune.compress.streams import Stream, stages, twin
-from edgetune.compress.walk import Walk
+from edgetune.compress.walk import Then, Walk
+from edgetune.core.allocator import trim
 from edgetune.core.events import Event, LayerCompressed, Listener
 from edgetune.core.quantised import BlockGrid
 
@@ -43,8 +44,10 @@ class BlockJob:
     grids: Mapping[str, BlockGrid]
     listener: Listener
 
-    def compressed(self, block: nn.Module, index: int, streams: Sequence[Stream]) -> SolvedBlock:
-        """Compress a block; the streams are behind it then."""
+    def compressed(
+        self, block: nn.Module, index: int, streams: Sequence[Stream], *, last: bool = False
+    ) -> SolvedBlock:
+        """Compress a block; the streams are behind it then, but for the last one, where nobody reads them any more."""
         events: list[LayerCompressed] = []
 
         def tell(event: Event) -> None:
@@ -60,7 +63,7 @@ class BlockJob:
         shared = stages(block, linears, streams, index)
         reached = {name for stage in shared for name in stage}
         solved: dict[str, Solved] = {}
-        for stage, moments in self._measured(block, index, linears, shared, streams):
+        for stage, moments in self._measured(block, index, linears, shared, streams, last):
             solved |= self._solved({name: linears[name] for name in stage}, moments, places, tell)
         for name in linears:
             if name not in reached:
@@ -74,10 +77,18 @@ class BlockJob:
         mask = self.method.mask
         return place is not None or (mask is not None and width_of(layer) % mask.sparsity.span == 0)
 
-    def put_back(self, block: nn.Module, index: int, streams: Sequence[Stream], found: SolvedBlock) -> None:
-        """Give a block what was solved before; the streams are behind it then."""
+    def put_back(
+        self,
+        block: nn.Module,
+        index: int,
+        streams: Sequence[Stream],
+        found: SolvedBlock,
+        *,
+        last: bool = False,
+    ) -> None:
+        """Give a block what was solved before; the streams are behind it then, but for the last one."""
         linears, _ = matrices_in(block, self.names)
-        for stream in streams:
+        for stream in () if last else streams:
             was = stream.as_it_was()
             if was is not None:
                 stream.dense = was.run(block, index)
@@ -85,7 +96,7 @@ class BlockJob:
             write_matrix(linears[name], matrix.dequantise())
         for name, weights in found.floats.items():
             write_matrix(linears[name], weights)
-        for stream in streams:
+        for stream in () if last else streams:
             stream.hidden = stream.run(block, index)
         for event in found.events:
             self.listener(event)
@@ -97,6 +108,7 @@ class BlockJob:
         linears: Mapping[str, Linear],
         shared: Sequence[Sequence[str]],
         streams: Sequence[Stream],
+        last: bool,
     ) -> Iterator[tuple[Sequence[str], Moments | None]]:
         """Yield stages with the moments of their inputs; the caller has solved each when the next is asked for."""
         numbers: dict[nn.Module, int] = {
@@ -108,8 +120,16 @@ class BlockJob:
         with Walk(block, index, streams, numbers) as walk, ExitStack() as stack:
             beside = None if copy is None else stack.enter_context(Walk(copy, index, was, twins))
             for number, stage in enumerate(shared):
-                before = None if beside is None else beside.inputs(number)
-                yield stage, _moments(linears[stage[0]], streams, walk.inputs(number), before)
+                # In the last stage nobody waits who need not: the widest activations are there a batch at a time.
+                final = number == len(shared) - 1
+                then = Then.STOP if last and final else Then.WAIT
+                ahead = Then.END if final and not last else then
+                before = None if beside is None else beside.inputs(number, then=ahead)
+                moments = _moments(linears[stage[0]], streams, walk.inputs(number, then=then), before)
+                trim()
+                yield stage, moments
+            if last:
+                return
             outputs = walk.finish()
             dense = [None] * len(streams) if beside is None else beside.finish()
         for stream, output, before_it in zip(streams, outputs, dense, strict=True):
@@ -125,7 +145,9 @@ class BlockJob:
         """Solve layers that share an input, those of one grid together."""
         results: dict[str, Solved] = {}
         for grid in dict.fromkeys(places[name] for name in layers):
-            matrices = {name: read_matrix(layers[name]) for name in layers if places[name] == grid}
+            matrices = {
+                name: read_matrix(layers[name], copy=False) for name in layers if places[name] == grid
+            }
             method = self.method if grid else replace(self.method, grid=None)
             solve = solve_in_order if self.method.static_order else solve_stage
             results |= solve(matrices, moments, method, tell, grid)
@@ -137,19 +159,18 @@ class BlockJob:
 def _moments(
     layer: Linear,
     streams: Sequence[Stream],
-    inputs: Sequence[torch.Tensor | None],
-    before: Sequence[torch.Tensor | None] | None,
+    inputs: Iterable[torch.Tensor | None],
+    before: Iterable[torch.Tensor | None] | None,
 ) -> Moments | None:
     """Return the moments of a stage's inputs, with those of the dense model where it walks beside."""
-    columns = next((one.shape[-1] for one in inputs if one is not None), 0)
-    hessian = Hessian(columns, layer.weight.device, dense=before is not None)
+    hessian = Hessian(width_of(layer), layer.weight.device, dense=before is not None)
     for stream, here, there in zip(streams, inputs, before or [None] * len(streams), strict=True):
         if here is None:
             continue
         x, y = stream.tokens(here), None if there is None else stream.tokens(there)
         # Tokens that the dense model sends elsewhere (another expert) have no partners: they count as unchanged.
         hessian.add(x, y if y is not None and len(y) == len(x) else None)
-    return Moments(hessian.matrix, hessian.cross) if hessian.tokens else None
+    return Moments(hessian.matrix, hessian.drift) if hessian.tokens else None
 
 
 def report_float(name: str, parameter: torch.Tensor, listener: Listener) -> None:

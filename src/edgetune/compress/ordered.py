@@ -41,8 +41,8 @@ def solve_in_order(
         return solve_stage(matrices, moments, method, listener, grid)
     order = moments.hessian.diagonal().argsort(descending=True, stable=True)
     back = order.argsort()
-    cross = None if moments.cross is None else moments.cross[order][:, order]
-    sorted_moments = Moments(moments.hessian[order][:, order], cross)
+    drift = None if moments.drift is None else moments.drift[order][:, order]
+    sorted_moments = Moments(moments.hessian[order][:, order], drift)
     rounds = replace(method, static_order=False, rule=lambda chosen, scale: Ordered(chosen, scale, order))
     columns = {name: weights[:, order] for name, weights in matrices.items()}
     found = solve_stage(columns, sorted_moments, rounds, listener, grid)

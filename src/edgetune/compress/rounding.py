@@ -13,7 +13,7 @@ from edgetune.compress.sweep import Section, Window
 from edgetune.core.errors import ModelError
 from edgetune.core.quantised import BlockGrid, QuantisedMatrix
 
-AT_ONCE = 1 << 20
+AT_ONCE = 1 << 18
 """Weights that are rounded together without a sweep: few enough for a cache."""
 
 
@@ -176,6 +176,10 @@ def require_finite(scales: torch.Tensor, sections: tuple[Section, ...], first: i
     Raises:
         ModelError: naming the first matrix concerned.
     """
+    if bool(
+        torch.isfinite(scales.sum())
+    ):  # one pass; finite numbers whose sum is not are looked at one by one
+        return
     good = torch.isfinite(scales).reshape(len(scales), -1).all(dim=1)
     if bool(good.all()):
         return

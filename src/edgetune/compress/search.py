@@ -10,8 +10,8 @@ import torch
 from edgetune.compress.grid import AbsMax, Step, nearest_codes
 from edgetune.core.quantised import BlockGrid
 
-AT_ONCE = 1 << 22
-"""Breakpoints that are sorted together; 16 bytes of memory each."""
+AT_ONCE = 1 << 18
+"""Breakpoints that are sorted together: few enough for a cache, 40 bytes of memory each."""
 FINEST = 48
 """Levels up to which a search pays; with more the plain scale is as good (see `AbsMax`)."""
 
@@ -123,21 +123,23 @@ def _one_sign(x: torch.Tensor, h: torch.Tensor, points: torch.Tensor) -> tuple[t
     """Return the best positive scale and its gain, float [rows]."""
     middles = (points[1:] + points[:-1]) / 2
     first = int((middles < 0).sum())
+    start = points[first]
     up = _walk(middles[first:], points[first:])
     down = _walk(-middles[:first].flip(0), points[: first + 1].flip(0))
     most = max(len(up[0]), len(down[0]))
-    (t_up, p_up, s_up), (t_down, p_down, s_down) = (_padded(walk, most) for walk in (up, down))
-    right = (x > 0).unsqueeze(-1)
-    at = torch.where(right, t_up, t_down) / x.abs().unsqueeze(-1)
-    gained = (h * x).unsqueeze(-1) * torch.where(right, p_up, p_down)
-    squared = h.unsqueeze(-1) * torch.where(right, s_up, s_down)
-    order = _order(at.nan_to_num(nan=torch.inf).flatten(1))
-    start = points[first]
-    a = (h * x).sum(1, keepdim=True) * start + gained.flatten(1).gather(1, order).cumsum(1)
-    b = h.sum(1, keepdim=True) * start * start + squared.flatten(1).gather(1, order).cumsum(1)
-    gain = torch.where((a > 0) & (b > 0), a * a / b.clamp(min=1e-38), torch.zeros_like(a))
+    both = torch.stack([torch.cat(_padded(walk, most)) for walk in (up, down)])
+    # One lookup for all three: where a weight moves on, what its point gains, what its point's square gains.
+    each = both.index_select(0, (x <= 0).flatten().int()).view(*x.shape, 3 * most)
+    hx = h * x
+    order = _order((each[..., :most] / x.abs().clamp(min=1e-38).unsqueeze(-1)).flatten(1))
+    gained = (each[..., most : 2 * most] * hx.unsqueeze(-1)).flatten(1).gather(1, order)
+    squared = (each[..., 2 * most :] * h.unsqueeze(-1)).flatten(1).gather(1, order)
+    gained[:, 0] += hx.sum(1) * start
+    squared[:, 0] += h.sum(1) * start.square()
+    a, b = gained.cumsum(1), squared.cumsum(1)
+    gain = torch.clamp(a, min=0, out=gained).square_().div_(b.clamp_(min=1e-38))
     best, place = gain.max(1, keepdim=True)
-    scale = torch.where(best > 0, a.gather(1, place) / b.gather(1, place).clamp(min=1e-38), 0.0)
+    scale = torch.where(best > 0, a.gather(1, place) / b.gather(1, place), 0.0)
     return scale.squeeze(1), best.squeeze(1)
 
 

@@ -17,7 +17,7 @@ from edgetune.compress.method import CompressionMethod
 from edgetune.compress.placement import held_outside
 from edgetune.compress.rounding import round_to_nearest
 from edgetune.compress.search import LeastError
-from edgetune.compress.store import BlockStore, job_name
+from edgetune.compress.store import BlockStore, job_name, version
 from edgetune.core.batch import Batch
 from edgetune.core.errors import DataError
 from edgetune.core.events import LayerCompressed, Listener, ignore
@@ -55,7 +55,7 @@ def compress_model(
         grids: parameter name to a grid in place of the method's.
         progress: told of every block.
         scratch: a folder in which solved blocks are kept until `store.clear`; a killed compression of the same
-            model, method and tokens goes on after the last of them, to the same bytes.
+            model, method and tokens, by the same version, goes on after the last of them, to the same bytes.
 
     Returns:
         parameter name to matrix, rows = outputs, on the CPU. transformers' Conv1D (GPT-2) holds its transpose.
@@ -85,16 +85,18 @@ def compress_model(
         streams = capture(model, blocks, calibration) if method.reads else []
         for stream, dense in zip(streams, before, strict=False):
             stream.dense = dense.hidden
+        del before
         job = BlockJob(names, method, grids, listener)
         for index, block in enumerate(blocks):
             progress("compressing: blocks", index, len(blocks))
+            last = head is None and index == len(blocks) - 1  # a head reads what comes after
             found = None if store is None else store.read(index)
             if found is None:
-                found = job.compressed(block, index, streams)
+                found = job.compressed(block, index, streams, last=last)
                 if store is not None:
                     store.write(index, found)
             else:
-                job.put_back(block, index, streams, found)
+                job.put_back(block, index, streams, found, last=last)
             results |= found.stored
         if head is not None:
             results[head[0]] = solve_head(
@@ -138,7 +140,8 @@ def _store(
     ]
     weights = [part for name, weight in sorted(model.named_parameters()) for part in (name, weight)]
     return BlockStore(
-        folder, job_name(method, sorted((k, g.name) for k, g in grids.items()), *tokens, *weights)
+        folder,
+        job_name(version(), method, sorted((k, g.name) for k, g in grids.items()), *tokens, *weights),
     )
 
 

@@ -12,13 +12,13 @@ from edgetune.compress.hessian import Factor, damped, factorise, repaired_diagon
 from edgetune.compress.method import CompressionMethod
 from edgetune.compress.rounding import require_finite
 from edgetune.compress.sweep import ColumnRule, Section, sweep
-from edgetune.compress.target import aimed_at_dense
+from edgetune.compress.target import aimed_at_dense, pull
 from edgetune.core.events import LayerCompressed, Listener
 from edgetune.core.quantised import BlockGrid, QuantisedMatrix
 
 AT_ONCE = 1 << 24
 """Weights swept together, 64 MB; what a stage needs beyond its matrices is some ten times that."""
-JUDGED = 256
+JUDGED = 64
 """Rows of a matrix, evenly spaced, on which the reported errors are measured."""
 
 
@@ -46,11 +46,11 @@ class Moments:
 
     Args:
         hessian: float32 [d, d], `Hessian.matrix` undamped.
-        cross: float32 [d, d], `Hessian.cross` of the same tokens; None if the dense model's outputs are no aim.
+        drift: float32 [d, d], `Hessian.drift` of the same tokens; None if the dense model's outputs are no aim.
     """
 
     hessian: torch.Tensor
-    cross: torch.Tensor | None = None
+    drift: torch.Tensor | None = None
 
 
 def solve_stage(
@@ -86,8 +86,11 @@ def solve_stage(
         require_finite(weights, (Section(name, len(weights)),))
     diagonal = torch.ones_like(first[0]) if moments is None else moments.hessian.diagonal()
     importance = repaired_diagonal(diagonal, names)
-    if moments is None or not method.compensate:
-        factor = uncoupled(importance, fallback=method.compensate)
+    swept = moments is not None and (method.compensate or method.refines)
+    if moments is None or not swept:
+        factor = Factor(torch.empty(0, 0), 0.0, fallback=method.compensate)
+    elif not method.compensate:
+        factor = uncoupled(importance)
     else:
         factor = factorise(moments.hessian, method.damping, name=names)
     units = {name: 1.0 if chosen is None else unit_of(weights, chosen) for name, weights in matrices.items()}
@@ -96,7 +99,11 @@ def solve_stage(
     }
     if method.mask is not None:  # what was never seen goes first
         importance = torch.where(diagonal > 0, importance, 0.0)
-    stage = _Stage(method, chosen, rule, moments, importance, factor)
+    pulled = None
+    rows = sum(len(weights) for weights in matrices.values())
+    if moments is not None and moments.drift is not None and rows > len(importance) and not factor.fallback:
+        pulled = pull(moments.drift, factor)
+    stage = _Stage(method, chosen, rule, moments, importance, factor, pulled)
     pieces: dict[str, list[Solved]] = {name: [] for name in matrices}
     for parts in _chunks(matrices, AT_ONCE // first.shape[1], whole=stage.rule.whole):
         for name, solved in stage.solved(parts).items():
@@ -119,19 +126,28 @@ class _Stage:
     moments: Moments | None
     importance: torch.Tensor
     factor: Factor
+    pulled: torch.Tensor | None
+
+    @property
+    def sweeps(self) -> bool:
+        """Whether columns make up for each other."""
+        able = self.moments is not None and not self.factor.fallback
+        return able and (self.method.compensate or self.method.refines)
 
     def target(self, weights: torch.Tensor) -> torch.Tensor:
         """Return what is solved for."""
-        if self.moments is None or self.moments.cross is None:
+        if self.moments is None or self.moments.drift is None:
             return weights
-        return aimed_at_dense(weights, self.moments.hessian, self.moments.cross, self.factor)
+        if self.pulled is not None:
+            return torch.addmm(weights, weights, self.pulled)
+        return aimed_at_dense(weights, self.moments.drift, self.factor)
 
     def solved(self, parts: list[tuple[str, torch.Tensor]]) -> dict[str, Solved]:
         """Compress some rows of some matrices."""
         sections = tuple(Section(name, len(weights)) for name, weights in parts)
-        target = self.target(torch.cat([weights for _, weights in parts]))
-        sweeps = self.method.compensate or self.method.refines
-        if self.moments is None or self.factor.fallback or not sweeps:
+        stacked = parts[0][1] if len(parts) == 1 else torch.cat([weights for _, weights in parts])
+        target = self.target(stacked)
+        if self.moments is None or not self.sweeps:
             found, whole = self.rule.alone(sections, target, self.importance)
             stored_of: Callable[[slice], QuantisedMatrix | None] = (
                 whole.rows if whole is not None else lambda _: None
@@ -143,8 +159,8 @@ class _Stage:
             if self.method.refines:
                 repaired = repaired_diagonal(self.importance)
                 damping = self.factor.damping or self.method.damping  # none where nothing compensates
-                hessian = damped(self.moments.hessian, repaired, damping)
-                found = decide.refine(target, hessian, self.method.passes)
+                with damped(self.moments.hessian, repaired, damping):
+                    found = decide.refine(target, self.moments.hessian, self.method.passes)
             stored_of = decide.stored
         results, first = {}, 0
         for section in sections:
@@ -156,8 +172,10 @@ class _Stage:
     def judged(self, name: str, weights: torch.Tensor, solved: Solved) -> LayerCompressed:
         """Return the event of a matrix: its error, and that of rounding, on some of its rows."""
         every = -(-len(weights) // JUDGED)
-        some, target = weights[::every], self.target(weights[::every])
-        rounded, _ = self.rule.alone((Section(name, len(some)),), some, self.importance)
+        some, target, rounded = weights[::every], self.target(weights[::every]), solved.weights[::every]
+        counted = solved.weights if self.method.mask is not None else solved.weights[::every]
+        if self.sweeps:
+            rounded, _ = self.rule.alone((Section(name, len(some)),), some, self.importance)
         hessian = None if self.moments is None else self.moments.hessian
         energy, error, rounding = (
             _energy(rows, hessian) for rows in (target, solved.weights[::every] - target, rounded - target)
@@ -169,7 +187,7 @@ class _Stage:
             rounding_error=_share(rounding, energy),
             damping=self.factor.damping,
             fallback=self.factor.fallback,
-            sparsity=float((solved.weights == 0).float().mean()) if weights.numel() else 0.0,
+            sparsity=1 - int(counted.count_nonzero()) / max(counted.numel(), 1),
         )
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,14 @@ def clear(folder: Path) -> None:
     """Remove the blocks of every job from a folder, and what killed writers of blocks left unfinished there."""
     for path in [*folder.glob("block-*.solved"), *folder.glob(f"{PARTIAL}block-*")]:
         path.unlink(missing_ok=True)
+
+
+def version() -> str:
+    """Return the version of this package, "unknown" in a source tree that was never installed."""
+    try:
+        return metadata.version("edgetune")
+    except metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def job_name(*parts: object) -> str:

@@ -47,7 +47,34 @@ class Stream:
         count.
         """
         flat = inputs.reshape(-1, inputs.shape[-1])
-        return flat[self.real] if len(flat) == len(self.real) else flat
+        return flat if len(flat) != len(self.real) or bool(self.real.all()) else flat[self.real]
+
+    def first(self, index: int) -> Stream:
+        """Return the first sequence alone for a pass through block number `index`, or all where that is not certain.
+
+        Certain is what has one entry a sequence, or one for all, along the first of its dimensions.
+        """
+        count, length = self.hidden.shape[0], self.hidden.shape[1]
+        call = self.calls[index]
+        certain: list[bool] = []
+        one = _taken(call, count, certain)
+        if count == 1 or count == length or not all(certain):
+            return self
+        calls = [*self.calls[:index], one, *self.calls[index + 1 :]]
+        return Stream(self.hidden[:1], calls, self.real[:length])
+
+
+def _taken(value: Any, count: int, certain: list[bool]) -> Any:
+    """Return the first sequence's part of an argument, and note whether it is certain to be that."""
+    if type(value) in (tuple, list):
+        return type(value)(_taken(one, count, certain) for one in value)
+    if isinstance(value, dict):
+        return {key: _taken(one, count, certain) for key, one in value.items()}
+    if isinstance(value, torch.Tensor) and value.ndim >= 2:
+        certain.append(value.shape[0] in {1, count})
+        return value[:1]
+    certain.append(value is None or isinstance(value, (bool, int, float, str, torch.Tensor)))
+    return value
 
 
 def stages(
@@ -61,14 +88,14 @@ def stages(
     Args:
         block: the block.
         modules: its layers by name.
-        streams: batches to run, until every layer has been called; commonly one is enough.
+        streams: batches to run, until every layer has been called; commonly one sequence is enough.
         index: number of the block.
 
     Returns:
         names in stages; a layer that no batch reached is in none.
     """
     shared: list[list[str]] = []
-    for stream in streams:
+    for stream in [*(stream.first(index) for stream in streams[:1]), *streams]:
         missing = {name: modules[name] for name in modules if not any(name in stage for stage in shared)}
         if not missing:
             break

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum, auto
 from types import TracebackType
 from typing import cast
 
@@ -14,12 +15,23 @@ from torch import nn
 from edgetune.compress.streams import Stream
 
 
+class Then(Enum):
+    """What a batch does when its inputs were read."""
+
+    WAIT = auto()
+    """It waits until they are solved."""
+    END = auto()
+    """It walks to the end of the block: its layers need no solving."""
+    STOP = auto()
+    """It goes no further: nobody reads what comes after."""
+
+
 class Walk:
     """A pass of all batches through a block that stops before each stage, so that one pass serves all stages.
 
         with Walk(...) as walk:
             for stage in range(...):
-                inputs = walk.inputs(stage)   # of every batch that comes by; then the stage's layers get new weights
+                inputs = list(walk.inputs(stage))   # of every batch; then the stage's layers get new weights
             outputs = walk.finish()
 
     Args:
@@ -28,7 +40,7 @@ class Walk:
         streams: the batches.
         stages: layers by the number of the stage they are in; others are passed by.
     Cost: one forward pass of the block. Memory: of every batch what its pass keeps alive before the widest stage, in
-        Llama its residual and the input of down_proj, (d + d_ffn) floats a token.
+        Llama its input, its residual, a normed one and the input of down_proj, (3 d + d_ffn) floats a token.
     """
 
     def __init__(
@@ -52,28 +64,38 @@ class Walk:
             if walker:  # under way
                 walker.throw(GreenletExit)
 
-    def inputs(self, stage: int) -> list[torch.Tensor | None]:
-        """Walk on to a stage and return what its layers read, a batch each; None for one that misses it.
+    def inputs(self, stage: int, *, then: Then = Then.WAIT) -> Iterator[torch.Tensor | None]:
+        """Walk on to a stage, one batch after the other, and yield what its layers read; None from one that misses it.
 
         Args:
             stage: one more than the last time; all stages before count as solved.
+            then: what each batch does at once, before the next one comes.
         """
-        self._solved = stage
         for number, walker in enumerate(self._walkers):
-            at = self._at[number]
+            self._solved, at = stage, self._at[number]
             if not walker.dead and (at is None or at[0] < stage):
                 self._resume(number)
-        return [None if at is None or at[0] != stage else at[1] for at in self._at]
+            at = self._at[number]
+            if at is not None and at[0] == stage:
+                yield at[1]
+            else:
+                yield None
+            if then is Then.END:
+                self._end(number)
+            elif then is Then.STOP and walker:
+                walker.throw(GreenletExit)
+                self._at[number] = None
 
     def finish(self) -> list[torch.Tensor]:
         """Walk to the end and return the hidden states after the block, a batch each."""
+        for number in range(len(self._walkers)):
+            self._end(number)
+        return [cast(torch.Tensor, output) for output in self._outputs]
+
+    def _end(self, number: int) -> None:
         self._solved = len(set(self._stages.values()))
-        found = []
-        for number, walker in enumerate(self._walkers):
-            while not walker.dead:
-                self._resume(number)
-            found.append(cast(torch.Tensor, self._outputs[number]))
-        return found
+        while not self._walkers[number].dead:
+            self._resume(number)
 
     def _resume(self, number: int) -> None:
         found = self._walkers[number].switch()

@@ -30,3 +30,19 @@ def return_freed_blocks() -> bool:
     except (OSError, AttributeError, TypeError):  # another C library
         return False
     return int(mallopt(_M_MMAP_THRESHOLD, THRESHOLD)) == 1
+
+
+def trim() -> None:
+    """Have glibc's allocator return what it keeps of freed blocks, once; nothing happens with another.
+
+    For a library, which may not set the process's threshold: after a decoder block of 9 M weights 500 of 770 MB were
+    kept.
+
+    Cost: some milliseconds.
+    Source: malloc_trim(3).
+    """
+    try:
+        release = ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError, TypeError):  # another C library
+        return
+    release(0)

@@ -29,17 +29,20 @@ class Batch:
         attention_mask: int64 [batch, length], 1 on real tokens.
         labels: int64 [batch, length]; the token itself on response positions, -100 elsewhere.
         expected: mean number of records where each is in a batch by chance; 0 where a batch is as large as was meant.
+        advantages: float32 [batch], how much better a response is than was to be expected; None where nobody scores it.
     """
 
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
     labels: torch.Tensor
     expected: int = 0
+    advantages: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on another device."""
         ids, mask, labels = (one.to(device) for one in (self.input_ids, self.attention_mask, self.labels))
-        return Batch(ids, mask, labels, self.expected)
+        scored = None if self.advantages is None else self.advantages.to(device)
+        return Batch(ids, mask, labels, self.expected, scored)
 
     @property
     def response_tokens(self) -> int:
@@ -57,6 +60,7 @@ class Batch:
                     self.input_ids[rows, :length],
                     self.attention_mask[rows, :length],
                     self.labels[rows, :length],
+                    advantages=None if self.advantages is None else self.advantages[rows],
                 )
             )
         return parts
@@ -104,10 +108,10 @@ def response_losses(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch
             *(torch.split(one, each) for one in (rows, columns, labels)), strict=True
         )
     ]
-    return _by_record(torch.cat(parts), rows, said), said.sum(dim=1)
+    return by_record(torch.cat(parts), rows, said), said.sum(dim=1)
 
 
-def _by_record(losses: torch.Tensor, rows: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
+def by_record(losses: torch.Tensor, rows: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
     """Sum losses float32 [tokens], those of the positions `said` [batch, length] in order, by record."""
     if losses.is_cuda:  # index_add_ adds in another order every time there
         return losses.new_zeros(said.shape).masked_scatter(said, losses).sum(dim=1)

@@ -38,3 +38,26 @@ class Calibrated(Event):
     def few(self) -> bool:
         """Whether there are fewer tokens than inputs."""
         return self.tokens < self.widest
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned(Event):
+    """Heads, channels or sub-modules were taken out of a model."""
+
+    kind: ClassVar[str] = "pruned"
+    ratio: float
+    """Share of the weights of heads and channels that was to go."""
+    width: str
+    importance: str
+    recover: str
+    weights_before: int
+    weights: int
+    """All weights of the model, before and after."""
+    kl: dict[str, float]
+    """Step (pruned, compensated, recovered) to the mean KL of the predictions of held-out response tokens to those of
+    the model before, nats."""
+    loss: dict[str, float]
+    """Step to the held-out loss, the model before as `dense`."""
+    seconds: float
+    base_digest: str = ""
+    """Of the pruned model, where it is the base of what follows."""

@@ -221,7 +221,7 @@ class StageFinished(Event):
 
     kind: ClassVar[str] = "stage"
     name: str
-    """base, tuned, rounded, compressed or llama.cpp."""
+    """base, pruned, tuned, rounded, compressed or llama.cpp."""
     loss: float
     perplexity: float
     rouge_l: float

@@ -100,18 +100,29 @@ def owned_folder(path: Path) -> Iterator[Path]:
     """
     with without_trace(path):
         writable_folder(path)
-        try:
-            handle = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            raise unwritable(error, path) from error
-        try:
-            _lock(handle, path)
+        with locked(path):
             for left in path.glob(f"{PARTIAL}*"):
                 with contextlib.suppress(OSError):
                     left.unlink()
             yield path
-        finally:
-            os.close(handle)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep others who lock this folder out of it; the lock ends with the process, however that ends.
+
+    Raises:
+        OutputError: if somebody holds it, or the file system has none.
+    """
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise unwritable(error, folder) from error
+    try:
+        _lock(handle, folder)
+        yield
+    finally:
+        os.close(handle)
 
 
 def remove_partial(path: Path) -> None:

@@ -179,7 +179,7 @@ class QuantisedMatrix:
         """Return the float32 [rows, columns] weights, exactly what a reader of the file computes."""
         rows, columns = self.codes.shape
         scale, offset = self.grid.steps(self.numbers)
-        groups = self.grid.level(self.codes.reshape(rows, -1, self.grid.group)) * scale.unsqueeze(-1)
+        groups = self.grid.level(self.codes.reshape(rows, -1, self.grid.group)).mul_(scale.unsqueeze(-1))
         if offset is not None:
             groups += offset.unsqueeze(-1)
         if self.unit != 1:

@@ -71,6 +71,15 @@ def formed(tensors: Tensors) -> dict[str, torch.Tensor]:
     return found
 
 
+def side_by_side(tensors: Tensors) -> dict[str, Factors]:
+    """Return the factors of the residuals by adapted layer, all rounds' beside each other; no matrices."""
+    return {
+        stem: (torch.cat(lefts, 1), torch.cat(rights, 0))
+        for stem, (_, lefts, rights) in _grouped(tensors).items()
+        if lefts
+    }
+
+
 def folded(update: Dense) -> Dense:
     """Return the same state in the smaller form: a layer's factors, or one matrix once they are no smaller than it.
 

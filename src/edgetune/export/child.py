@@ -222,6 +222,8 @@ def _load(order: Json) -> Any:
     parameters.verbosity, parameters.warmup, parameters.fit_params = 1, False, False
     # Prompts of former requests are not kept beside the one in the context.
     parameters.cache_ram_mib = 0
+    adapters = [xllamacpp.CommonAdapterLoraInfo(path, 1.0) for path in order.get("adapters", ())]
+    parameters.lora_adapters = adapters
     parameters.hostnames, parameters.api_keys = [SOCKET], [order["key"]]
     parameters.endpoint_slots = parameters.ui = False
     if order["exact"]:

@@ -47,12 +47,13 @@ def without_attention(config: Config) -> bool:
 
 def deci_parameters(config: Config) -> dict[str, Value]:
     """Return the hyper-parameters: those of a Llama, with three of them by layer; 0 is a removed sub-module."""
-    found, silent, first = widths(config), without_feed_forward(config), int(without_attention(config))
+    found, silent = widths(config), without_feed_forward(config)
+    heads, first = (_shared(config), 1) if without_attention(config) else (0, 0)
     shared = qwen_parameters(config) if config.model_type == "qwen2" else llama_parameters(config)
     channels = [NOTHING if layer in silent else width for layer, width in enumerate(found.feed_forward)]
     return shared | {
         "feed_forward_length": channels,
-        "attention.head_count": [found.heads[0] or first, *found.heads[1:]],
+        "attention.head_count": [found.heads[0] or heads, *found.heads[1:]],
         "attention.head_count_kv": [found.kv_heads[0] or first, *found.kv_heads[1:]],
     }
 
@@ -64,18 +65,27 @@ def deci_tensors(config: Config) -> dict[str, torch.Tensor]:
     for layer in without_feed_forward(config):
         tensors |= _zeros(f"blk.{layer}.ffn", ("gate", "up"), "down", width, NOTHING)
     if without_attention(config):
-        tensors |= _zeros("blk.0.attn", ("q", "k", "v"), "output", width, head_dim(config))
+        one = head_dim(config)  # one key-value head, and as many others on it as in every other layer
+        tensors |= _zeros("blk.0.attn", ("k", "v"), None, width, one)
+        tensors |= _zeros("blk.0.attn", ("q",), "output", width, one * _shared(config))
     return tensors
 
 
 def _zeros(
-    stem: str, readers: tuple[str, ...], writer: str, width: int, inner: int
+    stem: str, readers: tuple[str, ...], writer: str | None, width: int, inner: int
 ) -> dict[str, torch.Tensor]:
     found = {f"{stem}_{name}.weight": torch.zeros(inner, width) for name in readers}
-    return found | {
-        f"{stem}_{writer}.weight": torch.zeros(width, inner),
-        f"{stem}_norm.weight": torch.ones(width),
-    }
+    if writer is not None:
+        found |= {
+            f"{stem}_{writer}.weight": torch.zeros(width, inner),
+            f"{stem}_norm.weight": torch.ones(width),
+        }
+    return found
+
+
+def _shared(config: Config) -> int:
+    """Return how many heads share a key-value head."""
+    return int(config.num_attention_heads) // int(config.num_key_value_heads)
 
 
 def _by_head(config: Config, rows: int) -> torch.Tensor:

@@ -37,13 +37,22 @@ class LlamaCpp:
         threads: CPU threads.
         context: tokens a prompt and its answer may have; 0 for the model's own, at most 4096.
         exact: keep keys, values and their sums in fp32 instead of llama.cpp's usual fp16.
+        adapters: LoRA files put on the model while it is loaded, each at its own scale.
 
     Raises:
         ModelError: if the file is damaged, or llama.cpp refuses it or dies of it.
         MissingExtraError: if `xllamacpp` or `gguf` is not installed.
     """
 
-    def __init__(self, path: Path, *, threads: int = 1, context: int = 0, exact: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        threads: int = 1,
+        context: int = 0,
+        exact: bool = False,
+        adapters: Sequence[Path] = (),
+    ) -> None:
         file = read_gguf(path)
         self.path, self.metadata = path, file.metadata
         architecture = self.metadata.get("general.architecture")
@@ -60,6 +69,7 @@ class LlamaCpp:
                 "end": _number(self.metadata.get("tokenizer.ggml.eos_token_id", 0), path),
                 "vocabulary": tokens.count if tokens else 0,
                 "exact": exact,
+                "adapters": [str(adapter.absolute()) for adapter in adapters],
             },
         )
 

@@ -49,7 +49,7 @@ class Process:
 
     Args:
         path: the file, whose structure is sound.
-        order: what `child.py` is to load: `threads`, `context`, `end`, `vocabulary`, `exact`.
+        order: what `child.py` is to load: `threads`, `context`, `end`, `vocabulary`, `exact`, `adapters`.
 
     Raises:
         ModelError: if llama.cpp refuses the file, dies of it, or takes too long.

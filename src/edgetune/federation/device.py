@@ -107,11 +107,8 @@ class Device:
         return write_scores(self._messages, round, named, self.id, len(self._examples), scores)
 
     def _batches(self, round: int, turn: int | None) -> Iterator[Batch]:
-        method, seed = self._worker.method, self._worker.seed
-        first = (round - 1 if turn is None else turn) * method.local_steps
-        return method.sampling.batches(
-            self._examples, method.batch_size, self._pad_id, seed=seed, device=self.id, first=first
-        )
+        first = (round - 1 if turn is None else turn) * self._worker.method.local_steps
+        return self._worker.batches(self._examples, self._pad_id, device=self.id, first=first)
 
     def answer(
         self,

@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from edgetune.core.errors import DigestError, ModelError
 from edgetune.core.keys import key_id, pool_key
 from edgetune.core.ledger import DirectionsSpec, Ledger, check_base, read_ledger
-from edgetune.core.quantised import HELD, BlockGrid
+from edgetune.core.quantised import BlockGrid
 from edgetune.core.tuned import Tuned
 from edgetune.core.update import Dense
 from edgetune.directions import KINDS, Hadamard
 from edgetune.directions.space import BoundSpace
-from edgetune.federation.residency import base_tensors, digest_of
+from edgetune.federation.residency import base_tensors, digest_of, grid_named
 from edgetune.federation.worker import BASE_GRID, LAYER_SCALE
 from edgetune.models.backbone import Backbone, load_backbone
 from edgetune.models.digest import tensor_digest
@@ -78,14 +79,14 @@ def materialise(
         base = stored_weights(backbone.folder, backbone.model)
         tuned = reopen(backbone.model, None, _fitting(ledger.adapter, backbone, where), base)
     else:
-        space = _space(ledger.directions, key)
+        space = space_of(ledger.directions, key)
         if ledger.adapter is not None:
             tuned = reopen(backbone.model, space, _fitting(ledger.adapter, backbone, where))
         elif grid is not None:
             tuned = StreamedTuned(backbone.model, space, base_tensors(backbone, grid))
         else:
             base = stored_weights(backbone.folder, backbone.model)
-            tuned = ProjectedTuned(backbone.model, space, base=base, scales=_scales(ledger, backbone))
+            tuned = ProjectedTuned(backbone.model, space, base=base, scales=scales_of(ledger, backbone.model))
     tuned.reset(ledger.update)
     if ledger.weights_digest and backbone.dtype == torch.float32:
         found = tensor_digest(tuned.named_weights())
@@ -109,19 +110,20 @@ def refuse_other_base(backbone: Backbone, ledger: Ledger, where: Path | None) ->
 
 
 def _grid(ledger: Ledger) -> BlockGrid | None:
-    name = ledger.extra.get(BASE_GRID)
-    if name is not None and name not in HELD:
-        raise ModelError(f"the ledger's base was rounded to an unknown grid {name!r}", hint="update edgetune")
-    return HELD[name] if name is not None else None
+    return grid_named(ledger.extra.get(BASE_GRID))
 
 
-def _scales(ledger: Ledger, backbone: Backbone) -> dict[str, float]:
-    """Return the factors of layer-wise scaling: positive numbers for parameters that the model has."""
+def scales_of(ledger: Ledger, model: nn.Module) -> dict[str, float]:
+    """Return the factors of layer-wise scaling: positive numbers for parameters that the model has.
+
+    Raises:
+        ModelError: if they are none.
+    """
     try:
         found = json.loads(ledger.extra.get(LAYER_SCALE, "{}"))
     except (ValueError, RecursionError) as error:
         raise ModelError("the ledger's layer scales are no JSON") from error
-    names = {name for name, _ in backbone.model.named_parameters()}
+    names = {name for name, _ in model.named_parameters()}
     if not isinstance(found, dict) or not found.keys() <= names:
         raise ModelError("the ledger's layer scales are not those of this model's parameters")
     for name, scale in found.items():
@@ -160,7 +162,13 @@ def _fitting(adapter: dict[str, Any], backbone: Backbone, where: Path | None) ->
     return adapter
 
 
-def _space(spec: DirectionsSpec, key: bytes | None) -> BoundSpace:
+def space_of(spec: DirectionsSpec, key: bytes | None) -> BoundSpace:
+    """Return the directions that a ledger names, under their public key or the one given.
+
+    Raises:
+        ModelError: if the key is missing, or the directions are of an unknown kind.
+        DigestError: if it is another key.
+    """
     if key is None:
         if spec.seed is None:
             raise ModelError("this ledger's directions are under a secret key", hint="pass it as key=...")

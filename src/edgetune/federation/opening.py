@@ -16,6 +16,7 @@ from edgetune.federation.pipes import Message
 from edgetune.federation.start import Start
 from edgetune.federation.worker import Worker
 from edgetune.models.backbone import load_backbone
+from edgetune.recipe.lesson import lesson_of
 from edgetune.recipe.prepare import Prepared, recipe_method
 from edgetune.recipe.recipe import Recipe
 from edgetune.recipe.residency import RESIDENCIES
@@ -33,6 +34,8 @@ def opening_of(prepared: Prepared, scratch: Path | None) -> Message:
         "scratch": None if scratch is None else str(scratch.resolve()),
         "recipe": prepared.recipe.model_dump(),
         "method": prepared.method.digest,
+        "ends": list(prepared.ends),
+        "lesson": prepared.lesson.digest if prepared.lesson else None,
     }
     return Message("open", head)
 
@@ -53,6 +56,9 @@ def worker_of(opening: Message) -> Worker:
             "the method is another than the run began with", where=recipe.method.name, hint="run it again"
         )
     backbone = load_backbone(Path(head["folder"]), dtype=getattr(torch, head["dtype"]))
+    lesson = lesson_of(recipe, backbone, head["ends"], ())
+    if (lesson.digest if lesson else None) != head["lesson"]:
+        raise DigestError("the teacher is another than the run began with", where=recipe.distillation.teacher)
     return Worker(
         replace(backbone, prompt_digest=head["prompt_digest"]),  # its devices get tokens, not text
         method,
@@ -60,6 +66,7 @@ def worker_of(opening: Message) -> Worker:
         RESIDENCIES[recipe.model.residency],
         scratch=None if head["scratch"] is None else Path(head["scratch"]),
         start=Start(awaited=True),
+        lesson=lesson,
     )
 
 

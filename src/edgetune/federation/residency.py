@@ -11,8 +11,9 @@ from torch import nn
 
 from edgetune.compress.grid import AbsMax
 from edgetune.compress.rounding import round_to_nearest
+from edgetune.core.errors import ModelError
 from edgetune.core.packing import pack
-from edgetune.core.quantised import BlockGrid, PackedTensor, StoredTensor, whole_blocks
+from edgetune.core.quantised import HELD, BlockGrid, PackedTensor, StoredTensor, whole_blocks
 from edgetune.models.backbone import Backbone
 from edgetune.models.stored import stored_weights, streamed_weights
 from edgetune.recipe.residency import Residency
@@ -23,9 +24,23 @@ ROWS_AT_ONCE = 1 << 20
 
 def digest_of(backbone: Backbone, grid: BlockGrid | None) -> str:
     """Name the base that a ledger is relative to; a rounded base is another one. Rounding is deterministic."""
-    if grid is None:
-        return backbone.digest
-    return sha256(f"{backbone.digest} {grid.name} AbsMax".encode()).hexdigest()
+    return rounded_digest(backbone.digest, grid)
+
+
+def rounded_digest(digest: str, grid: BlockGrid | None) -> str:
+    """Return the name of a base once it is rounded to a grid; None leaves it as it is."""
+    return digest if grid is None else sha256(f"{digest} {grid.name} AbsMax".encode()).hexdigest()
+
+
+def grid_named(name: str | None) -> BlockGrid | None:
+    """Return the grid that a ledger says its base was rounded to; None for none.
+
+    Raises:
+        ModelError: if no base is held in a grid of that name.
+    """
+    if name is not None and name not in HELD:
+        raise ModelError(f"the ledger's base was rounded to an unknown grid {name!r}", hint="update edgetune")
+    return HELD[name] if name is not None else None
 
 
 def named_base(backbone: Backbone, residency: Residency) -> Backbone:

@@ -97,10 +97,8 @@ def _intervals(
             keys = method.keys(plan.seed, round, ONLY_DEVICE)
             if optimiser:
                 tuned.keep(worker.scratch)  # its steps move directions again, which the ledger adds up
-            batches = method.sampling.batches(
-                examples, method.batch_size, pad_id,
-                seed=plan.seed, device=ONLY_DEVICE, first=(round - 1) * method.local_steps,
-            )  # fmt: skip
+            first = (round - 1) * method.local_steps
+            batches = worker.batches(examples, pad_id, device=ONLY_DEVICE, first=first)
             steps = take_steps(
                 method, tuned, batches, keys, optimiser,
                 round=round, objective=worker.objective, progress=pace.step,

@@ -59,9 +59,12 @@ def tune_prepared(
     residency = RESIDENCIES[recipe.model.residency]
     folder, fingerprint = ledger_path.parent, _fingerprint(prepared, single)
     start = Start(prepared.sample, folder, fingerprint)
-    worker = Worker(prepared.backbone, prepared.method, recipe.seed, residency, scratch=folder, start=start)
+    worker = Worker(
+        prepared.backbone, prepared.method, recipe.seed, residency,
+        scratch=folder, start=start, lesson=prepared.lesson,
+    )  # fmt: skip
     plan = _plan(recipe)
-    watched = course if prepared.method.objective is None else None
+    watched = course if worker.objective is None else None
     checkpoint = Checkpoint(ledger_path, worker, fingerprint, watched)
 
     def evaluate(tuned: Tuned) -> float:
@@ -147,4 +150,5 @@ def _fingerprint(prepared: Prepared, single: bool) -> str:
     """Name everything that decides the tuned weights beside the base: settings, data, and how text becomes tokens."""
     parts = [prepared.recipe.tuning_fingerprint, prepared.manifest.identity, prepared.backbone.prompt_digest]
     parts += [prepared.method.origin] if prepared.method.origin else []
+    parts += [prepared.lesson.digest] if prepared.lesson else []
     return f"{'single' if single else 'federated'}-{sha256(' '.join(parts).encode()).hexdigest()}"

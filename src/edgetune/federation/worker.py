@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import cast
 
-from edgetune.core.batch import Objective
+from edgetune.core.batch import Batch, Objective
 from edgetune.core.keys import pool_key
 from edgetune.core.ledger import DirectionsSpec
 from edgetune.core.pieces import Layers
 from edgetune.core.tuned import Tuned
 from edgetune.core.update import Dense, Update
+from edgetune.data.encode import Example
 from edgetune.directions.draw import describe
 from edgetune.directions.space import BoundSpace, KeptSpace
+from edgetune.distil.lesson import Lesson
 from edgetune.federation.messages import Messages
 from edgetune.federation.precision import UpdateWatch
 from edgetune.federation.reply import binding
@@ -44,6 +47,7 @@ class Worker:
         residency: where the weights live.
         scratch: folder for what is set aside on disk; the system's temporary folder if not given.
         start: where the first state comes from, if the method's target computes one.
+        lesson: what is learnt from a teacher in place of the method's objective.
 
     Raises:
         ConfigError: if the method's weights cannot be streamed.
@@ -60,6 +64,7 @@ class Worker:
         *,
         scratch: Path | None = None,
         start: Start = NOWHERE,
+        lesson: Lesson | None = None,
     ) -> None:
         self.backbone, self.method = named_base(backbone, residency), method
         self.seed, self.residency, self.scratch = seed, residency, scratch
@@ -83,9 +88,7 @@ class Worker:
             self.initial = self.tuned.state()
         self.start = start.begin(method.target, self.tuned, seed)
         """Digest of the computed start; empty if it is the seed's. A worker that awaits it is told by its server."""
-        self.objective: Objective | None = (
-            method.objective.bind(backbone.tokenizer) if method.objective else None
-        )
+        self.lesson, self.objective = lesson, _objective(method, backbone, lesson)
         self.watch = UpdateWatch(self.tuned, method, seed)
         self.layers: Layers = self.tuned.layers if isinstance(self.tuned, DenseTuned) else ()
         self.states: dict[int, Update] = {}
@@ -93,8 +96,9 @@ class Worker:
 
     @property
     def identity(self) -> str:
-        """SHA-256 of what devices and server must share: base, how text becomes tokens, and a computed start."""
+        """SHA-256 of what devices and server must share: base, how text becomes tokens, computed start and lesson."""
         parts = [self.backbone.digest, self.backbone.prompt_digest, *([self.start] if self.start else [])]
+        parts += [self.lesson.digest] if self.lesson else []
         return sha256(" ".join(parts).encode()).hexdigest()
 
     def keys(self, round: int, device: int, state: Update) -> list[int]:
@@ -107,6 +111,25 @@ class Worker:
         """
         offered = offered_keys(self.method, self.seed, round, device, state)
         return taken_keys(self.method, offered, state, self._space, self.tuned.named_weights())
+
+    def batches(
+        self, examples: Sequence[Example], pad_id: int, *, device: int, first: int
+    ) -> Iterator[Batch]:
+        """Yield the batches of a device's steps for ever, completed by the student itself where a lesson says so.
+
+        Args:
+            examples: of the device, at least one.
+            pad_id: the padding token.
+            device: whose they are.
+            first: number of the first step, from 0.
+        """
+        method = self.method
+        given = method.sampling.batches(
+            examples, method.batch_size, pad_id, seed=self.seed, device=device, first=first
+        )
+        if self.lesson is None:
+            return given
+        return self.lesson.batches(given, self.tuned, seed=self.seed, device=device, first=first)
 
     @property
     def messages(self) -> Messages:
@@ -126,3 +149,9 @@ class Worker:
         said = {LAYER_SCALE: json.dumps(scales, sort_keys=True)} if scales else {}
         said |= {START: self.start} if self.start else {}
         return said | ({BASE_GRID: self.residency.grid.name} if self.residency.grid else {})
+
+
+def _objective(method: TuningMethod, backbone: Backbone, lesson: Lesson | None) -> Objective | None:
+    if lesson is not None:
+        return lesson.objective()
+    return method.objective.bind(backbone.tokenizer) if method.objective else None

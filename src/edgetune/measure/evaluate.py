@@ -127,7 +127,7 @@ def generate(
 def _answered(
     model: nn.Module, prompts: Sequence[Sequence[int]], max_new_tokens: int, ends: frozenset[int]
 ) -> list[list[int]]:
-    rows = _greedy(model, prompts, max_new_tokens, ends)
+    rows = decode(model, prompts, max_new_tokens, ends)
     if rows is None:
         rows = [_by_library(model, prompt, max_new_tokens, ends) for prompt in prompts]
     return rows
@@ -155,10 +155,33 @@ def _by_library(model: Any, prompt: Sequence[int], max_new_tokens: int, ends: fr
     return answer[:end]
 
 
-def _greedy(
-    model: nn.Module, prompts: Sequence[Sequence[int]], max_new_tokens: int, ends: frozenset[int]
+def most_likely(logits: torch.Tensor) -> torch.Tensor:
+    """Return the likeliest token of every row, int64 [rows]; `logits` float [rows, vocabulary]."""
+    return logits.argmax(dim=-1)
+
+
+def decode(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    ends: frozenset[int],
+    *,
+    pick: Callable[[torch.Tensor], torch.Tensor] = most_likely,
+    keep_end: bool = False,
 ) -> list[list[int]] | None:
-    """Answer prompts with a key-value cache, None if the model has none."""
+    """Answer prompts token by token with a key-value cache.
+
+    Args:
+        model: a causal language model.
+        prompts: token ids, each at least one.
+        max_new_tokens: at least 1; prompts and answers fit into the model's context.
+        ends: tokens that end an answer.
+        pick: chooses the next token of every row from logits, float [rows, vocabulary]; called once a token.
+        keep_end: the token that ended an answer is its last.
+
+    Returns:
+        Token ids; None if the model has no such cache.
+    """
     device, width = _device(model), max(map(len, prompts))
     accepted = inspect.signature(model.forward).parameters
     ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in prompts], device=device)
@@ -176,13 +199,13 @@ def _greedy(
         cache = getattr(out, "past_key_values", None)
         if cache is None:
             return None
-        ids = out.logits[:, -1].argmax(dim=-1, keepdim=True)
+        ids = pick(out.logits[:, -1]).unsqueeze(1)
         mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=1)
         for row, token in enumerate(ids[:, 0].tolist()):
-            if row in running and token in ends:
-                running.remove(row)
-            elif row in running:
+            if row in running and (keep_end or token not in ends):
                 answers[row].append(token)
+            if token in ends:
+                running.discard(row)
         if not running:
             break
     return answers

@@ -34,14 +34,8 @@ def method_of(path: Path) -> TuningMethod:
     Raises:
         ConfigError: if there is no such file, it raises, defines no `METHOD`, or its name is one of edgetune's own.
     """
-    try:
-        if not path.is_file() or path.stat().st_size > LARGEST:
-            raise ConfigError(f"not a Python file of at most {LARGEST:,} bytes", where=path, hint=_HINT)
-        source = path.read_bytes()
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read the method's file: {error}", where=path, hint=_HINT) from error
-    digest = sha256(source).hexdigest()
-    found = getattr(_executed(path, source, MODULE + digest[:16]), "METHOD", None)
+    module, digest = module_of(path)
+    found = getattr(module, "METHOD", None)
     if not isinstance(found, TuningMethod):
         said = "defines no METHOD" if found is None else f"METHOD is a {type(found).__name__}"
         raise ConfigError(f"{said}, but a TuningMethod is needed", where=path, hint=_HINT)
@@ -52,6 +46,22 @@ def method_of(path: Path) -> TuningMethod:
             f"{found.name!r} is a method of edgetune", where=path, hint="give yours a name of its own"
         )
     return replace(found, origin=digest)
+
+
+def module_of(path: Path) -> tuple[ModuleType, str]:
+    """Execute a Python file that somebody named; return it as a module, and its SHA-256.
+
+    Raises:
+        ConfigError: if there is no such file, or it raises.
+    """
+    try:
+        if not path.is_file() or path.stat().st_size > LARGEST:
+            raise ConfigError(f"not a Python file of at most {LARGEST:,} bytes", where=path, hint=_HINT)
+        source = path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read the method's file: {error}", where=path, hint=_HINT) from error
+    digest = sha256(source).hexdigest()
+    return _executed(path, source, MODULE + digest[:16]), digest
 
 
 def _executed(path: Path, source: bytes, name: str) -> ModuleType:

@@ -36,7 +36,7 @@ def tensor_digest(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
         if name == previous:
             raise ValueError(f"two tensors are named {name!r}")
         previous = name
-        _add(digest, name, tensor)
+        add_tensor(digest, name, tensor)
     return digest.hexdigest()
 
 
@@ -60,11 +60,12 @@ def files_digest(files: Iterable[Path]) -> str:
                     raise ValueError(f"two tensors are named {name!r}")
                 owners[name] = handle
         for name in sorted(owners):
-            _add(digest, name, owners[name].get_tensor(name))
+            add_tensor(digest, name, owners[name].get_tensor(name))
     return digest.hexdigest()
 
 
-def _add(digest: hashlib._Hash, name: str, tensor: torch.Tensor) -> None:
+def add_tensor(digest: hashlib._Hash, name: str, tensor: torch.Tensor) -> None:
+    """Add a tensor to a digest of the form of `tensor_digest`; names come in sorted order."""
     digest.update(json.dumps([name, list(tensor.shape)], separators=(",", ":")).encode("utf-8") + b"\n")
     flat = tensor.detach().reshape(-1)
     for start in range(0, flat.numel(), CHUNK):

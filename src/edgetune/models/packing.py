@@ -101,7 +101,7 @@ def packing_of(said: Mapping[str, Any], where: Path) -> Packing:
 def _gptq(said: Mapping[str, Any], where: Path) -> Gptq:
     kind = said.get("checkpoint_format") or "gptq"
     bits = said["bits"]
-    if bits not in BITS:
+    if type(bits) is not int or bits not in BITS:
         raise ModelError(f"GPTQ with {bits!r} bits", where=where, hint=f"{BITS} are read; else {ORIGINAL}")
     if kind not in LIFTS:
         hint = f"{' and '.join(LIFTS)} are read; else {ORIGINAL}"

@@ -6,6 +6,7 @@ import json
 import math
 import struct
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,38 @@ def stored_shapes(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
         for name, entry in _header(file)[0].items()
         if name != "__metadata__"
     }
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEntry:
+    """Where one tensor of a weight file is.
+
+    Args:
+        file: the safetensors file.
+        kind: its type as safetensors names it, for example `BF16`.
+        shape: its shape.
+        offset: first byte, from the start of the file.
+    """
+
+    file: Path
+    kind: str
+    shape: tuple[int, ...]
+    offset: int
+
+
+def stored_entries(files: Iterable[Path]) -> dict[str, StoredEntry]:
+    """Return where every tensor is, in files that `weight_files` has checked.
+
+    Cost: reads the headers.
+    """
+    found = {}
+    for file in files:
+        header, start = _header(file)
+        for name, entry in header.items():
+            if name != "__metadata__":
+                begin = start + int(entry["data_offsets"][0])
+                found[name] = StoredEntry(file, entry["dtype"], tuple(entry["shape"]), begin)
+    return found
 
 
 def read_json(file: Path, largest: int) -> Any:

@@ -85,6 +85,29 @@ def calibration_of(prepared: Prepared) -> Calibration:
     )
 
 
+def learnable(prepared: Prepared, most: int) -> list[Example]:
+    """Return what a server may train a pruned model on: what it may calibrate on, without a bound on the tokens.
+
+    That is the text that `compression.calibration` names, the server's own sample, and where no device holds records
+    of the recipe all others that are not held out.
+
+    Args:
+        prepared: model, records, recipe.
+        most: examples that are enough.
+
+    Raises:
+        ConfigError, DataError: as `calibration_of`.
+    Cost: the tokenising of so many records at most.
+    """
+    section = prepared.recipe.compression
+    longest = longest_of(prepared.recipe, prepared.method, prepared.backbone)
+    found = _of_recipe(prepared, most * longest, asked=False)
+    if section.calibration is not None:
+        found = _of_source(prepared, section.calibration, most * longest) + found
+    order = stream(prepared.recipe.seed, "recovery").permutation(len(found))[:most]
+    return [found[int(place)] for place in order]
+
+
 def widest_input(model: nn.Module) -> int:
     """Return the greatest input dimension of a linear layer, the head left out: the side of the largest Hessian."""
     head = getattr(model, "get_output_embeddings", lambda: None)()

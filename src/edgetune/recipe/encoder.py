@@ -97,7 +97,10 @@ def longest_of(recipe: Recipe, method: TuningMethod, backbone: Backbone) -> int:
     Raises:
         ConfigError: the model's context leaves too few.
     """
-    answer = max(recipe.evaluation.max_new_tokens, method.objective.max_new_tokens if method.objective else 0)
+    lesson = recipe.distillation
+    sampled = lesson.max_new_tokens if lesson.wanted and lesson.share else 0
+    scored = method.objective.max_new_tokens if method.objective else 0
+    answer = max(recipe.evaluation.max_new_tokens, scored, sampled)
     longest = min(recipe.data.max_tokens, context_of(backbone) - answer)
     if longest < 8:
         raise ConfigError(

@@ -36,7 +36,7 @@ def recipe_method(recipe: Recipe) -> TuningMethod:
     """
     named = tuning_method(recipe.method.name)
     options = recipe.method.model_dump(exclude={"name"}, exclude_none=True)
-    shipped = _shipped(recipe.method.name) if recipe.model.source == EMBEDDED else {}
+    shipped = _shipped_for(recipe)
     for name in OPEN:
         if options[name] == AUTO:
             del options[name]
@@ -49,7 +49,7 @@ def recipe_method(recipe: Recipe) -> TuningMethod:
 
 def written_out(recipe: Recipe) -> Recipe:
     """Return a recipe with the numbers that its base's name stands for: it is the same where the base has another."""
-    shipped = _shipped(recipe.method.name) if recipe.model.source == EMBEDDED else {}
+    shipped = _shipped_for(recipe)
     found = {name: shipped[name] for name in OPEN if getattr(recipe.method, name) == AUTO and name in shipped}
     return recipe.model_copy(update={"method": recipe.method.model_copy(update=found)})
 
@@ -61,7 +61,7 @@ def left_open(recipe: Recipe, method: TuningMethod) -> tuple[str, ...]:
         recipe: of the run.
         method: its `recipe_method`.
     """
-    shipped = _shipped(recipe.method.name) if recipe.model.source == EMBEDDED else {}
+    shipped = _shipped_for(recipe)
     has = {"learning_rate": True, "eps": method.eps is not None}
     return tuple(
         name for name in OPEN if has[name] and name not in shipped and getattr(recipe.method, name) == AUTO
@@ -71,6 +71,12 @@ def left_open(recipe: Recipe, method: TuningMethod) -> tuple[str, ...]:
 def settled(recipe: Recipe, found: Mapping[str, float]) -> Recipe:
     """Return the recipe with numbers for what it left open."""
     return recipe.model_copy(update={"method": recipe.method.model_copy(update=dict(found))})
+
+
+def _shipped_for(recipe: Recipe) -> Mapping[str, float]:
+    """Return the numbers that ship for a recipe's base: the embedded model as it is, not a pruned copy of it."""
+    own = recipe.model.source == EMBEDDED and not recipe.prunes_first
+    return _shipped(recipe.method.name) if own else {}
 
 
 @cache

@@ -15,6 +15,7 @@ from edgetune.data.encode import Encoded, Example, batches, encode_whole, paddin
 from edgetune.data.manifest import Manifest
 from edgetune.data.records import Record
 from edgetune.data.turns import Frame, Prompt
+from edgetune.distil.lesson import Lesson
 from edgetune.measure.machine import usable_cores
 from edgetune.measure.threads import worthwhile_threads
 from edgetune.measure.words import words_of
@@ -25,6 +26,7 @@ from edgetune.models.embedded import EMBEDDED
 from edgetune.recipe.asking import asked_devices, asked_for
 from edgetune.recipe.division import HELD_OUT, divide
 from edgetune.recipe.encoder import Encoder, context_of, longest_of, prompt_of
+from edgetune.recipe.lesson import COMPARED, check_distillation, check_taught, lesson_of
 from edgetune.recipe.open_settings import recipe_method
 from edgetune.recipe.recipe import Recipe
 from edgetune.recipe.residency import RESIDENCIES, check_streams
@@ -67,6 +69,7 @@ class Prepared:
         base_style: encoded records of what the base was pretrained on, to see forgetting; empty if unknown.
         scoring: how answers are scored beside Rouge-L; None if they are not.
         found: what became of the records, an event for the log.
+        lesson: what the student learns in place of the loss; None if nobody teaches it.
     """
 
     recipe: Recipe
@@ -87,6 +90,7 @@ class Prepared:
     base_style: list[Example]
     scoring: Scoring | None
     found: DataPrepared
+    lesson: Lesson | None = None
 
     @property
     def asked(self) -> list[int]:
@@ -133,6 +137,7 @@ def prepare(recipe: Recipe, *, split: bool = True) -> Prepared:
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     method = recipe_method(recipe)
+    check_distillation(recipe, method)
     device = find_device(recipe.model.device)
     check_streams(method, RESIDENCIES[recipe.model.residency], device)
     data = divide(recipe, split=split)
@@ -144,7 +149,8 @@ def prepare(recipe: Recipe, *, split: bool = True) -> Prepared:
     prompt = prompt_of(recipe, backbone)
     own = recipe.data.source == EMBEDDED and split
     with prompt.renderer(backbone.tokenizer) as renderer:
-        encode = Encoder(backbone, prompt, renderer, longest_of(recipe, method, backbone))
+        longest = longest_of(recipe, method, backbone)
+        encode = Encoder(backbone, prompt, renderer, longest)
         devices = {device: encode(share) for device, share in enumerate(data.shares)}
         held = encode.with_turns(data.held_out)
         calibration_examples = encode(data.calibration)
@@ -154,6 +160,9 @@ def prepare(recipe: Recipe, *, split: bool = True) -> Prepared:
     ends = encode.ends()
     if ends and backbone.model.generation_config is not None:
         backbone.model.generation_config.eos_token_id = list(ends)
+    texts = [record.response for record in data.records[:COMPARED]]
+    lesson = lesson_of(recipe, backbone, ends, texts, longest=longest) if split else None
+    check_taught(lesson, [one for share in devices.values() for one in share])
     held_out = [renderer.frame.without_own_end(record) for record in data.held_out]
     return Prepared(
         recipe=recipe,
@@ -183,6 +192,7 @@ def prepare(recipe: Recipe, *, split: bool = True) -> Prepared:
             ends=list(ends),
             words=words_of([record.response for record in held_out]),
         ),
+        lesson=lesson,
     )
 
 

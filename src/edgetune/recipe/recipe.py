@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError
 from edgetune.core.errors import ConfigError, DataError, nearest
 from edgetune.core.event_log import read_events
 from edgetune.methods.cards import is_file
+from edgetune.recipe.distillation_section import DistillationSection
 from edgetune.recipe.method_section import MethodSection, Section
 from edgetune.recipe.sections import (
     CompressionSection,
@@ -26,6 +27,7 @@ from edgetune.recipe.sections import (
     FederationSection,
     FleetSection,
     ModelSection,
+    PruningSection,
     SplitSection,
 )
 
@@ -55,9 +57,21 @@ class Recipe(Section):
     federation: FederationSection = FederationSection()
     fleet: FleetSection = FleetSection()
     method: MethodSection = MethodSection()
+    distillation: DistillationSection = DistillationSection()
+    pruning: PruningSection = PruningSection()
     compression: CompressionSection = CompressionSection()
     export: ExportSection = ExportSection()
     evaluation: EvaluationSection = EvaluationSection()
+
+    @property
+    def _before_tuning(self) -> tuple[str, ...]:
+        stages = self.stages or ()
+        return stages[: stages.index("tune")] if "tune" in stages else ()
+
+    @property
+    def prunes_first(self) -> bool:
+        """Whether what is tuned is a pruned copy of the base that the recipe names."""
+        return "prune" in self._before_tuning
 
     @property
     def tuning_fingerprint(self) -> str:
@@ -81,9 +95,11 @@ class Recipe(Section):
                 "stages": True,
             }
         )
-        stages = self.stages or ()
-        before = stages[: stages.index("tune")] if "tune" in stages else ()
-        kept["stages"] = [name for name in before if name != "base"]
+        if self.distillation == DistillationSection():  # runs of versions that had none go on
+            del kept["distillation"]
+        kept["stages"] = [name for name in self._before_tuning if name != "base"]
+        if not self.prunes_first:
+            kept.pop("pruning")
         return sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
@@ -106,7 +122,18 @@ def load_recipe(path: Path | None, overrides: Sequence[str] = (), **settings: ob
             where=f"{path}: method.name",
             hint="name it in the command: --method FILE, or tune FILE and federate FILE",
         )
+    _refuse_rewards_code(raw, path)
     return _resolve(raw, path, overrides, settings)
+
+
+def _refuse_rewards_code(raw: Mapping[str, Any], path: Path | None) -> None:
+    section = raw.get("distillation")
+    if isinstance(section, dict) and is_file(section.get("reward")):
+        raise ConfigError(
+            "a recipe names no Python file, since that would be executed",
+            where=f"{path}: distillation.reward",
+            hint="name it in the command: --set distillation.reward=FILE",
+        )
 
 
 def _method(raw: Mapping[str, Any]) -> dict[str, Any]:

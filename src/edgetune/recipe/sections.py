@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field, WrapValidator
 
 from edgetune.recipe.method_section import Section
 
@@ -13,11 +14,16 @@ Grid = Annotated[
         "Q2_K", "Q3_K", "IQ4_XS", "MXFP4", "Q4_0", "IQ4_NL", "NVFP4", "Q4_K", "Q4_1", "Q5_0", "Q5_K", "Q5_1", "Q6_K",
         "Q8_0",
     ],
-    BeforeValidator(lambda given: given.upper() if isinstance(given, str) else given),
+    WrapValidator(lambda given, known: _named(given) or known(given.upper() if isinstance(given, str) else given)),
 ]  # fmt: skip
-"""Every name of `core.quantised.GRIDS`, in small or capital letters."""
-IntegerGrid = Annotated[str, Field(pattern=r"^u?int[2348]-(g32|g64|g128|row)(-bf16)?$")]
-"""Every name of `core.integers.INTEGERS`."""
+"""Every name of `core.quantised.GRIDS`, in small or capital letters, and of `core.integers.INTEGERS`."""
+_INTEGERS = re.compile(r"u?int[2348]-(g32|g64|g128|row)(-bf16)?")
+
+
+def _named(given: object) -> str | None:
+    """Return the name of a grid of integers, if this is one: there are too many for a list in an error."""
+    name = given.lower() if isinstance(given, str) else ""
+    return name if _INTEGERS.fullmatch(name) else None
 
 
 class ModelSection(Section):
@@ -111,12 +117,35 @@ class FleetSection(Section):
     """Simulated seconds after which a round takes no reply; none if not set."""
 
 
+class PruningSection(Section):
+    """How a model is pruned in structures, by the stage `prune` and by `edgetune prune`."""
+
+    ratio: float = Field(default=0.2, gt=0, lt=1)
+    """Share of the weights of heads and channels to remove."""
+    width: Literal["uniform", "per_layer", "modules"] = "uniform"
+    """uniform (loads everywhere), per_layer, or modules (whole ones go)."""
+    importance: Literal["activation", "first", "vector", "second", "mixed", "magnitude", "random"] = (
+        "activation"
+    )
+    """What a head or channel is worth; the second to the fifth need gradients."""
+    compensate: bool = True
+    """Restore what reads the rest, by least squares."""
+    recover: Literal["none", "distil", "lora"] = "none"
+    """What is trained afterwards towards the dense model: nothing, all weights, or adapters that are merged."""
+    steps: int = Field(default=200, ge=1, le=10**6)
+    """Batches of 16 records of the recovery."""
+    learning_rate: float | None = Field(default=None, gt=0, le=1e3)
+    """Of the recovery; its own if not set."""
+    spare: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] = (0, 0)
+    """First and last layers that a width by layer leaves alone."""
+
+
 class CompressionSection(Section):
     """How the tuned model is compressed."""
 
     name: str = "gptaq"
     """A name listed by `edgetune methods`."""
-    grid: IntegerGrid | Grid | None = None
+    grid: Grid | None = None
     """GGUF block type of the linear layers, from 2.6 to 8.5 bits a weight; if not set the method's own: Q4_0, and
     F16 where it only prunes. Of folders (`edgetune compress --format`) int4-g128: bits 2, 3, 4 or 8, groups g32, g64,
     g128 or row, uint4-... with zero points."""
@@ -136,7 +165,7 @@ class CompressionSection(Section):
     if not set."""
     calibration: str | None = None
     """A text or records to calibrate on: a .txt file is packed to full length, of records prompt and response count; if
-    not set, the server's own sample in a run, and the records that are not held out in `edgetune compress`."""
+    not set, the server's own sample in a run, and else the records that are not held out; pruning takes it too."""
     calibration_tokens: int | None = Field(default=None, ge=1, le=10**9)
     """Tokens to calibrate on; if not set, 16,384, or four times the widest input of a layer if that is more."""
 

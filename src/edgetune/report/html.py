@@ -19,6 +19,7 @@ from edgetune.report.notes import (
     data_notes,
     export_notes,
     privacy_note,
+    pruned_note,
     words_note,
 )
 from edgetune.report.page import PAGE
@@ -99,6 +100,7 @@ def _notes(summary: Summary) -> list[str | None]:
     size = allotted_note(summary.allotted) if summary.allotted else None
     return [
         *_about_data(summary),
+        pruned_note(summary.pruned) if summary.pruned else None,
         found,
         size,
         forgetting(summary),

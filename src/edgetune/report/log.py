@@ -7,7 +7,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from edgetune.core.compression_events import Allotted, Calibrated
+from edgetune.core.compression_events import Allotted, Calibrated, Pruned
 from edgetune.core.errors import DataError
 from edgetune.core.events import (
     DataPrepared,
@@ -49,6 +49,7 @@ _KINDS: dict[str, type[Event]] = {
         RoundFinished,
         Calibrated,
         Allotted,
+        Pruned,
         LayerCompressed,
         StageFinished,
         Stopped,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from edgetune.core.compression_events import Allotted, Calibrated
+from edgetune.core.compression_events import Allotted, Calibrated, Pruned
 from edgetune.core.events import DataPrepared, Privacy, RateFound
 from edgetune.core.export_events import ExportPlanned
 from edgetune.report import units
@@ -91,6 +91,23 @@ def allotted_note(found: Allotted) -> str:
     """
     grids = ", ".join(f"{count} {grid}" for grid, count in found.grids.items())
     return f"size: {found.size} are {found.budget_bytes:,} bytes; matrices: {grids}"
+
+
+def pruned_note(found: Pruned) -> str:
+    """Say what was pruned, and how far the predictions are from those before after every step.
+
+    Args:
+        found: as the log says it.
+    """
+    gone = 1 - found.weights / found.weights_before if found.weights_before else 0.0
+    how = {"uniform": "alike in every layer", "per_layer": "layer by layer", "modules": "whole sub-modules"}
+    steps = ", ".join(f"{units.divergence(kl)} {step}" for step, kl in found.kl.items())
+    base = f"; the base from here on is {found.base_digest[:12]}" if found.base_digest else ""
+    return (
+        f"pruned: {found.weights:,} of {found.weights_before:,} weights stay ({gone:.1%} removed, "
+        f"{how.get(found.width, found.width)}, importance {found.importance}); KL on responses to the model before: "
+        f"{steps}{base}"
+    )
 
 
 def rate_note(found: RateFound) -> str:

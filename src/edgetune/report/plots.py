@@ -52,7 +52,7 @@ def loss_by_round(summary: Summary) -> Plot | None:
     held_out = [(done.round, done.loss) for done in summary.rounds if done.loss is not None]
     train = [(done.round, done.train_loss) for done in summary.rounds]
     train = [] if all(math.isnan(loss) for _, loss in train) else train
-    base = summary.stage("base")
+    base = summary.tuned_from
     if base is not None and held_out:
         held_out.insert(0, (0, base.loss))
     if not train and not held_out:
@@ -75,7 +75,7 @@ def loss_by_round(summary: Summary) -> Plot | None:
 def rouge_by_round(summary: Summary) -> Plot | None:
     """Draw Rouge-L by round, from the base model to the tuned one."""
     points = {done.round: done.rouge_l for done in summary.rounds if done.rouge_l is not None}
-    base, tuned = summary.stage("base"), summary.stage("tuned")
+    base, tuned = summary.tuned_from, summary.stage("tuned")
     if base is not None:
         points[0] = base.rouge_l
     if tuned is not None and summary.rounds:

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal, TypeVar
 
-from edgetune.core.compression_events import Allotted, Calibrated
+from edgetune.core.compression_events import Allotted, Calibrated, Pruned
 from edgetune.core.event_log import read_events
 from edgetune.core.events import (
     DataPrepared,
@@ -75,6 +75,7 @@ class Summary:
     """What the compression was calibrated on; None if nothing was compressed."""
     allotted: Allotted | None = None
     """How the file is kept to its size; None if its recipe does not bound it."""
+    pruned: Pruned | None = None
 
     @property
     def method(self) -> str | None:
@@ -86,6 +87,12 @@ class Summary:
         """Name of the command that made the run; `run` where the log does not say."""
         said = re.match(r"edgetune ([a-z]+)\b", self.start.command) if self.start else None
         return said[1] if said else "run"
+
+    @property
+    def tuned_from(self) -> StageFinished | None:
+        """The row of the model that tuning began with: of the pruned one where that was the base."""
+        first = self.pruned is not None and bool(self.pruned.base_digest)
+        return self.stage("pruned" if first else "base")
 
     def stage(self, name: str) -> StageFinished | None:
         """Return the row of one stage, or None if it was not measured."""
@@ -147,6 +154,7 @@ def summarise(events: Iterable[dict[str, Any]], where: Path | None = None) -> Su
         hosts=hosts_of(log, rounds),
         calibration=next(iter(reversed(_of(Calibrated, log))), None),
         allotted=next(iter(reversed(_of(Allotted, log))), None),
+        pruned=next(iter(reversed(_of(Pruned, log))), None),
     )
 
 
@@ -175,6 +183,7 @@ def to_json(summary: Summary) -> dict[str, Any]:
         "hosts": hosts_json(summary.hosts),
         "calibration": asdict(summary.calibration) if summary.calibration else None,
         "allotted": asdict(summary.allotted) if summary.allotted else None,
+        "pruned": asdict(summary.pruned) if summary.pruned else None,
     }
     plain: dict[str, Any] = finite(content)
     return plain
@@ -216,6 +225,7 @@ def write_summary(folder: Path) -> Path:
       `devices`: number to `answered` rounds, `unanswered`, `late` and the same four sums.
     - `calibration`: null, or `source`, `tokens`, `sequences` and `widest` (inputs of the widest layer).
     - `allotted`: null, or `size` as asked for, `budget_bytes`, `predicted_kl`, and `grids` (matrices on each).
+    - `pruned`: null, or the fields of what was taken out of the model (`core.compression_events.Pruned`).
 
     A loss or perplexity that is NaN or infinite is written as null, because JSON has no such number.
 
@@ -235,20 +245,9 @@ def write_summary(folder: Path) -> Path:
 
 
 _STAGE_KEYS = (
-    "name",
-    "loss",
-    "perplexity",
-    "rouge_l",
-    "metric",
-    "score",
-    "size_bytes",
-    "peak_memory_bytes",
-    "seconds",
-    "kl_response",
-    "kl",
-    "kl_rare",
-    "top_1",
-)
+    "name", "loss", "perplexity", "rouge_l", "metric", "score", "size_bytes", "peak_memory_bytes", "seconds",
+    "kl_response", "kl", "kl_rare", "top_1",
+)  # fmt: skip
 _RUN_KEYS = ("method", "base_digest", "seed", "versions", "weights", "command", "config")
 
 

@@ -13,7 +13,7 @@ from edgetune.core.export_events import Verified
 from edgetune.report import units
 from edgetune.report.grids import Grid, divergences, stages, traffic
 from edgetune.report.host_grids import hosts_notes
-from edgetune.report.notes import words_note
+from edgetune.report.notes import pruned_note, words_note
 from edgetune.report.summary import Summary
 from edgetune.report.verdict import trouble
 
@@ -33,6 +33,7 @@ def print_result(console: Console, summary: Summary) -> None:
             console.print(_table(grid))
     notes = (
         words_note(summary.data),
+        pruned_note(summary.pruned) if summary.pruned else None,
         *hosts_notes(summary.hosts),
         forgetting(summary),
         compensation(summary),

@@ -56,7 +56,7 @@ def _progress(summary: Summary) -> str:
 
 
 def _quality(summary: Summary) -> str | None:
-    known = [stage for stage in map(summary.stage, ("base", "tuned", "compressed")) if stage]
+    known = [stage for stage in summary.stages if stage.name in ("base", "pruned", "tuned", "compressed")]
     if not known:
         losses = [done.loss for done in summary.rounds if done.loss is not None]
         return f"held-out loss {units.loss(losses[0])} → {units.loss(losses[-1])}" if losses else None

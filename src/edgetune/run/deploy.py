@@ -87,6 +87,9 @@ def compress_to_file(
 def solved_in(folder: Path) -> Iterator[Path]:
     """Lend a folder for solved blocks; it goes when the work is done, and stays for the next start if it is cut off.
 
+    An error cuts it off as a kill does: a disk that was full, or a block that cannot be solved with this method, is no
+    reason to solve the blocks before it again. What another job left there is not read, and goes with the next success.
+
     Raises:
         OutputError: if it cannot be made.
     """

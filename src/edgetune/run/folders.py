@@ -97,6 +97,11 @@ def plan_folder(kind: str, prepared: Prepared, method: CompressionMethod, *, gri
         raise ConfigError(
             f"a size is kept by grids of GGUF, not by {kind}", where="compression.size", hint="--grid"
         )
+    if model.dtype != torch.float32:
+        hint = "--set model.dtype=float32; the folder's own type is the base's"
+        raise ConfigError(
+            f"solved weights do not fit a model held in {model.dtype}", where="model.dtype", hint=hint
+        )
     if method.grid is None and not grid:
         raise ConfigError(
             f"{method.name} leaves the weights in float", where=kind, hint="name --grid int4-g128"

@@ -28,10 +28,11 @@ from edgetune.federation.privacy import protect
 from edgetune.federation.tuning import completed_rounds
 from edgetune.federation.workers import open_crew
 from edgetune.recipe.asking import check_buffer
-from edgetune.recipe.preflight import compression_of, look_ahead
+from edgetune.recipe.preflight import compression_of, look_ahead, plan_for
 from edgetune.recipe.prepare import Prepared, prepare, recipe_method
 from edgetune.recipe.recipe import Recipe
 from edgetune.run.elsewhere import Elsewhere
+from edgetune.run.prune_order import check_pruning_order, place_of, prunes_first, shape_of_file
 from edgetune.run.stage import File, Model, Stage, check_order
 from edgetune.run.stages import stage_named
 from edgetune.run.work import EVENTS, LEDGER, MODEL, Work
@@ -59,7 +60,7 @@ def run(
 
     Args:
         recipe: everything about the run.
-        out: folder of the results: events.jsonl, manifest.json, tuned.ledger, model.gguf.
+        out: folder of the results: events.jsonl, manifest.json, tuned.ledger, model.gguf, pruned (a model folder).
         command: the exact command, for the report.
         listener: told of every event besides the log.
         progress: told how far long work is.
@@ -77,10 +78,13 @@ def run(
     chosen = [stage_named(name) for name in stages or recipe.stages or STAGES]
     check_order(chosen)
     _refuse_unmerged(recipe, chosen)
+    check_pruning_order(recipe, chosen, elsewhere)
+    if prunes_first(chosen):  # where a program named the stages, the recipe does not know it yet
+        recipe = recipe.model_copy(update={"stages": tuple(stage.name for stage in chosen)})
     with _logged(
         recipe, out, chosen, command, listener, progress, single=single, elsewhere=elsewhere
     ) as work:
-        artefact: Any = Model(work.prepared.backbone.model)
+        artefact: Any = Model(work.base.model)
         for stage in chosen:
             artefact = stage.work(work, artefact)
         result: Model | File = artefact
@@ -88,8 +92,8 @@ def run(
 
 
 def _refuse_unmerged(recipe: Recipe, stages: Sequence[Stage[Any, Any]]) -> None:
-    tunes = any(stage.name == "tune" for stage in stages)
-    if not tunes or not any(stage.writes for stage in stages):
+    tuning = [stage.name for stage in stages][place_of(stages, "tune") :]
+    if not tuning or not ("prune" in tuning or any(stage.writes for stage in stages)):
         return
     target = recipe_method(recipe).target
     if not target.merges:
@@ -123,19 +127,21 @@ def _logged(
             recipe_method(recipe).check_alone()
         elif tunes:
             check_buffer(recipe.federation, recipe_method(recipe))
+        if elsewhere is not None and recipe.distillation.wanted:
+            raise ConfigError(
+                "devices on other hosts are not told of a teacher",
+                where="distillation",
+                hint="edgetune federate simulates the devices here; edgetune tune distils on one",
+            )
         prepared = prepare(recipe) if elsewhere is None else elsewhere.stood_in(prepare(recipe, split=False))
-        plan, planned = look_ahead(prepared, out / MODEL, compression, file=bool(writers))
-        found: list[Event | None] = [planned]
+        shaped, pruned = shape_of_file(prepared, stages, out, progress)
+        prepared = prepared if pruned is None else shaped
+        plan, planned = look_ahead(shaped, out / MODEL, compression, file=bool(writers))
+        found: list[Event | None] = [*(pruned.events if pruned else ()), planned]
+        done = 0
         if tunes:
-            resumed = (out / LEDGER).exists()
-            if not resumed:
-                refuse_equal_scores(prepared)
-            prepared, rate = settle(prepared, out / EVENTS, single=single, resumed=resumed, progress=progress)
-            prepared, spent = _protected(prepared, single, elsewhere, resumed=resumed, progress=progress)
-            found += [rate, spent, *_checked(prepared)]
-        done = completed_rounds(prepared, out / LEDGER, single=single) if tunes else 0
-        if done:
-            refuse_other_arithmetic(out / EVENTS, prepared.backbone.model.device.type)
+            prepared, more, done = _ready_to_tune(prepared, out, single, elsewhere, progress)
+            found += more
         log = EventLog(out / EVENTS)
 
         def tell(event: Event) -> None:
@@ -150,7 +156,12 @@ def _logged(
         else:
             crew = elsewhere.party(tell)
         try:
-            work = Work(prepared, out, tell, progress, crew, single=single, done=done, plan=plan)
+            work = Work(
+                prepared, out, tell, progress, crew, single=single, done=done, plan=plan,
+                replan=lambda new: plan_for(new, compression if writers else None),
+                dense=pruned.dense if pruned else None, earlier=pruned.seconds if pruned else 0.0,
+            )  # fmt: skip
+            del pruned  # which holds the dense model
             work.announce(command)
             for event in found:
                 if event is not None:
@@ -164,6 +175,22 @@ def _logged(
         except KeyboardInterrupt as stop:
             tell(Failed("interrupted", getattr(stop, "exit_code", INTERRUPTED)))
             raise
+
+
+def _ready_to_tune(
+    prepared: Prepared, out: Path, single: bool, elsewhere: Elsewhere | None, progress: Progress
+) -> tuple[Prepared, list[Event | None], int]:
+    """Return a run with all its settings, what was found for it, and the rounds that its folder holds already."""
+    resumed = (out / LEDGER).exists()
+    if not resumed:
+        refuse_equal_scores(prepared)
+    prepared, rate = settle(prepared, out / EVENTS, single=single, resumed=resumed, progress=progress)
+    prepared, spent = _protected(prepared, single, elsewhere, resumed=resumed, progress=progress)
+    found = [rate, spent, *_checked(prepared)]
+    done = completed_rounds(prepared, out / LEDGER, single=single)
+    if done:
+        refuse_other_arithmetic(out / EVENTS, prepared.backbone.model.device.type)
+    return prepared, found, done
 
 
 def _protected(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from edgetune.federation.hands import Party
 from edgetune.measure.divergence import Reference
 from edgetune.measure.memory import PeakMemory
 from edgetune.measure.versions import versions
+from edgetune.models.backbone import Backbone
 from edgetune.models.licence import licence_of
 from edgetune.recipe.allotting import Allotment, allot
 from edgetune.recipe.preflight import plan_for
@@ -55,6 +56,9 @@ class Work:
         single: one device holds all data.
         done: rounds that an earlier run completed.
         plan: the file that a stage is going to write; None if none does.
+        replan: makes that plan of a model of another shape.
+        dense: the base of which `prepared` has a pruned copy, until a stage has told of it; None for any other run.
+        earlier: seconds that this took.
     """
 
     def __init__(
@@ -68,12 +72,27 @@ class Work:
         single: bool,
         done: int,
         plan: ExportPlan | None,
+        replan: Callable[[Prepared], ExportPlan | None] = lambda _: None,
+        dense: Backbone | None = None,
+        earlier: float = 0.0,
     ) -> None:
         self.prepared, self.out, self.tell, self.progress = prepared, out, tell, progress
         self.crew, self.single, self.done, self.plan = crew, single, done, plan
+        self._replan, self.dense, self.earlier = replan, dense, earlier
         self.base_loss = math.nan
         self._reference: Reference | None = None
         self._allotment: Allotment | None = None
+
+    @property
+    def base(self) -> Backbone:
+        """The base as the recipe names it, while that is still at hand."""
+        return self.dense or self.prepared.backbone
+
+    def reshape(self, model: PreTrainedModel) -> None:
+        """Go on with a model of another shape: what is planned and measured from now on is of that."""
+        self.prepared = replace(self.prepared, backbone=replace(self.prepared.backbone, model=model))
+        if self.plan is not None:
+            self.plan = self._replan(self.prepared)
 
     @property
     def model_path(self) -> Path:
@@ -123,7 +142,7 @@ class Work:
                 weights=sum(weight.numel() for weight in prepared.backbone.model.parameters()),
                 device=prepared.backbone.model.device.type,
                 threads=torch.get_num_threads(),
-                licence=licence_of(prepared.backbone.folder),
+                licence=licence_of(self.base.folder),
             )
         )
         self.tell(prepared.found)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import cast
 
-from edgetune.core.batch import Batch, response_loss, response_losses
+from edgetune.core.batch import Batch, records_of, response_loss
 from edgetune.core.errors import ConfigError
 from edgetune.core.keys import pool_key, stream
 from edgetune.core.progress import Progress, silent
@@ -115,27 +115,27 @@ def find_prepared(prepared: Prepared, *, single: bool, progress: Progress = sile
     """
     method, seed = prepared.method, prepared.recipe.seed
     residency, start = RESIDENCIES[prepared.recipe.model.residency], Start(prepared.sample)
-    worker = Worker(prepared.backbone, method, seed, residency, start=start)
+    worker = Worker(prepared.backbone, method, seed, residency, start=start, lesson=prepared.lesson)
+    minimised = worker.objective or response_loss
     batch, ahead, tuned = _batches(prepared), work_ahead(prepared, single=single), worker.tuned
     try:
         progress("range test", 0, 1)
         if method.eps is None or not isinstance(tuned, ProjectedTuned):
-            found = find_rate(tuned, method, response_loss, batch, steps=ahead.steps, seed=seed)
+            found = find_rate(tuned, method, minimised, batch, steps=ahead.steps, seed=seed)
         else:
             directions = cast(Directions, method.directions)  # a forward-only method has some
             space = BoundSpace(directions.kind, pool_key(seed))
             sample = sample_weights(tuned.named_weights())
-            bound = method.objective.bind(prepared.backbone.tokenizer) if method.objective else None
             keys = directions.draw(seed, 0, 0, max(many for many, _ in SIZES) + 2)
             found = find_settings(
-                Lines(tuned, bound.records if bound else response_losses, batch, keys),
+                Lines(tuned, records_of(minimised), batch, keys),
                 ahead,
                 method.eps,
                 scale=lambda slope: (
                     method.local.scale(slope) * method.aggregate.scale(slope, ahead.directions)
                 ),
                 least=cache(lambda eps: least_radius(space, sample, max(eps, SMALLEST))),
-                stepped=bound is not None,
+                stepped=method.objective is not None,
             )
         progress("range test", 1, 1)
     finally:

@@ -146,6 +146,7 @@ def key_of(prepared: Prepared, *, single: bool) -> str:
         "seed": recipe.seed,
         "ahead": asdict(ahead),
     }
+    parts |= {"lesson": prepared.lesson.digest} if prepared.lesson else {}
     parts |= {"sample": _digest(prepared.calibration_examples)} if prepared.method.target.sampled else {}
     return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

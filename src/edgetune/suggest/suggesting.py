@@ -40,7 +40,7 @@ def suggest_prepared(prepared: Prepared, progress: Progress = silent) -> Suggest
             f"{method.name} has no perturbation radius to suggest",
             hint=f"edgetune suggest {method.name} --quick finds a learning rate; forward-only methods: mezo, fedkseed",
         )
-    if not (isinstance(method.local, Sgd) and method.objective is None):
+    if not (isinstance(method.local, Sgd) and method.objective is None and prepared.lesson is None):
         raise ConfigError(
             "the range test is derived for the loss and plain sgd",
             hint=f"edgetune suggest {method.name} --quick takes them",

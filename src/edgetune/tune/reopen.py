@@ -25,6 +25,8 @@ PLACED: dict[str, type[Placing]] = {
     "FULL": FullProjected,
 }
 """Targets by what a ledger calls them."""
+OWN = frozenset({"BITFIT", "FULL"})
+"""Those that are weights of the model: they begin where the base is, whatever the seed."""
 
 
 def merges(adapter: Mapping[str, Any] | None) -> bool:
@@ -53,7 +55,7 @@ def reopen(
     kind = adapter.get("peft_type")
     if kind not in PLACED:
         raise ModelError(f"no adapter of the kind {kind!r} can be rebuilt", hint="update edgetune")
-    if space is not None and "seed" not in adapter:
+    if space is not None and kind not in OWN and "seed" not in adapter:
         raise ModelError("the ledger's adapter lacks the setting 'seed'")
     try:
         target = PLACED[kind].described(adapter)

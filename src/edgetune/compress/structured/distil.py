@@ -7,12 +7,16 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from edgetune.core.batch import IGNORED, Batch
 from edgetune.core.errors import DataError, DivergenceError
+from edgetune.core.heads import Apart, by_chunks, positions
+from edgetune.core.jensen_shannon import JensenShannon
 from edgetune.core.keys import stream
 from edgetune.core.progress import Progress, silent
+
+FORWARD = JensenShannon(0.0)
+"""What recovery minimises: the parent's modes are all covered."""
 
 
 def divergence(
@@ -26,22 +30,22 @@ def divergence(
         student, teacher: causal language models of one vocabulary; the teacher gets no gradient.
         batch: token ids with a mask and labels.
         all_tokens: every real position that has a next token; else those whose next token is in a response.
-    Cost: a forward pass of both, and two copies of the logits of these positions.
+    Cost: a forward pass of both, and copies of `core.heads.LOGITS_AT_ONCE` logits.
     Source: knowledge distillation with the teacher's own distribution (arXiv 1503.02531), at a temperature of 1.
     """
-    real = batch.attention_mask[:, 1:].bool()
-    chosen = real if all_tokens else real & (batch.labels[:, 1:] != IGNORED)
+    batch = batch.to(next(student.parameters()).device)
+    where = positions(batch, all_tokens=all_tokens)
+    parent, pruned = Apart(), Apart()
     with torch.no_grad():
-        said = _logits(teacher, batch)[:, :-1][chosen].float().log_softmax(-1)
-    ours = _logits(student, batch)[:, :-1][chosen].float().log_softmax(-1)
-    return functional.kl_div(ours, said, log_target=True, reduction="sum") / max(1, len(said))
+        said = parent.rows(teacher, batch, where)
 
+    def each(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            wanted = parent.logits(teacher, theirs).log_softmax(-1)
+        return FORWARD(pruned.logits(student, ours).log_softmax(-1), wanted)
 
-def _logits(model: nn.Module, batch: Batch) -> torch.Tensor:
-    found: torch.Tensor = model(
-        input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
-    ).logits
-    return found
+    rows = (pruned.rows(student, batch, where), said)
+    return by_chunks(each, rows, pruned.width).sum() / max(1, len(said))
 
 
 @torch.no_grad()

@@ -24,7 +24,8 @@ from edgetune.core.progress import Progress, silent
 from edgetune.core.removed import FEED_FORWARD, NORMS
 
 DAMPING = 0.03
-"""Of the least squares, in means of the diagonal: best of 0.001, 0.01 and 0.03 on two models."""
+"""Of the least squares, in means of the diagonal: within 1 % of the best of 0.001 to 0.3 on a quarter of the
+calibration text of two models that nothing was fitted to."""
 
 
 @torch.no_grad()

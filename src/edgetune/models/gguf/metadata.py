@@ -41,6 +41,22 @@ class Metadata:
             self.refuse(key, f"{str(value)[:40]!r} is no number of this kind")
         return value
 
+    def by_layer(self, key: str, layers: int, default: tuple[int, ...] | None = None) -> tuple[int, ...]:
+        """Return a count for every layer, 0 for what a layer lacks; one number stands for all of them.
+
+        Raises:
+            ModelError: if it is missing and has no default, or is no count for each of so many layers.
+        """
+        full = self._full(key)
+        if full not in self.file.arrays:
+            missing = default is not None and full not in self.file.metadata
+            return default if missing and default else (self.whole(key),) * layers
+        self.asked.add(key)
+        found = self.numbers(key)
+        if len(found) != layers or any(type(one) is not int or not 0 <= one < LARGEST for one in found):
+            self.refuse(key, f"these are no counts of {layers} layers")
+        return tuple(found)
+
     def real(self, key: str, default: float | None = None) -> float:
         """Return a positive number: the shortest decimal that is the stored float32, as configurations write it.
 

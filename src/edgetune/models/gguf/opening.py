@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from edgetune.core.errors import ModelError
+from edgetune.core.widths import widths_of
+from edgetune.models.by_layer import by_layer
 from edgetune.models.gguf.weights import GgufWeights
 from edgetune.models.tokenizer import first_line
 
@@ -24,21 +27,38 @@ def gguf_model(weights: GgufWeights, dtype: torch.dtype | None) -> PreTrainedMod
     Cost: the model in memory once, and one tensor.
     """
     path, dtype = weights.file.path, dtype or weights.dtype
-    try:
-        with torch.device("meta"):
-            expected = _shapes(weights.family.model(weights.config))
-    except Exception as error:  # the library raises many unrelated types
-        raise ModelError(f"no model has this configuration: {first_line(error)}", where=path) from error
-    _compare(expected, weights.shapes, path)
+    config, kind = weights.config, _kind(weights)
+    outline_of(weights)
     values = {name: weights[name].to(dtype) for name in weights}
     try:
-        model: PreTrainedModel = weights.family.model.from_pretrained(
-            None, config=weights.config, state_dict=values, dtype=dtype
-        )
+        model: PreTrainedModel = kind.from_pretrained(None, config=config, state_dict=values, dtype=dtype)
     except Exception as error:
         raise ModelError(f"cannot load this model: {first_line(error)}", where=path) from error
     model.config.name_or_path = str(path)
     return model
+
+
+def outline_of(weights: GgufWeights) -> PreTrainedModel:
+    """Return the model of a file without values, after checking that the file holds what it asks for.
+
+    Raises:
+        ModelError: if tensors are missing, too many, or of another shape than the metadata says.
+    """
+    path = weights.file.path
+    try:
+        with torch.device("meta"):
+            outline: PreTrainedModel = _kind(weights)(weights.config)
+    except ModelError:
+        raise
+    except Exception as error:  # the library raises many unrelated types
+        raise ModelError(f"no model has this configuration: {first_line(error)}", where=path) from error
+    _compare(_shapes(outline), weights.shapes, path)
+    return outline
+
+
+def _kind(weights: GgufWeights) -> Any:
+    """Return the class of a file's model; layers may differ in width."""
+    return weights.family.model if widths_of(weights.config) is None else by_layer(weights.config)
 
 
 def _shapes(model: PreTrainedModel) -> dict[str, tuple[int, ...]]:

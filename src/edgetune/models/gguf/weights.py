@@ -79,7 +79,7 @@ class GgufWeights(Mapping[str, torch.Tensor]):
         if grid is None or unit_name(tensor.name) in self._units or not whole_blocks(tensor.shape):
             return self[name].to(FLOATS.get(tensor.kind, torch.float32))
         order = self.family.rows(name, self.config, tensor.shape[0])
-        rows = torch.from_numpy(np.array(self._raw(tensor))).view(tensor.shape[0], -1)
+        rows = torch.from_numpy(np.array(self.raw(tensor))).view(tensor.shape[0], -1)
         rows = rows if order is None else rows[order]
         return PackedTensor(grid, rows.reshape(-1), tensor.shape)
 
@@ -107,16 +107,30 @@ class GgufWeights(Mapping[str, torch.Tensor]):
         for tensor in sorted(self.file.tensors, key=lambda one: one.name):
             head = [tensor.name, tensor.kind, list(tensor.shape)]
             digest.update(json.dumps(head, separators=(",", ":")).encode() + b"\n")
-            raw = self._raw(tensor)
+            raw = self.raw(tensor)
             for start in range(0, len(raw), CHUNK):
                 digest.update(raw[start : start + CHUNK].tobytes())
         return digest.hexdigest()
 
-    def _raw(self, tensor: StoredTensor) -> NDArray[np.uint8]:
+    def tensor(self, name: str) -> StoredTensor:
+        """Return where a parameter is in the file, and how it is stored."""
+        return self._stored[name]
+
+    def stored_rows(self, name: str, values: torch.Tensor) -> torch.Tensor:
+        """Return values of a parameter in the file's row order: the inverse of what reading does."""
+        order = self.family.rows(name, self.config, len(values))
+        return values if order is None else values[torch.argsort(order)]
+
+    def unit(self, tensor: StoredTensor) -> float:
+        """Return what all weights of a matrix are multiplied by; 1 for most."""
+        return float(self._units.get(unit_name(tensor.name), 1.0))
+
+    def raw(self, tensor: StoredTensor) -> NDArray[np.uint8]:
+        """Return the bytes of a tensor as stored, uint8 [n], mapped."""
         return self._bytes[tensor.offset : tensor.offset + (tensor.size or 0)]
 
     def _values(self, tensor: StoredTensor) -> NDArray[np.float32]:
-        values = dequantised(tensor, self._raw(tensor), self.file.path)
+        values = dequantised(tensor, self.raw(tensor), self.file.path)
         unit = self._units.get(unit_name(tensor.name))
         if unit is not None:
             values = values * unit

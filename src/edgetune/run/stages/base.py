@@ -7,7 +7,7 @@ from edgetune.run.work import Work
 def _work(work: Work, given: Model) -> Model:
     loss = work.told_again("base")
     if loss is None:
-        _, quality = work.measured("base", lambda: given.model, lambda: work.prepared.backbone.size_bytes)
+        _, quality = work.measured("base", lambda: given.model, lambda: work.base.size_bytes)
         loss = quality.loss
     work.base_loss = loss
     return given

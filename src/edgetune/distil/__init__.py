@@ -1,0 +1,1 @@
+"""Generalised knowledge distillation: a student that learns what a teacher would say, as a loss of any method."""

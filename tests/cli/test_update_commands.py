@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgetune.cli import app as cli
+
+pytest.importorskip("gguf")
+pytest.importorskip("cryptography")
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a model file of a few bytes and ledgers of it."""
+
+    from edgetune.core.keys import key_id, pool_key
+    from edgetune.core.ledger import DirectionsSpec, Ledger, write_ledger
+    from edgetune.core.update import Projected
+    from edgetune.export.gguf_file import write_gguf
+    from edgetune.models.backbone import load_backbone
+
+    monkeypatch.chdir(tmp_path)
+    backbone = load_backbone("embedded")
+    said = {"base_digest": backbone.digest, "ledger_digest": ""}
+    write_gguf(Path("model.gguf"), backbone.model, backbone.tokenizer, quantised={}, metadata=said)
+    for name, key in (("fed", 5), ("ann", 9)):
+        directions = DirectionsSpec("rademacher", 0, key_id(pool_key(1)), 1)
+        write_ledger(
+            Path(f"{name}.ledger"), Ledger(backbone.digest, "mezo", Projected.of(key, 1e-3), directions)
+        )
+    return tmp_path
+
+
+Run = Callable[..., str]
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Run:
+    def execute(*arguments: str, code: int = 0) -> str:
+        capfd.readouterr()
+        assert cli.execute(arguments) == code
+        captured = capfd.readouterr()
+        return captured.err if code else captured.out
+
+    return execute
+
+
+def test_a_copy_and_the_file_itself_hold_the_same_bytes(desk: Path, run: Run) -> None:
+    base = Path("model.gguf").read_bytes()
+    assert "38 of 38 tensors changed" in run("apply", "model.gguf", "fed.ledger", "--out", "copy.gguf")
+    assert "holds fed.ledger (mezo, round 0)" in run("apply", "model.gguf", "fed.ledger", "--in-place")
+    assert Path("copy.gguf").read_bytes() == Path("model.gguf").read_bytes()
+    assert json.loads(run("manifest", "model.gguf"))["ledgers"][0]["name"] == "fed.ledger"
+    run("apply", "model.gguf", "ann.ledger", "--in-place", "--add")
+    assert "holds fed.ledger" in run("rollback", "model.gguf")
+    assert "the base again" in run("rollback", "model.gguf", "--base")
+    assert Path("model.gguf").read_bytes() == base
+
+
+def test_a_signed_manifest_updates_a_file_and_a_tampered_one_does_not(desk: Path, run: Run) -> None:
+    run("sign", "--new", "key")
+    assert "number 1, 1 ledgers" in run("manifest", "model.gguf", "fed.ledger", "--out", "update.json")
+    assert "not signed" in run("apply", "model.gguf", "--manifest", "update.json", "--key", "key.pub", code=5)
+    run("sign", "update.json", "--key", "key")
+    said = run("apply", "model.gguf", "--manifest", "update.json", "--key", "key.pub")
+    assert "holds fed.ledger" in said
+    assert "bytes were fetched" in said
+    run("rollback", "model.gguf")
+    Path("update.json").write_text(Path("update.json").read_text().replace('"own"', '"F16"'))
+    assert "does not fit" in run(
+        "apply", "model.gguf", "--manifest", "update.json", "--key", "key.pub", code=5
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("apply", "model.gguf", "fed.ledger"), "where shall the result go"),
+        (("apply", "model.gguf", "--in-place"), "no ledger is named"),
+        (("apply", "model.gguf", "fed.ledger", "--in-place", "--out", "x"), "--out writes another file"),
+        (("apply", "model.gguf", "fed.ledger", "--out", "x", "--touched", "Q9"), "no way to store"),
+        (("apply", "model.gguf", "fed.ledger", "--out", "model.gguf"), "this is the base itself"),
+        (("sign",), "--new KEY alone"),
+        (("manifest", "model.gguf"), "its own base"),
+        (("rollback", "model.gguf"), "never changed"),
+    ],
+)
+def test_what_is_asked_for_in_a_wrong_way_is_one_line(
+    desk: Path, run: Run, arguments: tuple[str, ...], said: str
+) -> None:
+    before = sorted(desk.iterdir())
+    assert said in run(*arguments, code=2)
+    assert sorted(desk.iterdir()) == before
+
+
+def test_an_adapter_of_a_dense_ledger_is_refused_with_what_to_use(desk: Path, run: Run) -> None:
+    assert "edgetune apply" in run("adapter", "fed.ledger", "--base", "model.gguf", "--out", "a.gguf", code=4)

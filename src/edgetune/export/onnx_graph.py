@@ -192,19 +192,21 @@ def _state(model: PreTrainedModel) -> list[torch.Tensor]:
         ModelError: if the model keeps something else.
     """
     call: Any = model
-    cache: Any = call(torch.zeros(1, 1, dtype=torch.long), use_cache=True).past_key_values
+    one = torch.zeros(1, 1, dtype=torch.long, device=next(model.parameters()).device)
+    cache: Any = call(one, use_cache=True).past_key_values
     layers = getattr(cache, "layers", [])
-    if not layers or not all(isinstance(one, DynamicLayer) for one in layers):
+    if not layers or not all(isinstance(layer, DynamicLayer) for layer in layers):
         raise ModelError("this model keeps no keys and values by layers", where=type(model).__name__)
     return [tensor for layer in layers for tensor in (layer.keys, layer.values)]
 
 
 def _trace(model: PreTrainedModel, state: list[torch.Tensor]) -> Any:
     """Return the graph, an ONNXProgram."""
-    ids = torch.zeros(BATCH, TOKENS, dtype=torch.long)
+    place = state[0].device
+    ids = torch.zeros(BATCH, TOKENS, dtype=torch.long, device=place)
     past = [tensor.expand(BATCH, -1, PAST, -1).clone() for tensor in state]
-    mask = torch.ones(BATCH, PAST + TOKENS, dtype=torch.long)
-    places = torch.arange(PAST, PAST + TOKENS).expand(BATCH, -1).clone()
+    mask = torch.ones(BATCH, PAST + TOKENS, dtype=torch.long, device=place)
+    places = torch.arange(PAST, PAST + TOKENS, device=place).expand(BATCH, -1).clone()
     batch, tokens, before, whole = (Dim.DYNAMIC,) * 4
     kinds = [f"{layer}.{part}" for layer in range(len(past) // 2) for part in ("key", "value")]
     return torch.onnx.export(

@@ -118,13 +118,13 @@ def packed_layers(model: PreTrainedModel, quantised: Mapping[str, QuantisedMatri
         quantised: parameter name to matrix.
     """
     held = {name: to_nbits(matrix) for name, matrix in quantised.items()}
-    whose = layers_of(model, quantised)
+    whose, place = layers_of(model, quantised), next(model.parameters()).device
     layers = {module: model.get_submodule(module) for module in whose}
     try:
         for name, module in layers.items():
             other = _stand_in(module, held[whose[name]])
             if other is not None:
-                model.set_submodule(name, other)
+                model.set_submodule(name, other.to(place))
         yield
     finally:
         for name, module in layers.items():

@@ -51,7 +51,7 @@ def compress(
         str | None,
         typer.Option(
             "--format",
-            help="gguf, or a folder of compressed-tensors or gptq; int4-g128 and its like are grids of these.",
+            help="gguf, or a folder of compressed-tensors, gptq or onnx; int4-g128 and its like are grids of these.",
         ),
     ] = None,
 ) -> None:

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from edgetune.cli.artefacts import Opened
     from edgetune.measure.divergence import Divergence
 
-GGUF, USUAL = "gguf", "compressed-tensors"
-FOLDERS = (USUAL, "gptq")
-"""Names of `export.folders.FOLDER_FORMATS`."""
+GGUF, USUAL, ONNX = "gguf", "compressed-tensors", "onnx"
+FOLDERS = (USUAL, "gptq", ONNX)
+"""Names of `export.folders.FOLDER_FORMATS`, and the graph of `run.onnx_folder`."""
 
 
 def folder_kind(form: str | None, grid: object) -> str | None:
@@ -56,6 +56,7 @@ def compress_folder(kind: str, opening: Callable[[], Opened], out: Path) -> tupl
         from edgetune.recipe.quality import reference_of
         from edgetune.run.deploy import solved_in
         from edgetune.run.folders import compress_to_folder, plan_folder
+        from edgetune.run.onnx_folder import compress_to_onnx, plan_onnx
 
         refuse_other_weights(out)
         opened = opening()
@@ -63,14 +64,23 @@ def compress_folder(kind: str, opening: Callable[[], Opened], out: Path) -> tupl
         if out.resolve() == prepared.backbone.folder.resolve():
             raise OutputError("this is the folder of the base itself", where=out, hint="choose another --out")
         said = prepared.recipe.compression
-        plan = plan_folder(kind, prepared, compression_of(prepared.recipe), grid=said.grid is not None)
+        method = compression_of(prepared.recipe)
+        plan = None if kind == ONNX else plan_folder(kind, prepared, method, grid=said.grid is not None)
+        if plan is None:
+            plan_onnx(prepared, method, out)
         tuned = opened.model()
         before = reference_of(tuned, prepared)
         with solved_in(out.parent / f"{out.name}.blocks") as scratch:
-            checked = compress_to_folder(tuned, plan, out, prepared, display.listen, scratch)
+            checked = (
+                compress_to_onnx(tuned, method, out, prepared, display.listen, scratch)
+                if plan is None
+                else compress_to_folder(tuned, plan, out, prepared, display.listen, scratch)
+            )
         far = before.of(tuned)
     tried = (
-        "not tried in a runtime" if checked.gap is None else f"in transformers within {checked.gap:.1g} nats"
+        "not tried in a runtime"
+        if checked.gap is None
+        else f"in {'transformers' if plan else 'ONNX Runtime'} within {checked.gap:.1g} nats"
     )
     typer.echo(
         f"{out}: {kind}, {checked.size_bytes:,} bytes of weights, {checked.matrices} matrices read back bit for bit, "

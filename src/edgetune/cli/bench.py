@@ -29,8 +29,8 @@ def bench(
     what: Annotated[
         str,
         typer.Argument(
-            help="directions, step, embedded, rows, catchup, federation, case-study, initialisers, compression or "
-            "distillation."
+            help="directions, step, embedded, rows, catchup, federation, case-study, initialisers, compression, "
+            "distillation or combinations."
         ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -43,7 +43,7 @@ def bench(
         str | None,
         typer.Option(
             help="A model of yours: for step in place of a random one of 90 M weights, for federation beside the "
-            "embedded one, for case-study, initialisers and compression in its place."
+            "embedded one, for case-study, initialisers, compression and combinations in its place."
         ),
     ] = None,
     data: Annotated[
@@ -61,13 +61,17 @@ def bench(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="For federation a method, for initialisers one of them, for compression a method or grid; else all."
+            help="For federation and combinations a tuning method, for initialisers one of them, for compression a "
+            "method or grid; else all."
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(help="For tables: repeats.", min=1)] = 3,
     jobs: Annotated[int, typer.Option(help="For tables: runs side by side.", min=1)] = 1,
     work: Annotated[
-        int, typer.Option(help="For federation and initialisers: forward passes of a record a device.", min=1)
+        int,
+        typer.Option(
+            help="For federation, initialisers and combinations: forward passes of a record a device.", min=1
+        ),
     ] = 8000,
     out: Annotated[Path, typer.Option(help="For tables: folder of table and runs.")] = Path("out/federation"),
 ) -> None:
@@ -76,7 +80,8 @@ def bench(
     Directions, a whole step, one of the embedded model, up to how many rows a matrix is better perturbed in the cache,
     or a device's catch-up. `federation` is a table of all federated systems at equal device work, `case-study` the
     survey's section III.D, `initialisers` one of LoRA's starts beside tuning all weights, `compression` one of methods,
-    grids and calibrations, `distillation` one of lessons of a teacher; all go on where they were interrupted.
+    grids and calibrations, `distillation` one of lessons of a teacher, `combinations` one of tuning methods by
+    compressions; all go on where they were interrupted.
     """
     if what == "compression":
         from edgetune.cli.compression_table import compression_table
@@ -88,6 +93,10 @@ def bench(
         from edgetune.cli.distillation_table import distillation_table
 
         return distillation_table(seeds, out, jobs)
+    if what == "combinations":
+        from edgetune.cli.combinations_table import combinations_table
+
+        return combinations_table(model or "embedded", data, only or [], seeds, out, jobs, work)
     if what in TABLES:
         return _table(what, model, data, only or [], seeds, out, jobs, work)
     with Display(Console(), quiet=as_json):  # for the import only: what moves would disturb what is timed
@@ -232,7 +241,7 @@ def _catchup() -> Iterator[Ratio]:
 
 
 DEVICES = ("cpu", "cuda")
-TABLES = ("federation", "case-study", "initialisers", "compression", "distillation")
+TABLES = ("federation", "case-study", "initialisers", "compression", "distillation", "combinations")
 SUITES: dict[str, Callable[[], Iterator[Ratio]]] = {
     "directions": _directions,
     "step": _step,

@@ -39,6 +39,12 @@ def spread(values: list[float], digits: int) -> str:
     return f"{statistics.mean(values):.{digits}f} ± {deviation:.{digits}f}"
 
 
+def _far(got: list[dict[str, Any]]) -> str:
+    """Return the divergence from the tuned model, in thousandths, where it was measured."""
+    values = [1e3 * row["kl"] for row in got if row["kl"] is not None]
+    return f"{spread(values, 2)} e-3" if values else ""
+
+
 def table(summaries: list[dict[str, Any]]) -> str:
     """Return the Markdown tables of several runs."""
     rows = [{stage["name"]: stage for stage in summary["stages"]} for summary in summaries]
@@ -46,20 +52,20 @@ def table(summaries: list[dict[str, Any]]) -> str:
     lines = [
         f"Seeds {', '.join(map(str, seeds))}; mean ± standard deviation over seeds.",
         "",
-        "| stage | loss | perplexity | Rouge-L F1 | file size, bytes | peak memory, MB | seconds |",
-        "|---|---|---|---|---|---|---|",
+        "| stage | loss | KL, all tokens | perplexity | Rouge-L F1 | file size, bytes | peak memory, MB | seconds |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name in STAGES:
         got = [row[name] for row in rows]
         lines.append(
-            f"| {name} | {spread([g['loss'] for g in got], 4)} | {spread([g['perplexity'] for g in got], 4)} "
-            f"| {spread([g['rouge_l'] for g in got], 2)} | {round(statistics.mean(g['size_bytes'] for g in got)):,} "
+            f"| {name} | {spread([g['loss'] for g in got], 4)} | {_far(got)} "
+            f"| {spread([g['perplexity'] for g in got], 4)} | {spread([g['rouge_l'] for g in got], 2)} | {round(statistics.mean(g['size_bytes'] for g in got)):,} "
             f"| {spread([g['peak_memory_bytes'] / 1e6 for g in got], 0)} | {spread([g['seconds'] for g in got], 1)} |"
         )
     lines += [
         "",
-        "| seed | Rouge-L base → tuned | loss base → tuned | int4 - tuned, Rouge-L | int4 / tuned, perplexity "
-        "| llama.cpp - int4, Rouge-L | llama.cpp / int4, perplexity |",
+        "| seed | Rouge-L base → tuned | loss base → tuned | compressed - tuned, Rouge-L "
+        "| compressed / tuned, perplexity | llama.cpp - compressed, Rouge-L | llama.cpp / compressed, perplexity |",
         "|---|---|---|---|---|---|---|",
     ]
     for seed, row in zip(seeds, rows, strict=True):

@@ -59,7 +59,8 @@ def table(summaries: list[dict[str, Any]]) -> str:
         got = [row[name] for row in rows]
         lines.append(
             f"| {name} | {spread([g['loss'] for g in got], 4)} | {_far(got)} "
-            f"| {spread([g['perplexity'] for g in got], 4)} | {spread([g['rouge_l'] for g in got], 2)} | {round(statistics.mean(g['size_bytes'] for g in got)):,} "
+            f"| {spread([g['perplexity'] for g in got], 4)} | {spread([g['rouge_l'] for g in got], 2)} "
+            f"| {round(statistics.mean(g['size_bytes'] for g in got)):,} "
             f"| {spread([g['peak_memory_bytes'] / 1e6 for g in got], 0)} | {spread([g['seconds'] for g in got], 1)} |"
         )
     lines += [

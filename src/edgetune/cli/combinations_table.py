@@ -90,7 +90,8 @@ def _orders(verdicts: Sequence[Mapping[str, Any]]) -> str:
         "|---|---|---|",
     ]
     for one in verdicts:
-        rows.append(f"| {one['tuning']} | {one['way']} | {one['mean']:+.4f} ± {one['error']:.4f} |")
+        around = f" ± {one['error']:.4f}" if one["error"] else ""
+        rows.append(f"| {one['tuning']} | {one['way']} | {one['mean']:+.4f}{around} |")
     return "\n".join(rows)
 
 

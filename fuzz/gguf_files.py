@@ -115,7 +115,7 @@ class Gguf:
         lines = iter(["hello", "/exit"])
         found = refusal(
             lambda: chat(
-                path,
+                [path],
                 read=lambda _: next(lines),
                 write=lambda _: None,
                 manner=Manner(max_new_tokens=2),

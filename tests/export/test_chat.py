@@ -6,13 +6,14 @@ import signal
 import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import normalizers
 from toys import byte_level, tiny_llama
 
 from edgetune.core.errors import ConfigError, ModelError, TerminatedError
-from edgetune.export.chat import HELP, Conversation, Manner, answer, chat, chat_beside, labels
+from edgetune.export.chat import HELP, Conversation, Manner, answer, chat, labels
 from edgetune.export.gguf_file import write_gguf
 from edgetune.export.llama_cpp import ContextFullError, LlamaCpp
 
@@ -45,6 +46,12 @@ def typing(*lines: Line) -> Callable[[str], str]:
     return read
 
 
+def alone(path: Path, **how: Any) -> list[dict[str, str]]:
+    """A conversation with one file."""
+    (messages,) = chat([path], **how)
+    return messages
+
+
 def user(text: str) -> dict[str, str]:
     return {"role": "user", "content": text}
 
@@ -52,7 +59,7 @@ def user(text: str) -> dict[str, str]:
 @pytest.mark.parametrize("ending", ["/exit", "/quit", EOFError(), KeyboardInterrupt()], ids=repr)
 def test_a_conversation_ends_cleanly(path: Path, ending: Line) -> None:
     written: list[str] = []
-    messages = chat(path, read=typing("hello", ending), write=written.append, manner=SHORT)
+    messages = alone(path, read=typing("hello", ending), write=written.append, manner=SHORT)
     assert [message["role"] for message in messages] == ["user", "assistant"]
     assert "".join(written).strip() == messages[1]["content"].strip()
     assert len(written) > 2, "pieces come one by one"
@@ -66,31 +73,31 @@ def test_a_signal_of_the_system_ends_the_program_and_not_an_answer(path: Path) -
 
     for read, into in ((typing("hello", "/exit"), write), (typing(stop), lambda piece: None)):
         with pytest.raises(TerminatedError):
-            chat(path, read=read, write=into, manner=SHORT)
+            alone(path, read=read, write=into, manner=SHORT)
 
 
 def test_an_empty_line_does_nothing(path: Path) -> None:
     written: list[str] = []
-    assert chat(path, read=typing("", "   ", "/exit"), write=written.append) == []
+    assert alone(path, read=typing("", "   ", "/exit"), write=written.append) == []
     assert written == []
 
 
 def test_help_and_what_is_no_command_list_the_commands(path: Path) -> None:
     written: list[str] = []
     read = typing("/help", "/hlep", "/exit")
-    assert chat(path, read=read, write=written.append, ready=lambda: written.append("ready")) == []
+    assert alone(path, read=read, write=written.append, ready=lambda: written.append("ready")) == []
     assert written == ["ready", HELP, f"(/hlep is no command)\n{HELP}"]
 
 
 def test_a_path_is_a_message(path: Path) -> None:
-    messages = chat(path, read=typing("/etc/hosts is what?", "/exit"), write=lambda _: None, manner=SHORT)
+    messages = alone(path, read=typing("/etc/hosts is what?", "/exit"), write=lambda _: None, manner=SHORT)
     assert messages[0] == user("/etc/hosts is what?")
 
 
 def test_reset_forgets_what_was_said_but_not_the_system_prompt(path: Path, llama: LlamaCpp) -> None:
     manner = Manner(system="Be brief.", max_new_tokens=5)
     read = typing("The quick brown fox", "/reset", "hello", "/exit")
-    messages = chat(path, read=read, write=lambda _: None, manner=manner)
+    messages = alone(path, read=read, write=lambda _: None, manner=manner)
     asked = [{"role": "system", "content": "Be brief."}, user("hello")]
     assert messages == [user("hello"), {"role": "assistant", "content": llama.chat(asked, max_new_tokens=5)}]
 
@@ -139,7 +146,7 @@ def test_an_interrupted_answer_ends_alone_and_old_exchanges_are_forgotten(path: 
         if len(written) == 2:
             raise KeyboardInterrupt
 
-    messages = chat(
+    messages = alone(
         path, read=typing("hello", "word " * 40, "word " * 40, "/exit"), write=write, manner=SHORT
     )
     assert "forgotten" in "".join(written)
@@ -148,7 +155,7 @@ def test_an_interrupted_answer_ends_alone_and_old_exchanges_are_forgotten(path: 
 
 def test_a_message_that_alone_is_too_long_is_said_and_forgotten(path: Path, llama: LlamaCpp) -> None:
     written: list[str] = []
-    messages = chat(path, read=typing("hello " * 500, "hi", "/exit"), write=written.append, manner=SHORT)
+    messages = alone(path, read=typing("hello " * 500, "hi", "/exit"), write=written.append, manner=SHORT)
     assert "exceed" in "".join(written)
     assert messages == [
         user("hi"),
@@ -163,7 +170,7 @@ def test_a_chat_composes_what_the_model_reads_composed(tmp_path: Path) -> None:
     tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
     file = write_gguf(tmp_path / "m.gguf", tiny_llama(), tokenizer, quantised={})
     apart = unicodedata.normalize("NFD", "naïve café")
-    messages = chat(file, read=typing(apart, "/exit"), write=lambda _: None, manner=SHORT)
+    messages = alone(file, read=typing(apart, "/exit"), write=lambda _: None, manner=SHORT)
     assert messages[0]["content"] == "naïve café" != apart
     with LlamaCpp(file) as loaded:
         said = Conversation(loaded, Manner(system=apart, max_new_tokens=5)).say(apart, lambda _: None)
@@ -204,24 +211,20 @@ def test_files_beside_each_other_hear_the_same_and_answer_under_their_names(
         tmp_path / "n.gguf", tiny_llama(initializer_range=0.3), byte_level(), quantised={}, float_type="F32"
     )
     written: list[str] = []
-    both = chat_beside(
-        [path, other], read=typing("hello", "and then?", "/exit"), write=written.append, manner=SHORT
-    )
-    alone = [
-        chat(one, read=typing("hello", "and then?", "/exit"), write=lambda _: None, manner=SHORT)
+    both = chat([path, other], read=typing("hello", "and then?", "/exit"), write=written.append, manner=SHORT)
+    each = [
+        alone(one, read=typing("hello", "and then?", "/exit"), write=lambda _: None, manner=SHORT)
         for one in (path, other)
     ]
-    assert both == alone
-    assert alone[0] != alone[1]
+    assert both == each
+    assert each[0] != each[1]
     lines = "".join(written)
-    assert lines.startswith(f"[m.gguf] {alone[0][1]['content']}")
-    assert f"[n.gguf] {alone[1][3]['content']}" in lines
+    assert lines.startswith(f"[m.gguf] {each[0][1]['content']}")
+    assert f"[n.gguf] {each[1][3]['content']}" in lines
 
 
 def test_reset_is_for_all_files(path: Path) -> None:
-    both = chat_beside(
-        [path, path], read=typing("hello", "/reset", "/exit"), write=lambda _: None, manner=SHORT
-    )
+    both = chat([path, path], read=typing("hello", "/reset", "/exit"), write=lambda _: None, manner=SHORT)
     assert both == [[], []]
 
 

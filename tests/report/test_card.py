@@ -11,7 +11,7 @@ from edgetune.core.export_events import ExportPlanned, Verified
 from edgetune.report.card import card, write_card
 from edgetune.report.summary import read_summary
 
-from .logs import Write, round_, stage, started
+from .logs import Write, hosts_run, round_, stage, started
 
 PLANNED = ExportPlanned("llama", "Q4_0", 700_000, 512, 10, 10, 0)
 VERIFIED = Verified("model.gguf", 1e-3, 1e-4, 1.2, 1.2, 10, size_bytes=714_944)
@@ -78,6 +78,7 @@ def test_a_person_reads_what_it_was_made_from_and_what_came_out(write: Write) ->
     ):
         assert said in text
     assert "no differential privacy" in text
+    assert "1,000 records on devices that this run simulated" in text
     private = [*events()[:3], Privacy(2.5, 1e-5, 1.1, 1.0, 10, 0.1, "record"), *events()[3:]]
     assert "epsilon 2.5, delta 1e-05, a record at a time" in card(read_summary(write(private)))
 
@@ -102,7 +103,21 @@ def test_a_run_that_measured_nothing_has_a_card_too(write: Write) -> None:
     assert "model-index" not in found.data.to_dict()
 
 
-def test_it_is_written_beside_the_file(write: Write) -> None:
+def test_records_of_devices_elsewhere_never_left_them(write: Write) -> None:
+    text = card(read_summary(write([*hosts_run(), DATA])))
+    assert "1,000 records on their devices, which they never left" in text
+
+
+def test_it_is_written_beside_the_file_and_again(write: Write) -> None:
     folder = write(events())
-    assert write_card(folder) == folder / "README.md"
-    assert (folder / "README.md").read_text() == card(read_summary(folder))
+    for _ in range(2):
+        assert write_card(folder) == folder / "README.md"
+        assert (folder / "README.md").read_text() == card(read_summary(folder))
+
+
+@pytest.mark.parametrize("text", ["# My project\n", "---\nlicense: mit\n---\n# library_name: edgetune\n", ""])
+def test_somebody_elses_readme_stays(write: Write, text: str) -> None:
+    folder = write(events())
+    (folder / "README.md").write_text(text)
+    assert write_card(folder) is None
+    assert (folder / "README.md").read_text() == text

@@ -13,11 +13,11 @@ from edgetune.core.files import write_atomic
 HEAD = """# Tuning by compression
 
 Written by `edgetune bench combinations`; do not edit. Every device that is asked does {work:,} forward passes of a
-record in all, a backward pass counting as two; then the model is compressed. `prune` takes a fifth of the blocks'
-matrices, uniform widths, restored by least squares and not trained again. Held-out loss in nats a response token and
-Rouge-L, mean and standard deviation over seeds; size is that of the file's tensors; memory is the greatest of the whole
-process while tuning, and what compressing took above the loaded model. Loss is shaded in the maps, darker is better
-within a column.
+record in all (`--work {work}`), a backward pass counting as two; then the model is compressed. `prune` takes a fifth of
+the blocks' matrices, uniform widths, restored by least squares and not trained again. Held-out loss in nats a response
+token and Rouge-L, mean and standard deviation over seeds; size is that of the file's tensors; memory is the greatest of
+the whole process while tuning, and what compressing took above the loaded model. Loss is shaded in the maps, darker is
+better within a column.
 """
 
 

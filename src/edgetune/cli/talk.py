@@ -47,13 +47,12 @@ def chat(
     """
     asked = sys.stdin.read() if prompt == "-" else prompt
     with Display(Console(), doing="loading the model") as display:
-        from edgetune.export.chat import Manner, answer, chat_beside, labels
+        from edgetune.export.chat import Manner, answer, labels
+        from edgetune.export.chat import chat as talk
 
         manner = Manner(system, temperature, seed, max_tokens)
         if asked is None:
-            _converse(
-                display, lambda **how: chat_beside(file, manner=manner, threads=_threads(threads), **how)
-            )
+            _converse(display, lambda **how: talk(file, manner=manner, threads=_threads(threads), **how))
             return
         said = [answer(one, asked, manner=manner, threads=_threads(threads)) for one in file]
     for name, text in zip(labels(file), said, strict=True):

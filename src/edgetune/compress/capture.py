@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -36,7 +36,7 @@ def capture(
         mask = torch.ones_like(ids) if isinstance(batch, torch.Tensor) else batch.attention_mask
         if ids.ndim != 2 or not ids.numel():
             raise DataError(f"a calibration batch must be [batch, length] token ids, not {list(ids.shape)}")
-        with _passing_by(blocks) if passing else contextlib.nullcontext():
+        with instead(blocks, _same) if passing else contextlib.nullcontext():
             streams.append(_called(model, blocks, ids, mask))
         if len(streams) == 1 and len(calibration) > 1:
             passing = _may_pass_by(model, blocks, ids, mask, streams[0])
@@ -62,20 +62,21 @@ def _called(model: PreTrainedModel, blocks: nn.ModuleList, ids: torch.Tensor, ma
 
 
 @contextlib.contextmanager
-def _passing_by(blocks: nn.ModuleList) -> Iterator[None]:
-    """While entered, every block returns what it is given."""
-
-    def same(*arguments: Any, **keywords: Any) -> torch.Tensor:
-        states: torch.Tensor = arguments[0] if arguments else keywords["hidden_states"]
-        return states
-
+def instead(blocks: nn.ModuleList, forward: Callable[..., Any]) -> Iterator[None]:
+    """While entered, every block does this when it is called."""
     try:
         for block in blocks:
-            block.forward = same
+            block.forward = forward
         yield
     finally:
         for block in blocks:
             del block.forward
+
+
+def _same(*arguments: Any, **keywords: Any) -> torch.Tensor:
+    """Return the hidden states that a block is given."""
+    states: torch.Tensor = arguments[0] if arguments else keywords["hidden_states"]
+    return states
 
 
 def _may_pass_by(
@@ -84,7 +85,7 @@ def _may_pass_by(
     """Say whether blocks return tensors and are called with the same when each returns what it is given."""
     if not isinstance(blocks[0](real.hidden, *real.calls[0][0], **real.calls[0][1]), torch.Tensor):
         return False
-    with _passing_by(blocks):
+    with instead(blocks, _same):
         other = _called(model, blocks, ids, mask)
     return len(other.calls) == len(real.calls) and all(map(_equal, other.calls, real.calls))
 

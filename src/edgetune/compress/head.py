@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from edgetune.compress.blocks import read_matrix, write_matrix
+from edgetune.compress.capture import instead
 from edgetune.compress.hessian import Hessian
 from edgetune.compress.method import CompressionMethod
 from edgetune.compress.ordered import solve_in_order
@@ -84,23 +85,11 @@ def _behind(model: PreTrainedModel, blocks: nn.ModuleList, hidden: torch.Tensor,
 
     head = cast(Any, model).get_output_embeddings()
     ids = torch.zeros(hidden.shape[:2], dtype=torch.long, device=model.device)
-    hook = head.register_forward_pre_hook(keep)
-    with _handing_on(blocks, hidden if plain else (hidden,)), hooked([hook]), contextlib.suppress(_Enough):
+    hook, output = head.register_forward_pre_hook(keep), hidden if plain else (hidden,)
+    with instead(blocks, lambda *_, **__: output), hooked([hook]), contextlib.suppress(_Enough):
         model(input_ids=ids, use_cache=False)
     return seen[0]
 
 
 class _Enough(Exception):
     """The head was reached; its product is of no use."""
-
-
-@contextlib.contextmanager
-def _handing_on(blocks: nn.ModuleList, output: Any) -> Iterator[None]:
-    """While entered, every block returns this."""
-    try:
-        for block in blocks:
-            block.forward = lambda *_, **__: output
-        yield
-    finally:
-        for block in blocks:
-            del block.forward

@@ -109,4 +109,4 @@ def _error(weights: torch.Tensor, grid: BlockGrid, importance: torch.Tensor, nam
 
 def _weights_of(energy: Energy) -> torch.Tensor:
     """Return E[x_j^2] about 1, and above 0."""
-    return energy.sums / energy.sums.mean().clamp(min=1e-30) + 1e-6
+    return energy.mean / energy.mean.mean().clamp(min=1e-30) + 1e-6

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 
 from edgetune.core.errors import ModelError
-from edgetune.core.files import unwritable
 from edgetune.core.gguf_read import gguf_library
 from edgetune.export.architectures import architecture_of
-from edgetune.export.gguf_file import PREFIX
+from edgetune.export.gguf_file import PREFIX, gguf_writer, write_small
 
 Factors = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
 
@@ -56,21 +55,11 @@ def write_adapter(
         named[f"{stored}.lora_b"] = left if alpha else left * scale
     if not all(bool(torch.isfinite(one).all()) for one in named.values()):
         raise ModelError("the factors hold NaN or infinite numbers", where=path)
-    try:
-        writer = library.GGUFWriter(path, architecture.name)
-        try:
-            writer.add_type(library.GGUFType.ADAPTER)
-            writer.add_string(library.Keys.Adapter.TYPE, "lora")
-            writer.add_float32(library.Keys.Adapter.LORA_ALPHA, alpha)
-            for key, text in (metadata or {}).items():
-                writer.add_string(PREFIX + key, text)
-            for name, tensor in named.items():
-                writer.add_tensor(name, tensor.float().contiguous().numpy())
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_tensors_to_file()
-        finally:
-            writer.close()
-    except OSError as error:
-        raise unwritable(error, path) from error
+    with gguf_writer(path, architecture.name) as writer:
+        writer.add_type(library.GGUFType.ADAPTER)
+        writer.add_string(library.Keys.Adapter.TYPE, "lora")
+        writer.add_float32(library.Keys.Adapter.LORA_ALPHA, alpha)
+        for key, text in (metadata or {}).items():
+            writer.add_string(PREFIX + key, text)
+        write_small(writer, {name: one.float().contiguous().numpy() for name, one in named.items()})
     return path

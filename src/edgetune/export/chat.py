@@ -141,43 +141,6 @@ def _print(text: str) -> None:
 
 
 def chat(
-    path: Path,
-    *,
-    read: Callable[[str], str] = input,
-    write: Write = _print,
-    ready: Callable[[], object] = lambda: None,
-    manner: Manner = Manner(),
-    threads: int = 1,
-    context: int = 0,
-) -> list[Message]:
-    """Hold a conversation, answers streamed as they come, until /exit, end of input, or Ctrl-C at the prompt.
-
-    Ctrl-C during an answer ends that answer only. An empty line does nothing; /help lists the commands.
-
-    Args:
-        path: the GGUF file, with a chat template.
-        read: takes the prompt to show, returns a line; raises EOFError at the end, like `input`.
-        write: receives pieces of text without line ends of their own.
-        ready: called once the file is loaded.
-        manner: how it answers.
-        threads: CPU threads.
-        context: tokens remembered; 0 for the model's own, at most 4096.
-
-    Returns:
-        The messages of the conversation since the last /reset.
-
-    Raises:
-        ModelError: if the file cannot be loaded or has no template.
-        ConfigError: if its template does not write the system prompt as it is.
-        MissingExtraError: if `xllamacpp` is not installed.
-    """
-    (messages,) = chat_beside(
-        [path], read=read, write=write, ready=ready, manner=manner, threads=threads, context=context
-    )
-    return messages
-
-
-def chat_beside(
     paths: Sequence[Path],
     *,
     read: Callable[[str], str] = input,
@@ -187,17 +150,27 @@ def chat_beside(
     threads: int = 1,
     context: int = 0,
 ) -> list[list[Message]]:
-    """Hold the same conversation with several files, each answering every line in turn under its name.
+    """Hold a conversation, answers streamed as they come, until /exit, end of input, or Ctrl-C at the prompt.
+
+    Several files are told the same lines; each answers in turn under its name, and remembers its own answers. Ctrl-C
+    during an answer ends that answer only. An empty line does nothing; /help lists the commands.
 
     Args:
         paths: GGUF files with a chat template, one or more; all are loaded together.
-        read, write, ready, manner, threads, context: as in `chat`.
+        read: takes the prompt to show, returns a line; raises EOFError at the end, like `input`.
+        write: receives pieces of text without line ends of their own.
+        ready: called once the files are loaded.
+        manner: how they answer.
+        threads: CPU threads.
+        context: tokens remembered; 0 for the model's own, at most 4096.
 
     Returns:
-        The messages with each file since the last /reset; the files remember their own answers.
+        The messages of the conversation with each file since the last /reset.
 
     Raises:
-        As `chat`.
+        ModelError: if a file cannot be loaded or has no template.
+        ConfigError: if a template does not write the system prompt as it is.
+        MissingExtraError: if `xllamacpp` is not installed.
     """
     with ExitStack() as stack:
         names = labels(paths)
@@ -239,7 +212,8 @@ def answer(
     """Return the answer to one message.
 
     Args:
-        path, manner, threads, context: as in `chat`.
+        path: the GGUF file.
+        manner, threads, context: as in `chat`.
         prompt: the message, not empty.
 
     Raises:

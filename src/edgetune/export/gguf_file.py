@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from edgetune.core.files import unwritable
@@ -82,21 +84,46 @@ def write_planned(
         MissingExtraError: if `gguf` is not installed.
     Cost: one tensor in memory at a time beyond the model.
     """
-    library = gguf_library()
     stored = list(stored_tensors(model, plan.tensors, quantised))
     given = {"name": model.config.model_type} | dict(metadata or {})
+    with gguf_writer(path, plan.architecture) as writer:
+        write_header(writer, plan, given)
+        _write_tensors(writer, gguf_library(), stored)
+    return path
+
+
+@contextmanager
+def gguf_writer(path: Path, architecture: str) -> Iterator[Any]:
+    """Lend the writer of `gguf` for one file.
+
+    Args:
+        path: the file.
+        architecture: `general.architecture`.
+
+    Raises:
+        OutputError: if the file cannot be written.
+        MissingExtraError: if `gguf` is not installed.
+    """
+    library = gguf_library()
     try:
-        writer = library.GGUFWriter(path, plan.architecture)
+        writer = library.GGUFWriter(path, architecture)
         try:
-            write_header(writer, plan, given)
-            _write_tensors(writer, library, stored)
+            yield writer
         finally:
             writer.close()
     except OSError as error:
         # A write that numpy could only do in part carries no reason.
         short = error if error.strerror else OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         raise unwritable(short, path) from error
-    return path
+
+
+def write_small(writer: Any, tensors: Mapping[str, NDArray[Any]]) -> None:
+    """Write what a writer was told of a file, and tensors that fit into memory together, in their own types."""
+    for name, values in tensors.items():
+        writer.add_tensor(name, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
 
 
 def write_header(writer: Any, plan: ExportPlan, metadata: Mapping[str, str]) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from edgetune.core.gguf_read import gguf_library
-from edgetune.export.gguf_file import write_header
+from edgetune.export.gguf_file import gguf_writer, write_header
 from edgetune.export.plan import ALIGNMENT, ExportPlan
 
 A_TENSOR = 4 + 2 * 8 + 4 + 8 + 8
@@ -23,16 +22,12 @@ def header_bytes(plan: ExportPlan) -> int:
         OutputError: if there is no room for a temporary file.
     Cost: writes the vocabulary once.
     """
-    library = gguf_library()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "header.gguf"
-        writer = library.GGUFWriter(path, plan.architecture)
-        try:
+        with gguf_writer(path, plan.architecture) as writer:
             write_header(writer, plan, {})
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
-        finally:
-            writer.close()
         size = path.stat().st_size
     infos = sum(A_TENSOR + len(tensor.name.encode()) for tensor in plan.tensors)
     return size + infos + PROVENANCE + ALIGNMENT

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgetune.core.files import unwritable
-from edgetune.core.gguf_read import gguf_library
 from edgetune.export.architectures import architecture_of
+from edgetune.export.gguf_file import gguf_writer, write_small
 
 
 def write_imatrix(
@@ -42,25 +41,18 @@ def write_imatrix(
         OutputError: if it cannot be written.
         MissingExtraError: if `gguf` is not installed.
     Cost: 4 bytes an input of every matrix.
-    Source: llama.cpp, tools/imatrix (format of 2025, `general.type = imatrix`).
+    Source: llama.cpp, tools/imatrix (format of 2025, `general.type = imatrix`); none of its
+        quantisers was at hand to read such a file.
     """
-    architecture = architecture_of(config)
-    try:
-        writer = gguf_library().GGUFWriter(path, "imatrix")
-        try:
-            writer.add_type("imatrix")
-            writer.add_array("imatrix.datasets", list(sources))
-            writer.add_uint32("imatrix.chunk_count", sequences)
-            writer.add_uint32("imatrix.chunk_size", length)
-            for name, (energy, tokens) in sorted(sums.items()):
-                place = architecture.gguf_name(name)
-                writer.add_tensor(f"{place}.in_sum2", energy.cpu().float().numpy()[None])
-                writer.add_tensor(f"{place}.counts", np.full((1, 1), tokens, dtype=np.float32))
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_tensors_to_file()
-        finally:
-            writer.close()
-    except OSError as error:
-        raise unwritable(error, path) from error
+    architecture, tensors = architecture_of(config), {}
+    for name, (energy, tokens) in sorted(sums.items()):
+        place = architecture.gguf_name(name)
+        tensors[f"{place}.in_sum2"] = energy.cpu().float().numpy()[None]
+        tensors[f"{place}.counts"] = np.full((1, 1), tokens, dtype=np.float32)
+    with gguf_writer(path, "imatrix") as writer:
+        writer.add_type("imatrix")
+        writer.add_array("imatrix.datasets", list(sources))
+        writer.add_uint32("imatrix.chunk_count", sequences)
+        writer.add_uint32("imatrix.chunk_size", length)
+        write_small(writer, tensors)
     return path

@@ -14,10 +14,9 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from edgetune.core.errors import OutputError, VerifyError
-from edgetune.core.gguf_read import gguf_library
 from edgetune.core.template import Templates
 from edgetune.export.composing import composed
-from edgetune.export.gguf_file import write_header
+from edgetune.export.gguf_file import gguf_writer, write_header, write_small
 from edgetune.export.llama_cpp import LlamaCpp
 from edgetune.export.plan import ExportPlan
 from edgetune.export.speech import Speech
@@ -70,7 +69,6 @@ def vocabulary_in_llama_cpp(plan: ExportPlan) -> Iterator[LlamaCpp]:
 
 
 def _write_carrier(path: Path, plan: ExportPlan) -> None:
-    library = gguf_library()
     rows = len(plan.vocabulary.tokens)
     matrices = {
         "token_embd": (rows, WIDTH),
@@ -97,18 +95,11 @@ def _write_carrier(path: Path, plan: ExportPlan) -> None:
         },
         tensors=(PlannedTensor("token_embd.weight", None, "F16", (rows, WIDTH)),),
     )
-    writer = library.GGUFWriter(path, "llama")
-    try:
+    norms = dict.fromkeys(("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"), np.zeros(WIDTH, np.float32))
+    empty = {name: np.zeros(shape, np.float16) for name, shape in matrices.items()} | norms
+    with gguf_writer(path, "llama") as writer:
         write_header(writer, carrier, {})
-        for name, shape in matrices.items():
-            writer.add_tensor(f"{name}.weight", np.zeros(shape, np.float16))
-        for name in ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"):
-            writer.add_tensor(f"{name}.weight", np.zeros(WIDTH, np.float32))
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-    finally:
-        writer.close()
+        write_small(writer, {f"{name}.weight": values for name, values in empty.items()})
 
 
 def compare_texts(

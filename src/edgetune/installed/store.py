@@ -63,7 +63,7 @@ class Store:
     def trusted(self) -> str | None:
         """The public key, hexadecimal, whose manifests alone are taken; None if none was given yet."""
         path = self.folder / TRUSTED
-        return path.read_text(encoding="ascii").strip() if path.is_file() else None
+        return path.read_text(encoding="ascii", errors="replace").strip() if path.is_file() else None
 
     def ledger(self, sha256: str) -> Path:
         """Return where a ledger of that digest is kept, or would be."""

@@ -13,7 +13,9 @@ from edgetune.report import units
 from edgetune.report.grids import Grid, divergences, stages
 from edgetune.report.summary import Summary, read_summary
 
-CARD = "README.md"
+CARD, LIBRARY = "README.md", "edgetune"
+OURS = f"library_name: {LIBRARY}"
+"""In the metadata of a card that a run has written."""
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 """How the Hub names a model; anything else is a folder or a file of this machine, and no link."""
 LICENCES = {"apache 2.0": "apache-2.0", "mit license": "mit"}
@@ -36,14 +38,19 @@ def card(summary: Summary) -> str:
     return f"---\n{metadata(summary).to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"
 
 
-def write_card(folder: Path) -> Path:
+def write_card(folder: Path) -> Path | None:
     """Write a run's card beside its model file, atomically.
+
+    Returns:
+        The file; None where a README of somebody else is, which stays.
 
     Raises:
         DataError: if there is no readable event log.
         OutputError: if it cannot be written.
     """
     path = folder / CARD
+    if path.exists() and OURS not in path.read_text("utf-8", errors="replace").partition("\n---\n")[0]:
+        return None
     write_text_atomic(path, card(read_summary(folder)))
     return path
 
@@ -60,7 +67,7 @@ def metadata(summary: Summary) -> ModelCardData:
         "license": named,
         "license_name": said if named == "other" else None,
         "base_model": base if HUB_ID.fullmatch(base) and not Path(base).exists() else None,
-        "library_name": "edgetune",
+        "library_name": LIBRARY,
         "pipeline_tag": "text-generation",
         "tags": ["edgetune", "federated-learning", *(["gguf"] if summary.verified else [])],
         "model_name": _name(summary),
@@ -120,7 +127,7 @@ def _facts(summary: Summary) -> Iterator[str]:
         yield f"Licence of the base: {_code(start.licence) if start.licence else 'not named in its files'}"
     if data is not None:
         yield (
-            f"Data: {data.trained:,} records on devices, which never left them, prompt {_code(data.prompt)}; "
+            f"Data: {data.trained:,} records {_where(summary)}, prompt {_code(data.prompt)}; "
             f"{data.held_out:,} held out, {data.calibration:,} of the server's own"
         )
     if summary.rounds:
@@ -132,7 +139,7 @@ def _facts(summary: Summary) -> Iterator[str]:
         yield f"State after the last round: {_code(summary.rounds[-1].digest)}"
     spent = summary.privacy
     if spent is None:
-        yield "Privacy: records stay on their devices; no differential privacy was asked for"
+        yield "Privacy: no differential privacy was asked for"
     else:
         yield f"Privacy: epsilon {spent.epsilon:.3g}, delta {spent.delta:.1g}, a {spent.unit} at a time"
     if planned is not None:
@@ -141,6 +148,13 @@ def _facts(summary: Summary) -> Iterator[str]:
         yield f"File: {planned.architecture}, mostly {planned.file_type} ({method}), {units.size(size)}"
     if summary.calibration is not None:
         yield f"Calibrated on {summary.calibration.tokens:,} tokens"
+
+
+def _where(summary: Summary) -> str:
+    """Say where the records were."""
+    if summary.hosts is not None:
+        return "on their devices, which they never left"
+    return "on devices that this run simulated" if summary.rounds else "to train on"
 
 
 def _table(grid: Grid) -> str:

@@ -53,3 +53,29 @@ def hadamard(key: bytes, name: str, k: int, j: int, size: int) -> int:
     b, i = divmod(j, period)
     sign = (-1) ** bin(i & k).count("1")
     return rademacher(key, name, 0, j) * sign * rademacher(key, name, 1, b * period + k)
+
+
+def rank_one(key: bytes, name: str, seed: int, i: int, j: int, rows: int) -> int:
+    above = (rows + 511) // 512 * 512
+    return rademacher(key, name, seed, i) * rademacher(key, name, seed, above + j)
+
+
+def tile(size: int) -> tuple[int, int]:
+    levels = 0
+    while 1 << levels < size:
+        levels += 1
+    return 1 << (levels - levels // 2), 1 << levels // 2
+
+
+def rank_one_pool(key: bytes, name: str, k: int, i: int, j: int, size: int) -> int:
+    tall, wide = tile(size)
+    a, b = k // wide, k % wide
+    sign = (-1) ** (bin(i % tall & a).count("1") + bin(j % wide & b).count("1"))
+    return rademacher(key, name, 0, i) * sign * rademacher(key, name, 1, j)
+
+
+def rank_one_pool_vector(key: bytes, name: str, k: int, j: int, size: int) -> int:
+    tall, wide = tile(size)
+    a, b = k // wide, k % wide
+    sign = (-1) ** (bin(j // wide % tall & a).count("1") + bin(j % wide & b).count("1"))
+    return rademacher(key, name, 0, j) * sign

@@ -4,9 +4,30 @@ from edgetune.directions.gaussian import Gaussian
 from edgetune.directions.hadamard import Hadamard
 from edgetune.directions.kind import Kind
 from edgetune.directions.rademacher import Rademacher
+from edgetune.directions.rank_one import RankOne
+from edgetune.directions.rank_one_pool import RankOnePool
 from edgetune.directions.source import CachedSource, Source
 
-KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (Rademacher, Gaussian, Hadamard)}
+KINDS: dict[str, type[Kind]] = {
+    kind.name: kind for kind in (Rademacher, Gaussian, Hadamard, RankOne, RankOnePool)
+}
 """Kinds of direction by the name that ledgers and recipes use."""
 
-__all__ = ["KINDS", "CachedSource", "Gaussian", "Hadamard", "Kind", "Rademacher", "Source"]
+
+def made_of(kind: type[Kind], size: int) -> Kind:
+    """Return a kind of direction, with the size of its pool where it is one."""
+    return kind(size) if kind.sized else kind()  # type: ignore[call-arg]
+
+
+__all__ = [
+    "KINDS",
+    "CachedSource",
+    "Gaussian",
+    "Hadamard",
+    "Kind",
+    "Rademacher",
+    "RankOne",
+    "RankOnePool",
+    "Source",
+    "made_of",
+]

@@ -14,8 +14,7 @@ from edgetune.core.ledger import DirectionsSpec
 from edgetune.core.part import DIRECTIONS, FRESH, POOL, SHARED, SLOPES, Part, by_name, pool_of
 from edgetune.core.tuned import Adds
 from edgetune.core.update import Projected, Update
-from edgetune.directions import KINDS
-from edgetune.directions.hadamard import Hadamard
+from edgetune.directions import KINDS, made_of
 from edgetune.directions.kind import Kind
 
 
@@ -56,8 +55,10 @@ class Fresh(Drawn):
     options: ClassVar[Mapping[str, str]] = {"directions": "kind"}
 
     def __post_init__(self) -> None:
-        if isinstance(self.kind, Hadamard):
-            raise ConfigError("hadamard directions form a pool, and these are drawn fresh every step")
+        if self.kind.sized:
+            raise ConfigError(
+                f"{self.kind.name} directions form a pool, and these are drawn fresh every step"
+            )
 
     @property
     def title(self) -> str:
@@ -110,7 +111,7 @@ class Pool(Drawn):
     """One of K directions, drawn uniformly; the ledger is K coefficients for ever.
 
     Args:
-        kind: what a direction looks like; a Hadamard kind must have the pool's size.
+        kind: what a direction looks like; one that is a pool itself must have this size.
         size: K, 1 to 2^20.
         shared: all devices of a round take the same ones.
     Source: Qin et al. 2024, arXiv:2312.06353, section 4 (FedKSeed).
@@ -125,8 +126,10 @@ class Pool(Drawn):
     def __post_init__(self) -> None:
         if not 1 <= self.size <= 1 << 20:
             raise ConfigError(f"a pool needs 1 to 1,048,576 directions, not {self.size}")
-        if isinstance(self.kind, Hadamard) and self.kind.size != self.size:
-            raise ConfigError(f"a Hadamard kind of {self.kind.size} cannot serve a pool of {self.size}")
+        if self.kind.sized and self.kind.limit != self.size:
+            raise ConfigError(
+                f"a {self.kind.name} kind of {self.kind.limit} cannot serve a pool of {self.size}"
+            )
 
     @property
     def title(self) -> str:
@@ -193,8 +196,7 @@ def _kind(name: str, size: int) -> Kind:
     Raises:
         ConfigError: naming the nearest.
     """
-    made = by_name(name, KINDS, "directions")
-    return made(size) if issubclass(made, Hadamard) else made()
+    return made_of(by_name(name, KINDS, "directions"), size)
 
 
 def describe(directions: Directions, seed: int) -> DirectionsSpec:

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import torch
 
-from edgetune.directions.kind import Kind
+from edgetune.directions.kind import Elementwise
 from edgetune.directions.source import Source
 
 LEVELS = 1 << 16
@@ -33,7 +33,7 @@ def quantile_table() -> torch.Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Gaussian(Kind):
+class Gaussian(Elementwise):
     """Independent standard normal values, 16 key stream bits each.
 
         z_j = table[ (word_{j // 2} >> 16 (j mod 2)) & 0xFFFF ],  table[i] = Phi^-1((i + 1/2) / 65536)

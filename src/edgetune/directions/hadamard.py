@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 
 from edgetune.core.errors import ConfigError
-from edgetune.directions.kind import Kind
+from edgetune.directions.kind import Elementwise
 from edgetune.directions.source import Source
 
 ROW_STREAM, COLUMN_STREAM = 0, 1
@@ -54,7 +54,7 @@ def hadamard_column(index: int, size: int, device: torch.device) -> torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Hadamard(Kind):
+class Hadamard(Elementwise):
     """A pool of K directions, each alone i.i.d. Rademacher, any two exactly orthogonal on whole blocks.
 
         z_k[bP + i] = D_b[i] * (-1)^popcount(i & k) * S_b[k]
@@ -71,6 +71,7 @@ class Hadamard(Kind):
     """
 
     name: ClassVar[str] = "hadamard"
+    sized: ClassVar[bool] = True
     size: int
 
     def __post_init__(self) -> None:

@@ -1,9 +1,10 @@
-"""What every kind of direction can do: be read in slices, be added to a tensor, be summed over a pool."""
+"""What every kind of direction can do: be added to a tensor, be summed over a pool, be read in slices."""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -14,13 +15,15 @@ from edgetune.core.update import Keys
 from edgetune.directions.source import Source
 
 CHUNK = 1 << 18
-"""Elements formed at a time by the reference loops; bounds their memory whatever the tensor's size."""
+"""Elements formed at a time by the loops in torch; bounds their memory whatever the tensor's size."""
 
 
 class Kind(ABC):
     """How key streams become directions; implementations are frozen values."""
 
     name: ClassVar[str]
+    sized: ClassVar[bool] = False
+    """Whether its directions form a pool, whose size it is made with, and which one transform sums."""
 
     @property
     def limit(self) -> int:
@@ -41,20 +44,12 @@ class Kind(ABC):
             )
 
     @abstractmethod
-    def values(
-        self, source: Source, name: str, seed: int, start: int, count: int, device: torch.device
+    def whole(
+        self, source: Source, name: str, seed: int, shape: Sequence[int], device: torch.device
     ) -> torch.Tensor:
-        """Return float32 [count]: elements `start ... start + count - 1` of direction `seed` of tensor `name`.
+        """Return a direction of a whole tensor, float32 of its shape."""
 
-        Args:
-            source: the key streams.
-            name: the parameter's name.
-            seed: the direction, in [0, 2^64); a pool index for pooled kinds.
-            start: first element of the flattened (row-major) tensor.
-            count: number of elements.
-            device: where to compute.
-        """
-
+    @abstractmethod
     def axpy(
         self, out: torch.Tensor, base: torch.Tensor, coefficient: float, source: Source, name: str, seed: int
     ) -> None:
@@ -69,6 +64,62 @@ class Kind(ABC):
             source: the key streams.
             name: the parameter's name.
             seed: the direction.
+        """
+
+    @abstractmethod
+    def replay(
+        self,
+        out: torch.Tensor,
+        base: torch.Tensor,
+        terms: Iterable[tuple[int, float]],
+        source: Source,
+        name: str,
+    ) -> None:
+        """Rebuild a tuned tensor from its ledger: added in float32 one after the other, rounded once at the end.
+
+            out = ((base + a_1 z_1) + a_2 z_2) + ...   in the order given
+
+        These are the additions of the steps themselves, so that going on from a sum equals forming it anew. A pool that
+        is summed by a transform adds that sum.
+
+        Args:
+            out: [...], any float dtype, contiguous; may be `base` itself.
+            base: [...] like `out` in shape; read only.
+            terms: pairs (seed, coefficient).
+            source: the key streams.
+            name: the parameter's name.
+        """
+
+
+class Elementwise(Kind):
+    """Kinds whose element j of a flattened tensor depends on j alone, whatever the tensor's shape."""
+
+    @abstractmethod
+    def values(
+        self, source: Source, name: str, seed: int, start: int, count: int, device: torch.device
+    ) -> torch.Tensor:
+        """Return float32 [count]: elements `start ... start + count - 1` of direction `seed` of tensor `name`.
+
+        Args:
+            source: the key streams.
+            name: the parameter's name.
+            seed: the direction, in [0, 2^64); a pool index for pooled kinds.
+            start: first element of the flattened (row-major) tensor.
+            count: number of elements.
+            device: where to compute.
+        """
+
+    def whole(
+        self, source: Source, name: str, seed: int, shape: Sequence[int], device: torch.device
+    ) -> torch.Tensor:
+        """Return a direction of a whole tensor, float32 of its shape."""
+        return self.values(source, name, seed, 0, math.prod(shape), device).view(tuple(shape))
+
+    def axpy(
+        self, out: torch.Tensor, base: torch.Tensor, coefficient: float, source: Source, name: str, seed: int
+    ) -> None:
+        """Form `out = base + coefficient * z(seed)`; see `Kind.axpy`.
+
         Cost: one draw and one pass over the tensor; about 10 bytes a chunk element beside it.
         """
         flat_out, flat_base = out.view(-1), base.reshape(-1)
@@ -86,18 +137,8 @@ class Kind(ABC):
         source: Source,
         name: str,
     ) -> None:
-        """Rebuild a tuned tensor from its ledger: added in float32 one after the other, rounded once at the end.
+        """Form `out = ((base + a_1 z_1) + a_2 z_2) + ...`; see `Kind.replay`.
 
-            out = ((base + a_1 z_1) + a_2 z_2) + ...   in the order given
-
-        These are the additions of the steps themselves, so that going on from a sum equals forming it anew.
-
-        Args:
-            out: [...], any float dtype, contiguous; may be `base` itself.
-            base: [...] like `out` in shape; read only.
-            terms: pairs (seed, coefficient).
-            source: the key streams.
-            name: the parameter's name.
         Cost: one draw and one pass over a chunk for every term.
         """
         pairs = [(seed, torch.tensor(value, dtype=torch.float32)) for seed, value in terms]

@@ -7,12 +7,12 @@ from typing import ClassVar
 
 import torch
 
-from edgetune.directions.kind import Kind
+from edgetune.directions.kind import Elementwise
 from edgetune.directions.source import Source
 
 
 @dataclass(frozen=True, slots=True)
-class Rademacher(Kind):
+class Rademacher(Elementwise):
     """Independent random signs; the two-point estimator's lowest-variance choice.
 
         z_j = 1 - 2 * bit_j

@@ -39,7 +39,7 @@ class Source:
         return chacha20(self.key, nonce, torch.arange(first, first + count, device=device))
 
     def signs(self, name: str, seed: int, start: int, count: int, device: torch.device) -> torch.Tensor:
-        """Return int8 [count] of +1 and -1.
+        """Return [count] of +1 and -1, int8 here.
 
         element j = 1 - 2 * bit j of the stream, least significant bit of word 0 first
         """
@@ -58,18 +58,20 @@ class CachedSource(Source):
 
     Args:
         key: 32 bytes.
-    Cost: one byte an element of each remembered stream, two bytes a weight for a Hadamard pool.
+        drawn: what draws them; this class itself if not given.
+    Cost: what `drawn` gives of each stream: in plain torch a byte a sign, two bytes a weight for a Hadamard pool.
     """
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes, drawn: Source | None = None) -> None:
         super().__init__(key)
+        self._drawn = drawn or Source(key)
         self._streams: dict[tuple[str, int, int, torch.device], torch.Tensor] = {}
 
     def signs(self, name: str, seed: int, start: int, count: int, device: torch.device) -> torch.Tensor:
-        """Return int8 [count] of +1 and -1, from memory if the same stream prefix was drawn before."""
+        """Return [count] of +1 and -1, from memory if the same stream prefix was drawn before."""
         if start:
-            return super().signs(name, seed, start, count, device)
+            return self._drawn.signs(name, seed, start, count, device)
         where = (name, seed, count, device)
         if where not in self._streams:
-            self._streams[where] = super().signs(name, seed, 0, count, device)
+            self._streams[where] = self._drawn.signs(name, seed, 0, count, device)
         return self._streams[where]

@@ -13,9 +13,12 @@ from edgetune.directions import gpu, native
 from edgetune.directions.few import few_rows
 from edgetune.directions.hadamard import Hadamard
 from edgetune.directions.kernel import compiled_level, triton_wanted
-from edgetune.directions.kind import Kind
+from edgetune.directions.kind import Elementwise, Kind
 from edgetune.directions.native.product import Matrix, multiplies
 from edgetune.directions.native.remainder import follow, follows
+from edgetune.directions.native.signs import CompiledSource
+from edgetune.directions.rank_one import RankOneKind
+from edgetune.directions.rank_one_pool import RankOnePool
 from edgetune.directions.source import CachedSource, Source
 
 
@@ -37,17 +40,22 @@ class BoundSpace:
 
     def __init__(self, kind: Kind, key: bytes, *, pooled: bool = False) -> None:
         self.kind, self.key = kind, key
-        self.pooled = pooled or isinstance(kind, Hadamard)
+        self.pooled = pooled or kind.sized
         self._level, self._triton = compiled_level(), triton_wanted()
         self.few = few_rows(self._level)
-        self._source = CachedSource(key) if isinstance(kind, Hadamard) else Source(key)
+        drawn = Source(key)
+        if self._level is not None and isinstance(kind, RankOneKind):
+            drawn = CompiledSource(key, self._level)
+        self._source = CachedSource(key, drawn) if kind.sized else drawn
         self._tensors: dict[str, Matrix] = {}
         self._summed: tuple[Projected, native.Terms] | None = None
+        self._core: tuple[Projected, torch.Tensor] | None = None
 
     @property
     def alignment(self) -> int:
         """Multiples at which a part of a tensor may start; 0 if tensors are formed whole."""
-        return native.ALIGNMENT if self._compiled or self._triton else 0
+        sliced = isinstance(self.kind, Elementwise) and (self._compiled or self._triton)
+        return native.ALIGNMENT if sliced else 0
 
     @property
     def _compiled(self) -> bool:
@@ -63,7 +71,7 @@ class BoundSpace:
             gpu.run(self.kind, self.key, name, out, base, step, replay=False, start=start)
         elif self._compiled and native.serves(self.kind, out, base):
             self._tensor(name).axpy(out, base, coefficient, seed, start=start, level=self._level)
-        elif start == 0:
+        elif start == 0 or not isinstance(self.kind, Elementwise):
             self.kind.axpy(out, base, coefficient, self._source, name, seed)
         else:
             z = self.kind.values(self._source, name, seed, start, base.numel(), base.device).view(base.shape)
@@ -76,14 +84,28 @@ class BoundSpace:
             gpu.run(self.kind, self.key, name, out, base, update, replay=True)
         elif self._compiled and native.serves(self.kind, out, base):
             self._tensor(name).replay(out, base, self._terms(update), level=self._level)
+        elif isinstance(self.kind, RankOnePool):
+            self.kind.add_core(out, base, self.core(update).to(out.device), self._source, name)
         else:
             terms = zip(update.keys.tolist(), update.coefficients.tolist(), strict=True)
             self.kind.replay(out, base, terms, self._source, name)
 
+    def core(self, update: Projected) -> torch.Tensor:
+        """Return the small matrix of a pool's sum, float32 [P, Q]; all tensors of a model ask for the same one in turn.
+
+        Raises:
+            TypeError: if the directions are no pool of rank one.
+        """
+        if not isinstance(self.kind, RankOnePool):
+            raise TypeError(f"{self.kind.name} directions have no core")
+        if self._core is None or self._core[0] is not update:
+            self._core = update, self.kind.core(update)
+        return self._core[1]
+
     @property
     def transforms(self) -> bool:
         """Whether a replay sums all directions by one transform."""
-        return isinstance(self.kind, Hadamard)
+        return self.kind.sized
 
     def follow(
         self,
@@ -162,7 +184,7 @@ class BoundSpace:
     def replay_alignment(self) -> int:
         """Multiples at which a part of a tensor that is replayed may start; 0 if tensors are formed whole."""
         padded = self.kind.padded if isinstance(self.kind, Hadamard) else 0
-        return max(native.ALIGNMENT, padded) if self._compiled else 0
+        return max(native.ALIGNMENT, padded) if self._compiled and isinstance(self.kind, Elementwise) else 0
 
     def multiplies(self, x: torch.Tensor, weight: StoredTensor, *, stored: bool = True) -> bool:
         """Say whether `multiply` serves these operands; see `native.product.multiplies`."""
@@ -250,7 +272,6 @@ class KeptSpace(BoundSpace):
         if seed != self._seed:
             self._seed, self._kept = seed, {}
         if name not in self._kept:
-            flat = self.kind.values(self._source, name, seed, 0, base.numel(), base.device)
-            self._kept[name] = flat.view(base.shape)
+            self._kept[name] = self.kind.whole(self._source, name, seed, base.shape, base.device)
         scale = torch.tensor(coefficient, dtype=torch.float32, device=base.device)
         out.copy_((self._kept[name] * scale).add_(base.float()))

@@ -16,7 +16,7 @@ from edgetune.core.ledger import DirectionsSpec, Ledger, check_base, read_ledger
 from edgetune.core.quantised import BlockGrid
 from edgetune.core.tuned import Tuned
 from edgetune.core.update import Dense
-from edgetune.directions import KINDS, Hadamard
+from edgetune.directions import KINDS, made_of
 from edgetune.directions.space import BoundSpace
 from edgetune.federation.residency import base_tensors, digest_of, grid_named
 from edgetune.federation.worker import BASE_GRID, LAYER_SCALE
@@ -176,7 +176,7 @@ def space_of(spec: DirectionsSpec, key: bytes | None) -> BoundSpace:
     if key_id(key) != spec.key_id:
         raise DigestError(f"the key has id {key_id(key)}, the ledger needs {spec.key_id}")
     made = KINDS.get(spec.kind)
-    if made is None or (made is Hadamard and not spec.size):
+    if made is None or (made.sized and not spec.size):
         hint = "update edgetune, or get the ledger again"
         raise ModelError(f"no directions of the kind {spec.kind!r} in a pool of {spec.size}", hint=hint)
-    return BoundSpace(Hadamard(spec.size) if made is Hadamard else made(), key, pooled=spec.size > 0)
+    return BoundSpace(made_of(made, spec.size), key, pooled=spec.size > 0)

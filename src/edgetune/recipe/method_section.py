@@ -56,7 +56,7 @@ class MethodSection(Section):
     """fresh directions every step, discriminative (for paced servers: those like the last step), pool, of which only
     coefficients are sent and which needs `pool`, or weighted (by amplitudes, see fedkseed_pro)."""
     directions: str | None = None
-    """rademacher, gaussian or hadamard."""
+    """rademacher, gaussian, hadamard, rank_one or rank_one_pool."""
     pool: Annotated[int, Field(ge=0, le=1 << 20)] | None = None
     """Number of directions of a pool."""
     candidates: Annotated[int, Field(ge=1, le=1000)] | None = None

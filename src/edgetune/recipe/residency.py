@@ -8,7 +8,6 @@ import torch
 
 from edgetune.core.errors import ConfigError
 from edgetune.core.quantised import Q4_0, Q8_0, BlockGrid
-from edgetune.directions import Hadamard
 from edgetune.methods.method import TuningMethod
 from edgetune.tune import FullProjected
 
@@ -59,9 +58,9 @@ def check_streams(method: TuningMethod, residency: Residency, device: torch.devi
             where="model.residency",
             hint="use fused",
         )
-    if not isinstance(method.directions.kind, Hadamard):
+    if not method.directions.kind.sized:
         raise ConfigError(
-            "a streamed model is rebuilt in every forward pass, which takes a Hadamard pool",
+            "a streamed model is rebuilt in every forward pass, which takes a pool that one transform sums",
             where="model.residency",
             hint="use fedkseed with method.directions = 'hadamard', or residency fused",
         )

@@ -46,7 +46,7 @@ class BoundSpace:
         drawn = Source(key)
         if self._level is not None and isinstance(kind, RankOneKind):
             drawn = CompiledSource(key, self._level)
-        self._source = CachedSource(key, drawn) if kind.sized else drawn
+        self.source = CachedSource(key, drawn) if kind.sized else drawn
         self._tensors: dict[str, Matrix] = {}
         self._summed: tuple[Projected, native.Terms] | None = None
         self._core: tuple[Projected, torch.Tensor] | None = None
@@ -72,9 +72,9 @@ class BoundSpace:
         elif self._compiled and native.serves(self.kind, out, base):
             self._tensor(name).axpy(out, base, coefficient, seed, start=start, level=self._level)
         elif start == 0 or not isinstance(self.kind, Elementwise):
-            self.kind.axpy(out, base, coefficient, self._source, name, seed)
+            self.kind.axpy(out, base, coefficient, self.source, name, seed)
         else:
-            z = self.kind.values(self._source, name, seed, start, base.numel(), base.device).view(base.shape)
+            z = self.kind.values(self.source, name, seed, start, base.numel(), base.device).view(base.shape)
             out.copy_(z.mul_(coefficient).add_(base.float()))
 
     def replay(self, out: torch.Tensor, base: torch.Tensor, update: Projected, name: str) -> None:
@@ -85,10 +85,10 @@ class BoundSpace:
         elif self._compiled and native.serves(self.kind, out, base):
             self._tensor(name).replay(out, base, self._terms(update), level=self._level)
         elif isinstance(self.kind, RankOnePool):
-            self.kind.add_core(out, base, self.core(update).to(out.device), self._source, name)
+            self.kind.add_core(out, base, self.core(update).to(out.device), self.source, name)
         else:
             terms = zip(update.keys.tolist(), update.coefficients.tolist(), strict=True)
-            self.kind.replay(out, base, terms, self._source, name)
+            self.kind.replay(out, base, terms, self.source, name)
 
     def core(self, update: Projected) -> torch.Tensor:
         """Return the small matrix of a pool's sum, float32 [P, Q]; all tensors of a model ask for the same one in turn.
@@ -272,6 +272,6 @@ class KeptSpace(BoundSpace):
         if seed != self._seed:
             self._seed, self._kept = seed, {}
         if name not in self._kept:
-            self._kept[name] = self.kind.whole(self._source, name, seed, base.shape, base.device)
+            self._kept[name] = self.kind.whole(self.source, name, seed, base.shape, base.device)
         scale = torch.tensor(coefficient, dtype=torch.float32, device=base.device)
         out.copy_((self._kept[name] * scale).add_(base.float()))

@@ -13,7 +13,7 @@ from edgetune.directions.space import BoundSpace
 from edgetune.measure.realised import Intended, Part, realised_perturbation, realised_update, sample_weights
 from edgetune.methods.method import TuningMethod
 from edgetune.models.backbone import Backbone
-from edgetune.tune import FullProjected, ProjectedTuned
+from edgetune.tune import FullProjected, ProjectedTuned, projected
 from edgetune.tune.scaled import ScaledSpace
 
 LEAST = 0.5
@@ -73,7 +73,7 @@ def check_reads(backbone: Backbone, method: TuningMethod) -> None:
     """
     if method.directions is None or not isinstance(method.target, FullProjected):
         return
-    tuned = ProjectedTuned(backbone.model, BoundSpace(method.directions.kind, pool_key(0)), base={})
+    tuned = projected(backbone.model, BoundSpace(method.directions.kind, pool_key(0)), {})
     try:
         tuned.inspect()
     finally:

@@ -28,7 +28,7 @@ from edgetune.methods.offered import offered_keys, taken_keys
 from edgetune.models.backbone import Backbone
 from edgetune.models.stored import stored_weights
 from edgetune.recipe.residency import FUSED, Residency, check_streams
-from edgetune.tune import DenseTuned, FullProjected, ProjectedTuned, StreamedTuned
+from edgetune.tune import DenseTuned, FullProjected, ProjectedTuned, streamed
 
 LAYER_SCALE, BASE_GRID = "layer_scale", "base_grid"
 """Keys of a ledger's extra entries: JSON of one factor a parameter, and the block grid that the base was rounded to."""
@@ -78,7 +78,7 @@ class Worker:
         if residency.streamed:
             check_streams(method, residency)
             bound = cast(BoundSpace, space)
-            self.tuned = StreamedTuned(backbone.model, bound, base_tensors(backbone, residency.grid))
+            self.tuned = streamed(backbone.model, bound, base_tensors(backbone, residency.grid))
         else:
             base = stored_weights(backbone.folder, backbone.model)
             self.tuned = method.target.open(backbone.model, space, seed, base)

@@ -2,12 +2,15 @@
 
 from edgetune.tune.bottleneck import Adapter, has_bottlenecks
 from edgetune.tune.dense import DenseTuned
+from edgetune.tune.folded import FoldedTuned
+from edgetune.tune.handles import projected, streamed
 from edgetune.tune.own import BitFit
 from edgetune.tune.plain import plain_model, release
 from edgetune.tune.projected import ProjectedTuned
 from edgetune.tune.projected_adapter import ProjectedAdapter
 from edgetune.tune.reopen import merges, reopen
 from edgetune.tune.scaled import ByNorm, ByTable
+from edgetune.tune.stacked import RankOneTuned, StackedTuned
 from edgetune.tune.streamed import StreamedTuned
 from edgetune.tune.target import Target
 from edgetune.tune.targets import FullProjected, Lora, Prefix
@@ -24,16 +27,21 @@ __all__ = [
     "ByNorm",
     "ByTable",
     "DenseTuned",
+    "FoldedTuned",
     "FullProjected",
     "Lora",
     "Prefix",
     "ProjectedAdapter",
     "ProjectedTuned",
+    "RankOneTuned",
+    "StackedTuned",
     "StreamedTuned",
     "Target",
     "has_bottlenecks",
     "merges",
     "plain_model",
+    "projected",
     "release",
     "reopen",
+    "streamed",
 ]

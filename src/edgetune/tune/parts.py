@@ -121,6 +121,11 @@ def reads_in_parts(module: nn.Module) -> bool:
     return plain and weight is not None and weight.is_contiguous() and weight.numel() > 0
 
 
+def floats_of(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters of floating type by name."""
+    return {name: one for name, one in model.named_parameters() if one.is_floating_point()}
+
+
 def direction_of(weights: Mapping[str, torch.Tensor], space: Adds, seed: int) -> dict[str, torch.Tensor]:
     """Return a direction of some weights by name, whole: as many numbers as they have."""
     found = {}

@@ -15,8 +15,9 @@ from edgetune.core.errors import ModelError
 from edgetune.core.tuned import Adds, Space
 from edgetune.core.update import Dense, Projected, Update
 from edgetune.tune.attach import attach
-from edgetune.tune.parts import GPU_PART, PART, Form, direction_of
-from edgetune.tune.readers import LinearReader, NotStackableError, Perturbation
+from edgetune.tune.parts import GPU_PART, PART, Form, direction_of, floats_of
+from edgetune.tune.perturbation import NotStackableError, Perturbation
+from edgetune.tune.readers import LinearReader, Reader
 from edgetune.tune.scaled import ScaledSpace
 from edgetune.tune.walk import one_walk, probe_batch, refuse_direct_reads, stacks
 from edgetune.tune.weights import Weights
@@ -61,13 +62,15 @@ class ProjectedTuned:
         self._space: Adds = ScaledSpace(space, self.scales) if self.scales else space
         inverse = {name: 1 / scale for name, scale in self.scales.items()}
         self._read_space: Adds = ScaledSpace(space, inverse) if self.scales else space
-        named = weights or {name: one for name, one in model.named_parameters() if one.is_floating_point()}
-        self._weights = Weights(named, self._space, base)
+        self._weights = Weights(weights or floats_of(model), self._space, base)
         self.perturbation: Perturbation | None = None
-        self._readers = list(attach(self, model, self._weights.parameters))
+        self._readers = list(self._attached(model))
         linear = (one.weight for one in self._readers if isinstance(one, LinearReader))
         self._weights.late |= {name for name in linear if name is not None}
         self._stacks: bool | None = None
+
+    def _attached(self, model: nn.Module) -> Iterator[Reader]:
+        return attach(self, model, self._weights.parameters)
 
     @property
     def model(self) -> nn.Module:
@@ -204,8 +207,9 @@ class ProjectedTuned:
         self._weights.recover()
         few = batch.input_ids.numel() <= self.few
         if self.inspect() and few and len(scales) == 2 and losses is response_losses:
+            now = Perturbation(seed, tuple(scales), len(batch.input_ids))
             try:
-                return one_walk(self, self._model, batch, seed, scales)
+                return one_walk(self, self._model, batch, now)
             except NotStackableError:
                 self._stacks = False
         found = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import torch
@@ -12,45 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from edgetune.tune.parts import Form, gathered_rows, perturbed_linear, perturbed_rows
-
-
-class NotStackableError(Exception):
-    """A module got an argument whose halves cannot be told apart; the points are then evaluated one by one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Perturbation:
-    """What forward passes read at the moment.
-
-    Args:
-        seed: the direction.
-        scales: one factor, or two if the batch holds every record twice, once a point, in that order.
-        records: records of one point.
-    """
-
-    seed: int
-    scales: tuple[float, ...]
-    records: int = 0
-
-    def only(self, point: int) -> Perturbation:
-        """Return the perturbation of one point."""
-        return Perturbation(self.seed, (self.scales[point],))
-
-    def part(self, value: Any, point: int) -> Any:
-        """Return one point's half of an argument; what is the same for all records is not cut."""
-        if not isinstance(value, torch.Tensor) or value.dim() == 0 or value.shape[0] == 1:
-            return value
-        if value.shape[0] % (2 * self.records):
-            raise NotStackableError(f"an argument of shape {tuple(value.shape)}")
-        return value.chunk(2)[point]
-
-    def join(self, values: list[Any]) -> torch.Tensor:
-        """Put the outputs of both points together again."""
-        if not all(isinstance(value, torch.Tensor) for value in values):
-            raise NotStackableError("an output that is not a tensor")
-        if values[0].shape[0] == 1 and self.records > 1:
-            values = [value.expand(self.records, *value.shape[1:]) for value in values]
-        return torch.cat(values)
+from edgetune.tune.perturbation import Perturbation
 
 
 class Reads(Protocol):
@@ -136,12 +97,12 @@ class Reader:
             return self.perturbed(now, *args, **kwargs)
 
     def perturbed(self, now: Perturbation, *args: Any, **kwargs: Any) -> Any:
-        """Compute at one point, or at one after the other on its half of the arguments."""
+        """Compute at one point, or at one after the other on its share of the arguments."""
         if len(now.scales) == 1:
             with self._swapped(now):
                 return self._plain(*args, **kwargs)
         found = []
-        for point in range(2):
+        for point in range(len(now.scales)):
             before, self._tuned.perturbation = self._tuned.perturbation, now.only(point)
             try:
                 with self._swapped(now.only(point)):
@@ -175,22 +136,21 @@ class Reader:
 
 
 class VectorReader(Reader):
-    """Computes a module without children that owns vectors only, a norm for example, at both points at once.
+    """Computes a module without children that owns vectors only, a norm for example, at all points at once.
 
     Most such modules broadcast: given x with a leading dimension of points, and their vectors so too, they give what
-    two calls give. Whether one does is found out at the first reading, on the fixed batch that every handle starts with
-    (`walk.stacks`), so that the answer is the model's and not the data's.
+    as many calls give. Whether one does is found out at the first reading, on the fixed batch that every handle starts
+    with (`walk.stacks`), so that the answer is the model's and not the data's.
     """
 
     _broadcasts: bool | None = None
 
     def perturbed(self, now: Perturbation, *args: Any, **kwargs: Any) -> Any:
-        """Compute at one point, or at both."""
+        """Compute at one point, or at all."""
         x = args[0] if len(args) == 1 and not kwargs else None
         if len(now.scales) == 1 or not isinstance(x, torch.Tensor) or x.dim() < 2 or x.shape[0] == 1:
             return super().perturbed(now, *args, **kwargs)
-        if x.shape[0] % (2 * now.records):
-            raise NotStackableError(f"an argument of shape {tuple(x.shape)}")
+        now.check(x)
         if self._broadcasts:
             return self._at_once(now, x)
         expected = super().perturbed(now, x)
@@ -209,8 +169,8 @@ class VectorReader(Reader):
         before = {key: parameters[key] for key in self._own}
         try:
             for key, name in self._own.items():
-                parameters[key] = self._tuned.points(name, now).view(2, *ones, -1)  # type: ignore[assignment]
-            y: torch.Tensor = self._plain(_split(x))
+                parameters[key] = self._tuned.points(name, now).view(len(now.scales), *ones, -1)  # type: ignore[assignment]
+            y: torch.Tensor = self._plain(_split(x, now))
         finally:
             parameters.update(before)
         return y.flatten(0, 1)
@@ -222,20 +182,21 @@ class NormReader(VectorReader):
     _broadcasts = True
 
     def _at_once(self, now: Perturbation, x: torch.Tensor) -> torch.Tensor:
-        y = NORMS[type(self._module)](self._module, _split(x))
+        y = NORMS[type(self._module)](self._module, _split(x, now))
         weight, bias = (self._vectors(now, key, y.dim()) for key in ("weight", "bias"))
         y = y if weight is None else y.mul_(weight)
         return (y if bias is None else y.add_(bias)).flatten(0, 1)
 
     def _vectors(self, now: Perturbation, key: str, dimensions: int) -> torch.Tensor | None:
         if key in self._own:
-            return self._tuned.points(self._own[key], now).view(2, *(1,) * (dimensions - 2), -1)
+            return self._tuned.points(self._own[key], now).view(len(now.scales), *(1,) * (dimensions - 2), -1)
         return self._module._parameters.get(key)
 
 
-def _split(x: torch.Tensor) -> torch.Tensor:
-    """Give both points a dimension of their own, the first."""
-    return x.view(2, x.shape[0] // 2, *x.shape[1:])
+def _split(x: torch.Tensor, now: Perturbation) -> torch.Tensor:
+    """Give the points a dimension of their own, the first."""
+    points = len(now.scales)
+    return x.reshape(points, x.shape[0] // points, *x.shape[1:])
 
 
 NORMS: dict[type, Callable[[Any, torch.Tensor], torch.Tensor]] = {
@@ -282,8 +243,7 @@ class LinearReader(Reader):
         """Multiply; few rows read the matrix once for all points, many form it in parts."""
         (x,) = args
         like, points = self.like("weight"), len(now.scales)
-        if points > 1 and x.shape[0] % (2 * now.records):
-            raise NotStackableError(f"rows of shape {tuple(x.shape)}")
+        now.check(x)
         y = None
         if x.numel() // (points * like.shape[1]) <= self._tuned.few:
             y = self._tuned.product(self._own["weight"], x, now)

@@ -13,8 +13,8 @@ from edgetune.core.quantised import StoredTensor, part_of
 from edgetune.core.tuned import Space
 from edgetune.core.update import Dense, Projected, Update
 from edgetune.tune.parts import Form
+from edgetune.tune.perturbation import Perturbation
 from edgetune.tune.projected import ProjectedTuned
-from edgetune.tune.readers import Perturbation
 from edgetune.tune.weights import placeholder
 
 STREAMED_PART = 1 << 20

@@ -26,6 +26,7 @@ from edgetune.core.residual import named as residuals_named
 from edgetune.core.tuned import Space
 from edgetune.core.update import Dense
 from edgetune.tune.dense import DenseTuned
+from edgetune.tune.handles import projected
 from edgetune.tune.informed import Eva, LoraGa
 from edgetune.tune.initialisers import Gaussian, Initialiser, Olora, Orthogonal, Pissa
 from edgetune.tune.own import OwnPlaced, need_float32
@@ -107,12 +108,12 @@ class FullProjected(Placing):
         if space is None:
             return DenseTuned(need_float32(self.place(model, seed, base)))
         if self.scaling is None:
-            return ProjectedTuned(model, space, base=base)
+            return projected(model, space, base)
         weights = [(name, weight) for name, weight in model.named_parameters() if weight.is_floating_point()]
         stored = (
             weights if base is None else base.items()
         )  # the model may be narrower than what it was stored as
-        return ProjectedTuned(model, space, base=base, scales=self.scaling.factors(stored))
+        return projected(model, space, base, self.scaling.factors(stored))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Both points of a step in one walk of the model; and the questions that a model must answer before it is relied on."""
+"""All points of a step in one walk of the model; and the questions that a model must answer before it is relied on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 
 from edgetune.core.batch import Batch, mean_losses, response_loss, response_losses
 from edgetune.core.errors import ModelError
-from edgetune.tune.readers import NotStackableError, Perturbation
+from edgetune.tune.perturbation import NotStackableError, Perturbation
 
 PROBE = (3, 7)
 """Records and tokens of the batch that questions are asked with: no length that occurs is a multiple of twice three."""
@@ -35,29 +35,36 @@ class Walked(Protocol):
 
 
 def one_walk(
-    tuned: Walked, model: nn.Module, batch: Batch, seed: int, scales: Sequence[float]
+    tuned: Walked, model: nn.Module, batch: Batch, now: Perturbation
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Evaluate the response loss of every record at two points, every module computing for both.
+    """Evaluate the response loss of every record at several points, every module computing for all of them.
 
-        L_b(w + s_1 z), L_b(w + s_2 z)   on the batch and its copy
+        L_b(w + s_1 z_1), L_b(w + s_2 z_2), ...   on copies of the batch, one after the other
+
+    Args:
+        tuned: the handle.
+        model: its model.
+        batch: its records times the copies are the points times the records of a point.
+        now: the points.
 
     Returns:
-        Sums [2, records] and numbers of response tokens [records].
+        Sums [copies, records of the batch] and numbers of response tokens [records of the batch].
 
     Raises:
-        NotStackableError: if a module cannot tell the halves apart.
-    Cost: one walk; the activations of twice the batch.
+        NotStackableError: if a module cannot tell the points apart.
+    Cost: one walk; the activations of all copies.
     """
     records = len(batch.input_ids)
+    copies = len(now.scales) * now.records // records
     said = (batch.input_ids, batch.attention_mask, batch.labels)
-    ids, mask, labels = (torch.cat([one, one]) for one in said)
-    twice = Batch(ids, mask, labels)
-    tuned.perturbation = Perturbation(seed, tuple(scales), records)
+    ids, mask, labels = (torch.cat([one] * copies) for one in said)
+    all_of = Batch(ids, mask, labels)
+    before, tuned.perturbation = tuned.perturbation, now
     try:
-        summed, counts = response_losses(model, twice)
+        summed, counts = response_losses(model, all_of)
     finally:
-        tuned.perturbation = None
-    return summed.view(2, records), counts[:records]
+        tuned.perturbation = before
+    return summed.view(copies, records), counts[:records]
 
 
 def probe_batch(model: nn.Module) -> Batch | None:
@@ -104,7 +111,7 @@ def stacks(tuned: Walked, model: nn.Module, batch: Batch) -> bool:
         with tuned.perturbed(0, scale):
             alone.append(float(response_loss(model, batch)))
     try:
-        found = mean_losses(*one_walk(tuned, model, batch, 0, scales))
+        found = mean_losses(*one_walk(tuned, model, batch, Perturbation(0, scales, len(batch.input_ids))))
     except NotStackableError:
         return False
     allowed = 1e-2 * abs(alone[0] - alone[1])

@@ -66,6 +66,11 @@ class Weights:
         self._aside: tuple[Projected, Snapshot] | None = None
         self._halfway = False
 
+    @property
+    def hidden(self) -> Mapping[str, torch.Tensor]:
+        """Parameters that hold NaN at the moment: what they held, by name."""
+        return self._hidden
+
     def value(self, name: str) -> torch.Tensor:
         """Return what a parameter holds, without its pending step."""
         return self._hidden[name] if name in self._hidden else self.parameters[name].data

@@ -1,0 +1,170 @@
+"""Layers that add what directions of rank one give to their own outputs: the base is read once, and never written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from edgetune.tune.attach import attach_one
+from edgetune.tune.moves import Moves
+from edgetune.tune.perturbation import Perturbation
+from edgetune.tune.readers import Reader, Reads
+
+
+class MovedReads(Reads, Protocol):
+    """What these readers need of the handle they read for."""
+
+    @property
+    def moves(self) -> Moves:
+        """What is added."""
+        ...
+
+    @property
+    def hidden(self) -> Mapping[str, torch.Tensor]:
+        """Parameters that hold NaN at the moment: what they held, by name."""
+        ...
+
+
+class MovedReader(Reader):
+    """The base of readers that compute as the module does, and add.
+
+    Args:
+        tuned: the handle.
+        module: the module.
+        own: parameter names in the model by names in the module.
+        shape: of its matrix.
+        plain: computes with the base in place of the module, where the module does not hold it.
+    """
+
+    def __init__(
+        self,
+        tuned: MovedReads,
+        module: nn.Module,
+        own: dict[str, str],
+        shape: tuple[int, int],
+        plain: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> None:
+        super().__init__(tuned, module, own)
+        self._plain = plain or self._plain
+        self._moving, self._shape = tuned, shape
+
+    @property
+    def plain(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """What the module computes by itself."""
+        return self._plain
+
+    def perturbed(self, now: Perturbation, *args: Any, **kwargs: Any) -> Any:
+        """Compute at all points at once."""
+        (x,) = (*args, *kwargs.values())
+        with self._shown():
+            y: torch.Tensor = self._plain(x)
+        points = len(now.scales)
+        if x.shape[0] == 1 and points * now.records > 1:  # positions, the same for all records
+            x, y = (one.expand(points * now.records, *one.shape[1:]) for one in (x, y))
+        now.check(y)
+        out = y.float().contiguous()
+        self.move(now, x, out.view(points, -1, out.shape[-1]))
+        return out.to(y.dtype)
+
+    def move(self, now: Perturbation, x: torch.Tensor, y: torch.Tensor) -> None:
+        """Add to y, float32 [points, rows, outputs], what the module's own argument gives."""
+        raise NotImplementedError
+
+    @contextmanager
+    def _shown(self) -> Iterator[None]:
+        """Let the module see its own parameters where they are hidden from the rest of the model."""
+        held = {key: name for key, name in self._own.items() if self._module._parameters.get(key) is not None}
+        hidden = {key: self._moving.hidden[name] for key, name in held.items() if name in self._moving.hidden}
+        before = {key: self.like(key) for key in hidden}
+        try:
+            for key, value in hidden.items():
+                self._module.get_parameter(key).data = value
+            yield
+        finally:
+            for key, value in before.items():
+                self._module.get_parameter(key).data = value
+
+
+class MovedLinear(MovedReader):
+    """A linear layer, of whatever type its matrix is stored in.
+
+    y = W x + (W' - W) x + b'
+    """
+
+    def move(self, now: Perturbation, x: torch.Tensor, y: torch.Tensor) -> None:
+        """Add `x (W' - W)^T` and what moves the bias."""
+        if "weight" in self._own:
+            self._multiply(self._own["weight"], x.reshape(len(y), -1, x.shape[-1]).float(), y, now)
+        if "bias" in self._own:
+            y += self._moving.moves.vectors(self._own["bias"], y.shape[-1], now, y.device).unsqueeze(1)
+
+    def _multiply(self, name: str, x: torch.Tensor, y: torch.Tensor, now: Perturbation) -> None:
+        self._moving.moves.linear(name, self._shape, x, y, now)
+
+
+class MovedConv1D(MovedLinear):
+    """A linear layer whose matrix is stored as [inputs, outputs], as GPT-2's."""
+
+    def _multiply(self, name: str, x: torch.Tensor, y: torch.Tensor, now: Perturbation) -> None:
+        self._moving.moves.turned(name, self._shape, x, y, now)
+
+
+class MovedEmbedding(MovedReader):
+    """An embedding: rows that are asked for, and what is added to them."""
+
+    def move(self, now: Perturbation, x: torch.Tensor, y: torch.Tensor) -> None:
+        """Add rows of `W' - W`."""
+        self._moving.moves.rows(self._own["weight"], self._shape, x.reshape(len(y), -1), y, now)
+
+
+def attach_moved(
+    owner: MovedReads,
+    model: nn.Module,
+    weights: Mapping[str, torch.Tensor],
+    plain: Callable[[nn.Module, str], Callable[[torch.Tensor], torch.Tensor] | None],
+) -> Iterator[Reader]:
+    """Yield a reader for every module that owns some of the weights; matrices that are called are not formed.
+
+    Args:
+        owner: what the readers read for.
+        model: its modules are read through the readers from now on, until they are closed.
+        weights: by name; a quantised layer's matrix is named after its module, `NAME.weight`.
+        plain: called with a module and the name of its matrix: computes with the base in its place, None if it does so.
+    """
+    names = {id(weight): name for name, weight in weights.items()}
+    for path, module in model.named_modules():
+        own = {key: names[id(value)] for key, value in module._parameters.items() if id(value) in names}
+        if quantised(module) and f"{path}.weight" in weights:
+            own["weight"] = f"{path}.weight"
+        made = MOVED.get(type(module)) or (MovedLinear if quantised(module) else None)
+        if isinstance(module, nn.Embedding) and module.max_norm is not None:
+            made = None
+        if own and made is not None and "weight" in own:
+            matrix = weights[own["weight"]]
+            yield made(owner, module, own, (matrix.shape[0], matrix.shape[1]), plain(module, own["weight"]))
+        elif own:
+            yield from attach_one(owner, module, own)
+
+
+MOVED: dict[type, type[MovedReader]] = {
+    nn.Linear: MovedLinear,
+    Conv1D: MovedConv1D,
+    nn.Embedding: MovedEmbedding,
+}
+"""The reader of every type of module that multiplies by its matrix, or looks rows of it up, and does nothing else."""
+
+
+def quantised(module: nn.Module) -> bool:
+    """Say whether a module is a linear layer that holds its matrix in another form than as floats."""
+    sized = [all(isinstance(getattr(one, size, None), int) for size in SIZES) for one in module.modules()]
+    floats = (name for name, one in module.named_parameters() if one.is_floating_point())
+    return sized[0] and not any(sized[1:]) and set(floats) <= {"bias"}
+
+
+SIZES = ("in_features", "out_features")
+"""What linear layers of all libraries call the widths of their matrix."""

@@ -1,0 +1,252 @@
+"""What directions of rank one add to the outputs of layers, so that no weight is formed or written."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import torch
+
+from edgetune.core.update import Projected
+from edgetune.directions.rank_one import RankOneKind
+from edgetune.directions.rank_one_pool import RankOnePool
+from edgetune.directions.source import Source
+from edgetune.tune.perturbation import Perturbation
+
+
+class Moves(ABC):
+    """What a handle's weights differ by from those that its modules hold, at every point of a forward pass.
+
+    Points come one after the other: x of a layer is [points, rows, inputs], whatever a point's rows are.
+
+    Args:
+        source: the key streams.
+        scales: layer-wise factors c by name (`ProjectedTuned`); 1 for a name that is not there.
+    """
+
+    def __init__(self, source: Source, scales: Mapping[str, float]) -> None:
+        self._source, self._scales = source, scales
+
+    @abstractmethod
+    def linear(
+        self, name: str, shape: tuple[int, int], x: torch.Tensor, y: torch.Tensor, now: Perturbation
+    ) -> None:
+        """Add `x (W' - W)^T` to a layer's output.
+
+        Args:
+            name: of W.
+            shape: of W, [m, n].
+            x: float32 [points, rows, n].
+            y: float32 [points, rows, m], contiguous; written.
+            now: the points.
+        Cost: one pass over x and one over y.
+        """
+
+    @abstractmethod
+    def turned(
+        self, name: str, shape: tuple[int, int], x: torch.Tensor, y: torch.Tensor, now: Perturbation
+    ) -> None:
+        """Add `x (W' - W)` to the output of a layer whose matrix is stored as [inputs, outputs]."""
+
+    @abstractmethod
+    def rows(
+        self, name: str, shape: tuple[int, int], ids: torch.Tensor, y: torch.Tensor, now: Perturbation
+    ) -> None:
+        """Add rows of `W' - W` to what an embedding looked up.
+
+        Args:
+            name: of W.
+            shape: of W, [m, n].
+            ids: int64 [points, rows], each in [0, m).
+            y: float32 [points, rows, n], contiguous; written.
+            now: the points.
+        """
+
+    @abstractmethod
+    def vectors(self, name: str, count: int, now: Perturbation, device: torch.device) -> torch.Tensor:
+        """Return what is added to a vector at every point, float32 [points, count]."""
+
+    def _factors(self, name: str, now: Perturbation) -> list[float]:
+        """Return the perturbation of a tensor at every point, under layer-wise scaling."""
+        inverse = 1 / self._scales.get(name, 1.0)
+        return [scale * inverse for scale in now.scales]
+
+
+class FreshMoves(Moves):
+    """A perturbation along independent directions; steps are in the weights.
+
+    y += s_p u_p (v_p . x)   at the point p
+    """
+
+    def __init__(self, kind: RankOneKind, source: Source, scales: Mapping[str, float]) -> None:
+        super().__init__(source, scales)
+        self._kind = kind
+
+    def linear(
+        self, name: str, shape: tuple[int, int], x: torch.Tensor, y: torch.Tensor, now: Perturbation
+    ) -> None:
+        """Add `x (W' - W)^T`; see `Moves.linear`."""
+        u, v, factors = self._drawn(name, shape, now, x.device)
+        y.baddbmm_(torch.bmm(x, v.unsqueeze(2)).mul_(factors), u.unsqueeze(1))
+
+    def turned(
+        self, name: str, shape: tuple[int, int], x: torch.Tensor, y: torch.Tensor, now: Perturbation
+    ) -> None:
+        """Add `x (W' - W)`; see `Moves.turned`."""
+        u, v, factors = self._drawn(name, shape, now, x.device)
+        y.baddbmm_(torch.bmm(x, u.unsqueeze(2)).mul_(factors), v.unsqueeze(1))
+
+    def rows(
+        self, name: str, shape: tuple[int, int], ids: torch.Tensor, y: torch.Tensor, now: Perturbation
+    ) -> None:
+        """Add rows of `W' - W`; see `Moves.rows`."""
+        u, v, factors = self._drawn(name, shape, now, ids.device)
+        y.baddbmm_(u.gather(1, ids).unsqueeze(2) * factors, v.unsqueeze(1))
+
+    def vectors(self, name: str, count: int, now: Perturbation, device: torch.device) -> torch.Tensor:
+        """Return what is added to a vector at every point, float32 [points, count]."""
+        seeds = now.seeds or (now.seed,) * len(now.scales)
+        drawn = {
+            seed: self._kind.vector(self._source, name, seed, count, device) for seed in dict.fromkeys(seeds)
+        }
+        factors = torch.tensor(self._factors(name, now), device=device).unsqueeze(1)
+        return torch.stack([drawn[seed] for seed in seeds]).mul_(factors)
+
+    def _drawn(
+        self, name: str, shape: tuple[int, int], now: Perturbation, device: torch.device
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return u [points, m], v [points, n] and the factors [points, 1, 1]."""
+        factors = torch.tensor(self._factors(name, now), device=device).view(-1, 1, 1)
+        points = len(now.scales)
+        if not now.seeds:
+            u, v = self._kind.factors(self._source, name, now.seed, *shape, device)
+            return u.expand(points, -1), v.expand(points, -1), factors
+        drawn = {
+            seed: self._kind.factors(self._source, name, seed, *shape, device)
+            for seed in dict.fromkeys(now.seeds)
+        }
+        u, v = (torch.stack([drawn[seed][side] for seed in now.seeds]) for side in (0, 1))
+        return u, v, factors
+
+
+class PoolMoves(Moves):
+    """A sum over a pool, and a perturbation, both from one small matrix.
+
+        y += D tile(c M + s_p / c h_a h_b^T) E x   at the point p
+
+    Args:
+        kind: the pool.
+        source: remembers its streams.
+        scales: layer-wise factors.
+    Cost: of memory the signs of rows and columns.
+    """
+
+    def __init__(self, kind: RankOnePool, source: Source, scales: Mapping[str, float]) -> None:
+        super().__init__(source, scales)
+        self._kind = kind
+        self._core = kind.core(Projected.none())
+        tall, wide = kind.tile
+        self._sides = tuple(signs_matrix(size) for size in (tall, wide))
+        self._last: tuple[Perturbation, float, torch.Tensor] | None = None
+
+    def become(self, state: Projected) -> None:
+        """Take a sum: coefficients of the pool's directions."""
+        self._core, self._last = self._kind.core(state), None
+
+    def linear(
+        self, name: str, shape: tuple[int, int], x: torch.Tensor, y: torch.Tensor, now: Perturbation
+    ) -> None:
+        """Add `x (W' - W)^T`; see `Moves.linear`."""
+        cores, (d, e) = self._cores(name, now, x.device), self._signs(name, shape, x.device)
+        unfold(y, torch.bmm(fold(x, e, cores.shape[2]), cores.transpose(1, 2)), d)
+
+    def turned(
+        self, name: str, shape: tuple[int, int], x: torch.Tensor, y: torch.Tensor, now: Perturbation
+    ) -> None:
+        """Add `x (W' - W)`; see `Moves.turned`."""
+        cores, (d, e) = self._cores(name, now, x.device), self._signs(name, shape, x.device)
+        unfold(y, torch.bmm(fold(x, d, cores.shape[1]), cores), e)
+
+    def rows(
+        self, name: str, shape: tuple[int, int], ids: torch.Tensor, y: torch.Tensor, now: Perturbation
+    ) -> None:
+        """Add rows of `W' - W`; see `Moves.rows`."""
+        cores, (d, e) = self._cores(name, now, ids.device), self._signs(name, shape, ids.device)
+        points = torch.arange(len(cores), device=ids.device).unsqueeze(1)
+        unfold(y, cores[points, ids % cores.shape[1]] * d[ids].unsqueeze(2), e)
+
+    def vectors(self, name: str, count: int, now: Perturbation, device: torch.device) -> torch.Tensor:
+        """Return what is added to a vector at every point, float32 [points, count]."""
+        cores = self._cores(name, now, device).flatten(1)
+        tiled = cores.repeat(1, -(-count // cores.shape[1]))[:, :count]
+        return tiled * self._kind.row_signs(self._source, name, count, device)
+
+    def _signs(
+        self, name: str, shape: tuple[int, int], device: torch.device
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return (
+            self._kind.row_signs(self._source, name, shape[0], device),
+            self._kind.column_signs(self._source, name, shape[1], device),
+        )
+
+    def _cores(self, name: str, now: Perturbation, device: torch.device) -> torch.Tensor:
+        """Return the small matrix at every point, [points, P, Q]; tensors of one forward pass ask for the same."""
+        factor = self._scales.get(name, 1.0)
+        if self._last is None or self._last[0] is not now or self._last[1] != factor:
+            seeds = now.seeds or (now.seed,) * len(now.scales)
+            (tall, wide), factors = self._sides, torch.tensor(self._factors(name, now)).view(-1, 1, 1)
+            a, b = (
+                torch.tensor(one) for one in zip(*(divmod(seed, len(wide)) for seed in seeds), strict=True)
+            )
+            moved = (tall[a].unsqueeze(2) * factors).mul(wide[b].unsqueeze(1))
+            self._last = now, factor, moved.add_(self._core, alpha=factor).to(device)
+        return self._last[2]
+
+
+def signs_matrix(size: int) -> torch.Tensor:
+    """Return Hadamard's matrix in natural order, float32 [size, size]: `(-1)^popcount(i & k)`."""
+    matrix = torch.ones(1, 1)
+    while len(matrix) < size:
+        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
+    return matrix
+
+
+def fold(x: torch.Tensor, signs: torch.Tensor, width: int) -> torch.Tensor:
+    """Add up every `width`-th column of a signed matrix.
+
+        f[..., q] = sum_{j mod Q = q} x[..., j] e_j
+
+    Args:
+        x: float32 [..., n].
+        signs: float32 [n].
+        width: Q.
+
+    Returns:
+        Float32 [..., Q].
+    Cost: one pass over x.
+    """
+    signed = x * signs
+    over = -signed.shape[-1] % width
+    if over:
+        signed = torch.nn.functional.pad(signed, (0, over))
+    return signed.view(*signed.shape[:-1], -1, width).sum(-2)
+
+
+def unfold(y: torch.Tensor, folded: torch.Tensor, signs: torch.Tensor) -> None:
+    """Add a small matrix to a large one, over and over along its columns.
+
+        y[..., i] += d_i g[..., i mod P]
+
+    Args:
+        y: float32 [..., m], contiguous; written.
+        folded: g, float32 [..., P].
+        signs: float32 [m].
+    Cost: one pass over y.
+    """
+    columns, width = y.shape[-1], folded.shape[-1]
+    whole = columns // width * width
+    if whole:
+        tiles = y[..., :whole].view(*y.shape[:-1], -1, width)
+        tiles.addcmul_(folded.unsqueeze(-2), signs[:whole].view(-1, width))
+    if whole < columns:
+        y[..., whole:].addcmul_(folded[..., : columns - whole], signs[whole:])

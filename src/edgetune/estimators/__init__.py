@@ -2,6 +2,7 @@
 
 from edgetune.estimators.accumulate import Accumulate
 from edgetune.estimators.backprop import Backprop
+from edgetune.estimators.by_record import ByRecord
 from edgetune.estimators.clipped import Clipped, ClippedVector
 from edgetune.estimators.estimator import Estimator
 from edgetune.estimators.jvp import Jvp
@@ -10,7 +11,8 @@ from edgetune.estimators.standardised import Standardised
 from edgetune.estimators.two_point import TwoPoint
 
 ESTIMATES: dict[str, type[Estimator]] = {
-    kind.name: kind for kind in (TwoPoint, OneSided, Standardised, Jvp, Clipped, ClippedVector, Backprop)
+    kind.name: kind
+    for kind in (TwoPoint, OneSided, Standardised, ByRecord, Jvp, Clipped, ClippedVector, Backprop)
 }
 """Estimators by the name that recipes use."""
 
@@ -18,6 +20,7 @@ __all__ = [
     "ESTIMATES",
     "Accumulate",
     "Backprop",
+    "ByRecord",
     "Clipped",
     "ClippedVector",
     "Estimator",

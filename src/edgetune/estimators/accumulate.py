@@ -11,6 +11,7 @@ import torch
 from edgetune.core.batch import Batch, Objective, RecordLosses, weight_of
 from edgetune.core.update import Dense, Estimate
 from edgetune.estimators.backprop import Backprop
+from edgetune.estimators.by_record import each_alone
 from edgetune.estimators.estimator import Estimator
 
 
@@ -53,6 +54,9 @@ class Accumulate:
 class _Summed:
     """A handle that evaluates an objective micro-batch by micro-batch; everything else is the handle's own."""
 
+    line_losses = None
+    """Points of several lines together: a micro-batch is small so that few activations live at a time."""
+
     def __init__(self, tuned: Any, parts: Sequence[Batch], shares: Sequence[float]) -> None:
         self._tuned, self._parts, self._shares = tuned, parts, shares
 
@@ -72,3 +76,14 @@ class _Summed:
         found = [self._tuned.record_losses(losses, part, seed, scales) for part in self._parts]
         sums, counts = zip(*found, strict=True)
         return torch.cat(sums, dim=1), torch.cat(counts)
+
+    def each_alone(
+        self, objective: Objective, batch: Batch, seeds: Sequence[int], scales: Sequence[float]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Evaluate records along directions of their own, a micro-batch after the other."""
+        found, first = [], 0
+        for part in self._parts:
+            own = seeds[first : first + len(part.input_ids)]
+            found.append(each_alone(self._tuned, objective, part, own, scales))
+            first += len(own)
+        return torch.cat([sums for sums, _ in found], 1), torch.cat([counts for _, counts in found])

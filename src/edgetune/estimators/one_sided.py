@@ -9,7 +9,7 @@ import torch
 
 from edgetune.core.batch import Batch, Objective
 from edgetune.core.update import Estimate
-from edgetune.estimators.slopes import Sloped, check_slopes, mean_of_slopes
+from edgetune.estimators.slopes import Sloped, at_points, check_slopes, mean_of_slopes
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,6 @@ class OneSided(Sloped):
     @torch.no_grad()
     def __call__(self, tuned: Any, objective: Objective, batch: Batch, *keys: int) -> Estimate:
         """Return the loss at the present weights and the mean slope over the directions `keys`."""
-        here, first = tuned.losses(objective, batch, keys[0], (0.0, self.eps))
-        ahead = [first, *(tuned.losses(objective, batch, key, (self.eps,))[0] for key in keys[1:])]
+        points = [(keys[0], 0.0), *((key, self.eps) for key in keys)]
+        here, *ahead = at_points(tuned, objective, batch, points)
         return mean_of_slopes(keys, [here] * len(keys), [(loss - here) / self.eps for loss in ahead])

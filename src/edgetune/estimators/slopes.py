@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, ClassVar
 
 import numpy as np
 
+from edgetune.core.batch import Batch, Objective, mean_losses, response_loss
 from edgetune.core.errors import ConfigError
 from edgetune.core.part import DIRECTIONS, SLOPES
 from edgetune.core.update import Estimate, Projected
@@ -69,3 +72,47 @@ def check_slopes(eps: float, directions: int) -> None:
         raise ConfigError(f"eps must be a positive number, not {eps}")
     if directions < 1:
         raise ConfigError(f"an estimate needs at least one direction, not {directions}")
+
+
+def check_spread(directions: int) -> None:
+    """Refuse to divide by the spread of a single number.
+
+    Raises:
+        ConfigError: saying how many are needed.
+    """
+    if directions < 2:
+        raise ConfigError(
+            "one loss has no spread: a standardised estimate needs at least 2 directions",
+            hint="set method.directions_per_step, 8 in the paper",
+        )
+
+
+def spread_of(values: Sequence[float]) -> float:
+    """Return the population standard deviation of the finite values; exactly 0 of equal ones, or of one."""
+    finite = [value for value in values if math.isfinite(value)]
+    if len(finite) < 2:
+        return 0.0
+    with np.errstate(over="ignore", invalid="ignore"):  # beyond float64 there is no spread to divide by
+        return float(np.std(np.array(finite) - finite[0]))
+
+
+def at_points(
+    tuned: Any, objective: Objective, batch: Batch, points: Sequence[tuple[int, float]]
+) -> list[float]:
+    """Evaluate an objective at points of several lines, together where the handle can.
+
+    Args:
+        tuned: a perturbable handle.
+        objective: a scalar of model and batch.
+        batch: the same for every point.
+        points: seeds and signed scales; those of one line follow each other.
+
+    Returns:
+        One loss a point.
+    Cost: a forward pass a point.
+    """
+    together = getattr(tuned, "line_losses", None)
+    if together is not None and objective is response_loss:
+        return mean_losses(*together(batch, points))
+    lines = [(seed, [scale for _, scale in some]) for seed, some in groupby(points, key=itemgetter(0))]
+    return [loss for seed, scales in lines for loss in tuned.losses(objective, batch, seed, scales)]

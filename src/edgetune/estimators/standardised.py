@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 
 from edgetune.core.batch import Batch, Objective
-from edgetune.core.errors import ConfigError
 from edgetune.core.update import Estimate, Projected
-from edgetune.estimators.slopes import Sloped, check_slopes, mean_of_slopes
+from edgetune.estimators.slopes import (
+    Sloped,
+    at_points,
+    check_slopes,
+    check_spread,
+    mean_of_slopes,
+    spread_of,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +46,7 @@ class Standardised(Sloped):
 
     def __post_init__(self) -> None:
         check_slopes(self.eps, self.directions)
-        if self.directions < 2:
-            raise ConfigError(
-                "one loss has no spread: a standardised estimate needs at least 2 directions",
-                hint="set method.directions_per_step, 8 in the paper",
-            )
+        check_spread(self.directions)
 
     @property
     def passes(self) -> int:
@@ -60,18 +60,9 @@ class Standardised(Sloped):
     @torch.no_grad()
     def __call__(self, tuned: Any, objective: Objective, batch: Batch, *keys: int) -> Estimate:
         """Return the loss at the present weights and the mean standardised difference over the directions `keys`."""
-        here, first = tuned.losses(objective, batch, keys[0], (0.0, self.eps))
-        ahead = [first, *(tuned.losses(objective, batch, key, (self.eps,))[0] for key in keys[1:])]
-        spread = _spread(ahead)
+        points = [(keys[0], 0.0), *((key, self.eps) for key in keys)]
+        here, *ahead = at_points(tuned, objective, batch, points)
+        spread = spread_of(ahead)
         if not 0 < spread < math.inf:
             return Estimate(math.nan, Projected.of(keys[0], math.nan), len(keys))
         return mean_of_slopes(keys, [here] * len(keys), [(loss - here) / spread for loss in ahead])
-
-
-def _spread(losses: Sequence[float]) -> float:
-    """Return the population standard deviation of the finite losses; exactly 0 of equal ones, or of one."""
-    finite = [loss for loss in losses if math.isfinite(loss)]
-    if len(finite) < 2:
-        return 0.0
-    with np.errstate(over="ignore", invalid="ignore"):  # beyond float64 there is no spread to divide by
-        return float(np.std(np.array(finite) - finite[0]))

@@ -9,7 +9,7 @@ import torch
 
 from edgetune.core.batch import Batch, Objective
 from edgetune.core.update import Estimate
-from edgetune.estimators.slopes import Sloped, check_slopes, mean_of_slopes
+from edgetune.estimators.slopes import Sloped, at_points, check_slopes, mean_of_slopes
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,8 @@ class TwoPoint(Sloped):
     @torch.no_grad()
     def __call__(self, tuned: Any, objective: Objective, batch: Batch, *keys: int) -> Estimate:
         """Return the mean loss of all points and the mean slope over the directions `keys`."""
-        points = [tuned.losses(objective, batch, key, (self.eps, -self.eps)) for key in keys]
+        found = at_points(tuned, objective, batch, [(key, e) for key in keys for e in (self.eps, -self.eps)])
+        points = list(zip(found[::2], found[1::2], strict=True))
         return mean_of_slopes(
             keys,
             [(above + below) / 2 for above, below in points],

@@ -48,12 +48,14 @@ class MethodSection(Section):
     """Slopes that momentum or adam remember of fresh seeds (64); a pool remembers all its directions."""
     estimate: str | None = None
     """two_point or one_sided slopes of forward-only methods; standardised, one-sided and divided by the spread of the
-    losses; clipped or clipped_vector, which hide records."""
+    losses; by_record, a direction a record; clipped or clipped_vector, which hide records."""
+    standardised: bool | None = None
+    """Whether slopes of by_record are divided by their spread."""
     eps: Found = AUTO
     """Perturbation radius of forward-only methods; `auto` is found as the learning rate is."""
     directions_per_step: Small | None = None
     """Directions whose slopes a forward-only step averages; two_point costs 2 n forward passes, one_sided and
-    standardised n + 1."""
+    standardised n + 1, by_record 2 for as many directions as a batch has records."""
     draw: str | None = None
     """fresh directions every step, discriminative (for paced servers: those like the last step), pool, of which only
     coefficients are sent and which needs `pool`, or weighted (by amplitudes, see fedkseed_pro)."""

@@ -76,6 +76,24 @@ static int64_t followed_steps(int level) {
     return done;
 }
 
+/* Folds and unfolds of rows that are, and are not, whole tiles. */
+static int64_t tilings(int level) {
+    const int64_t sizes[] = {0, 1, 63, 64, 65, 700}, widths[] = {1, 16, 64, 128, 1024};
+    int64_t done = 0;
+    for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
+        for (size_t w = 0; w < sizeof widths / sizeof *widths; w++)
+            for (int spreads = 0; spreads < 2; spreads++) {
+                const int64_t rows = 5, columns = sizes[s], wide = widths[w];
+                float *x = exact((size_t)(rows * columns) * 4), *tiles = exact((size_t)(rows * wide) * 4);
+                float *signs = exact((size_t)columns * 4);
+                const tiling task = {x, tiles, signs, rows, columns, wide};
+                if (edgetune_tile(&task, spreads, level, 3, NULL)) exit(10);
+                done++;
+                free(x); free(tiles); free(signs);
+            }
+    return done;
+}
+
 static int64_t jobs(int level) {
     const int64_t sizes[] = {0, 1, 31, 33, 512, 8191, 8192, 8193, 40000};
     const uint32_t pools[] = {1, 2, 16, 32, 64, 4096, 16384};
@@ -106,6 +124,6 @@ static int64_t jobs(int level) {
 /* One line a level of this processor: its number, and how many operations it did. */
 int main(void) {
     for (int level = 0; level <= edgetune_best(); level++)
-        printf("%d %lld\n", level, (long long)(products(level) + followed_steps(level) + jobs(level)));
+        printf("%d %lld\n", level, (long long)(products(level) + followed_steps(level) + tilings(level) + jobs(level)));
     return 0;
 }

@@ -115,6 +115,7 @@ static int reads_right(const job *task, int fast) {
 }
 
 #include "product_job.h"
+#include "tiling.h"
 
 #define NAME(x) x##_baseline
 #define TARGET
@@ -132,6 +133,7 @@ static int reads_right(const job *task, int fast) {
 #include "lanes.h"
 #include "remainder.h"
 #include "product.h"
+#include "tiles.h"
 #include "end.h"
 
 #if defined(__x86_64__)
@@ -147,6 +149,7 @@ static int reads_right(const job *task, int fast) {
 #include "lanes.h"
 #include "remainder.h"
 #include "product.h"
+#include "tiles.h"
 #include "end.h"
 #define NAME(x) x##_avx512
 #if defined(__clang__) /* takes explicit vectors as they are */
@@ -164,6 +167,7 @@ static int reads_right(const job *task, int fast) {
 #include "lanes.h"
 #include "remainder.h"
 #include "product.h"
+#include "tiles.h"
 #include "end.h"
 #endif
 
@@ -280,3 +284,5 @@ EXPORT int edgetune_gather(product *p, const int64_t *ids, const int64_t *order,
     work(p, ids, order, count);
     return 0;
 }
+
+#include "tiled.h"

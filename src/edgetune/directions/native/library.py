@@ -6,12 +6,15 @@ import ctypes
 from functools import cache
 from pathlib import Path
 
-from edgetune.directions.native.structs import Followed, Job, Reading
+from edgetune.directions.native.structs import Followed, Job, Reading, Tiling
 
 LEVELS = ("baseline", "avx2", "avx512")
 """Instruction sets by number; a machine that has one has those before it."""
 MISFIT, NO_MEMORY = 1, 2
 """What the kernel returns if it refuses its arguments, or cannot allocate its scratch."""
+
+MIRRORS = {"job": Job, "product": Reading, "followed": Followed, "tiling": Tiling}
+"""Structures that the kernel is handed, by its own names for them."""
 
 
 @cache
@@ -20,10 +23,10 @@ def library() -> ctypes.CDLL | None:
     for path in sorted(Path(__file__).parent.glob("_kernel*.so")):
         try:
             found = ctypes.CDLL(str(path))
-            sizes = (found.edgetune_job_size, found.edgetune_product_size, found.edgetune_followed_size)
+            sizes = [getattr(found, f"edgetune_{name}_size") for name in MIRRORS]
             for size in sizes:
                 size.restype = ctypes.c_int64
-            if [size() for size in sizes] == [ctypes.sizeof(mirror) for mirror in (Job, Reading, Followed)]:
+            if [size() for size in sizes] == [ctypes.sizeof(mirror) for mirror in MIRRORS.values()]:
                 return found
         except (OSError, AttributeError):
             continue  # another platform's build; `edgetune doctor` says which kernel runs

@@ -58,3 +58,16 @@ class Reading(ctypes.Structure):
         ("scratch", ctypes.c_void_p),
         ("across", ctypes.c_void_p),
     )
+
+
+class Tiling(ctypes.Structure):
+    """Mirror of `tiling` in tiling.h."""
+
+    _fields_ = (
+        ("x", ctypes.c_void_p),
+        ("tiles", ctypes.c_void_p),
+        ("signs", ctypes.c_void_p),
+        ("rows", ctypes.c_int64),
+        ("columns", ctypes.c_int64),
+        ("wide", ctypes.c_int64),
+    )

@@ -1,0 +1,59 @@
+/* Tiles summed and added along rows, compiled once for every instruction set (see tiling.h).
+ *
+ * Products with signs are exact and sums go from left to right: all sets and any number of threads give the same bits. The
+ * includer defines NAME, TARGET, WIDE and FMA as for product.h.
+ */
+
+/* f[q] = sum over j = q, q + wide, ... of x[j] e[j], for TILE places q from `from` on; wide >= TILE. */
+TARGET static void NAME(fold_tile)(const float *x, const float *e, int64_t columns, int64_t wide, float *f, int64_t from) {
+    VF sums[TILE / WIDE];
+    int64_t j = from;
+    UNROLL for (int v = 0; v < TILE / WIDE; v++) sums[v] = (VF){0};
+    for (; j + TILE <= columns; j += wide)
+        UNROLL for (int v = 0; v < TILE / WIDE; v++)
+            sums[v] = FMA(NAME(load_f)(x + j + v * WIDE), NAME(load_f)(e + j + v * WIDE), sums[v]);
+    UNROLL for (int v = 0; v < TILE / WIDE; v++) NAME(store_f)(f + v * WIDE, sums[v]);
+    for (int64_t i = j; i < columns; i++) f[i - j] += x[i] * e[i];
+}
+
+TARGET static void NAME(fold)(const tiling *t, int64_t first, int64_t last) {
+    float sums[TILE];
+    for (int64_t row = first; row < last; row++) {
+        const float *x = t->x + row * t->columns;
+        float *f = t->tiles + row * t->wide;
+        if (t->wide >= TILE) {
+            for (int64_t q = 0; q < t->wide; q += TILE) NAME(fold_tile)(x, t->signs, t->columns, t->wide, f + q, q);
+            continue;
+        }
+        NAME(fold_tile)(x, t->signs, t->columns, TILE, sums, 0);
+        for (int64_t q = 0; q < t->wide; q++) f[q] = sums[q];
+        for (int64_t q = t->wide; q < TILE; q++) f[q & (t->wide - 1)] += sums[q];
+    }
+}
+
+/* out[j] = base[j] + e[j] g[j mod wide] for a row, wide >= TILE; `out` may be `base`. */
+TARGET static void NAME(add_tiles)(float *out, const float *base, const float *e, int64_t columns, const float *g, int64_t wide) {
+    for (int64_t q = 0; q < wide && q < columns; q += TILE) {
+        VF tile[TILE / WIDE];
+        int64_t j = q;
+        UNROLL for (int v = 0; v < TILE / WIDE; v++) tile[v] = NAME(load_f)(g + q + v * WIDE);
+        for (; j + TILE <= columns; j += wide)
+            UNROLL for (int v = 0; v < TILE / WIDE; v++) {
+                const int64_t at = j + v * WIDE;
+                NAME(store_f)(out + at, FMA(tile[v], NAME(load_f)(e + at), NAME(load_f)(base + at)));
+            }
+        for (int64_t i = j; i < columns && i < j + TILE; i++) out[i] = base[i] + e[i] * g[q + i - j];
+    }
+}
+
+TARGET static void NAME(unfold)(const tiling *t, int64_t first, int64_t last) {
+    float repeated[TILE];
+    for (int64_t row = first; row < last; row++) {
+        const float *g = t->tiles + row * t->wide;
+        float *y = t->x + row * t->columns;
+        if (t->wide < TILE)
+            for (int64_t q = 0; q < TILE; q++) repeated[q] = g[q & (t->wide - 1)];
+        if (t->wide < TILE) NAME(add_tiles)(y, y, t->signs, t->columns, repeated, TILE);
+        else NAME(add_tiles)(y, y, t->signs, t->columns, g, t->wide);
+    }
+}

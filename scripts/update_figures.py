@@ -35,12 +35,13 @@ from edgetune.core.quantised import GRIDS
 from edgetune.export.gguf_file import write_gguf
 from edgetune.export.llama_cpp import LlamaCpp
 from edgetune.federation.load import load
-from edgetune.installed.adapter import low_rank, write_peft_adapter
+from edgetune.installed.adapter import write_peft_adapter
 from edgetune.installed.fetching import Source
 from edgetune.installed.gguf import GgufBase
 from edgetune.installed.install import rollback, update
 from edgetune.installed.making import make, sign_file, write_copy
 from edgetune.installed.manifest import touched_named
+from edgetune.installed.parts import parts_of
 from edgetune.installed.signing import new_key, public_key
 from edgetune.models.backbone import load_backbone
 from edgetune.recipe.prepare import Prepared, prepare
@@ -87,7 +88,7 @@ def nearness(ledger: Path, work: Path) -> list[str]:
             )
         try:
             opened = GgufBase(base)
-            write_peft_adapter(work / "adapter", low_rank(read, opened), opened, read)
+            write_peft_adapter(work / "adapter", parts_of(read, opened), opened, read)
             import peft
 
             placed = peft.PeftModel.from_pretrained(load_backbone(base).model, str(work / "adapter"))

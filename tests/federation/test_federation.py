@@ -33,9 +33,9 @@ from edgetune.wire import UP, Frame
 
 PRIVATE = ["dpzero", "dp_aggzo", "hidden_devices"]
 both = pytest.mark.parametrize("name", ["fedkseed", "lora"])
-DIRECTED = ["fedkseed", "signs", "mezo", "mezo_lora", "mezo_prefix", "decomfl", "decomfl_pool"]
+DIRECTED = ["fedkseed", "linear_pool", "signs", "mezo", "mezo_lora", "mezo_prefix", "decomfl", "decomfl_pool"]
 SERVED = ["fedkseed_pro", "one_byte", "one_byte_pairs", "feedsign", "fwdllm", "discriminative"]
-DENSE = ["fedselft", "fedpeptao", "lora", "ffa", "flora", "fedex", "full", "adapter", "prefix", "bitfit"]
+DENSE = ["fedselft", "fedpeptao", "lora", "ffa", "flora", "fedex", "full", "linear", "adapter", "prefix", "bitfit"]
 BEGUN = [
     "gaussian",
     "orthogonal",
@@ -176,6 +176,7 @@ def reply_of(server: Server, device: int, worker: Worker) -> bytes:
         ("tune", "adapter"),
         ("federate", "prefix"),
         ("federate", "bitfit"),
+        ("federate", "linear_pool"),
         ("federate", "fedselft"),
         ("federate", "fedpeptao"),
         ("federate", "server_momentum"),
@@ -273,6 +274,9 @@ def test_one_device_alone_is_the_federation_of_one(name: str, toy: MakeToy) -> N
         ("fedex", "gpt2"),
         ("full", "llama"),
         ("full", "gpt2"),
+        ("linear", "gpt2"),
+        ("linear_pool", "llama"),
+        ("linear_pool", "gpt2"),
         ("bitfit", "llama"),
         ("bitfit", "gpt2"),
         ("pissa", "llama"),

@@ -2,7 +2,7 @@
 
 from edgetune.tune.bottleneck import Adapter, has_bottlenecks
 from edgetune.tune.dense import DenseTuned
-from edgetune.tune.own import BitFit
+from edgetune.tune.own import BitFit, LinearLayers
 from edgetune.tune.plain import plain_model, release
 from edgetune.tune.projected import ProjectedTuned
 from edgetune.tune.projected_adapter import ProjectedAdapter
@@ -13,7 +13,7 @@ from edgetune.tune.target import Target
 from edgetune.tune.targets import FullProjected, Lora, Prefix
 
 TARGETS: dict[str, type[Target]] = {
-    kind.name: kind for kind in (FullProjected, Lora, Adapter, Prefix, BitFit)
+    kind.name: kind for kind in (FullProjected, LinearLayers, Lora, Adapter, Prefix, BitFit)
 }
 """What can be tuned, by the name that recipes use."""
 
@@ -25,6 +25,7 @@ __all__ = [
     "ByTable",
     "DenseTuned",
     "FullProjected",
+    "LinearLayers",
     "Lora",
     "Prefix",
     "ProjectedAdapter",

@@ -216,8 +216,9 @@ def _updated(file: Path, source: str, own: list[Path], key: Path | None, unsigne
 
 
 def _missing(base: Base, parts: Parts, left: tuple[str, ...], text: Path | None, measured: bool) -> str:
-    vectors = sum(name in parts.vectors for name in left)
-    names = [*(name for name in left if name not in parts.vectors), *([f"{vectors} vectors"] if vectors else [])]
+    vectors = [name for name in left if name in parts.whole and parts.whole[name].dim() == 1]
+    names = [name for name in left if name not in vectors]
+    names += [f"{len(vectors)} vectors"] if vectors else []
     said = f"left out, for want of a place: {', '.join(names)}"
     if measured:
         from edgetune.installed.left_out import divergence_without

@@ -38,7 +38,7 @@ def write_gguf_adapter(path: Path, parts: Parts, base: Base, ledger: Ledger) -> 
     """
     said = {"base_digest": ledger.base_digest, "ledger_digest": ledger.digest, "method": ledger.method}
     architecture = architecture_of(base.outline.config)
-    factors, tables, left = dict(parts.factors), dict[str, Any](), [*parts.vectors, *parts.others]
+    factors, tables, left = dict(parts.factors), dict[str, Any](), [*parts.whole, *parts.others]
     apart = not parts.tied or architecture.own_head
     if not apart:
         factors.pop(parts.tied)
@@ -95,7 +95,7 @@ def _tensors(parts: Parts, said: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     for layer, (left, right) in parts.tables.items():
         found[f"{PEFT}{layer}.lora_embedding_A"] = left.T.contiguous()
         found[f"{PEFT}{layer}.lora_embedding_B"] = right.T.contiguous()
-    for name, values in parts.vectors.items():
+    for name, values in parts.whole.items():
         layer, _, kind = name.rpartition(".")
         adapted = layer in parts.factors or layer in parts.tables
         found[f"{PEFT}{layer}.base_layer.{kind}" if adapted else f"{PEFT}{name}"] = values
@@ -105,14 +105,14 @@ def _tensors(parts: Parts, said: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 def _configuration(parts: Parts, base: Base) -> dict[str, Any]:
     """Return peft's settings for factors that no LoRA run made."""
     layers = {*parts.factors, *parts.tables}
-    whole = {name.rpartition(".")[0] for name in parts.vectors} - layers
+    whole = {name.rpartition(".")[0] for name in parts.whole} - layers
     modules = [name for name, _ in base.outline.named_modules()]
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "target_modules": _short(layers, modules),
         "modules_to_save": _short(whole, modules) or None,
-        "bias": "all" if any(name.rpartition(".")[0] in layers for name in parts.vectors) else "none",
+        "bias": "all" if any(name.rpartition(".")[0] in layers for name in parts.whole) else "none",
         "fan_in_fan_out": _turned(base),
     }
 

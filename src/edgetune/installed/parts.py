@@ -1,4 +1,4 @@
-"""A ledger in the parts that a runtime can put on an untouched base: low-rank factors, and the few vectors beside."""
+"""A ledger in the parts that a runtime can put on an untouched base: low-rank factors, and what goes whole."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ WAYS = "edgetune apply writes the changed file; tune lora, or along directions o
 class Parts:
     """What a ledger does, by the place that a runtime has for it.
 
-        W + s B A   of a layer,   T + s B A   of a table of embeddings,   the new values of a vector
+        W + s B A   of a layer,   T + s B A   of a table of embeddings,   new values of what goes whole
 
     Args:
         factors: linear layer to B [outputs, r] and A [r, inputs], float32; a head that is an embedding table once more
             is a layer of its own here.
         scale: s.
         tables: embedding layer to B [rows, r] and A [r, width], float32.
-        vectors: parameter to its tuned values, float32: norms and biases.
+        whole: parameter to its tuned values, float32: norms, biases, and tables that more is done to than a look-up.
         others: parameters that move and have no place in any adapter.
         tied: the layer among `factors` whose matrix is that of an embedding; empty if there is none.
         change: the same as a change of weights.
@@ -44,7 +44,7 @@ class Parts:
     scale: float
     change: Change
     tables: Mapping[str, Pair] = field(default_factory=dict)
-    vectors: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    whole: Mapping[str, torch.Tensor] = field(default_factory=dict)
     others: tuple[str, ...] = ()
     tied: str = ""
 
@@ -54,7 +54,7 @@ def parts_of(ledger: Ledger, base: Base, *, key: bytes | None = None, where: Pat
 
     Args:
         ledger: what was learnt.
-        base: what it belongs to; its configuration and names are read, and the values of vectors that move.
+        base: what it belongs to; its configuration and names are read, and the values of what goes whole.
         key: 32 bytes, if the directions are under a secret key.
         where: the ledger's file, for errors.
 
@@ -112,17 +112,17 @@ class _Split:
                 tied = layer if name != f"{layer}.weight" else tied
         held = {name for _, _, name in self._matrices()}
         moved = [name for name in self._base.names() if self._change.touches(name) and name not in held]
-        vectors = {name: self._change.of(name, self._base.read(name)) for name in moved if self._flat(name)}
+        whole = {name: self._change.of(name, self._base.read(name)) for name in moved if self._goes_whole(name)}
         if not factors and not tables:
             what = "this ledger moves no matrix, so that no adapter could hold anything of it"
             raise ModelError(what, where=self._where, hint="edgetune apply writes the changed file")
-        others = tuple(name for name in moved if name not in vectors)
-        return Parts(factors, 1.0, self._change, tables, vectors, others, tied)
+        others = tuple(name for name in moved if name not in whole)
+        return Parts(factors, 1.0, self._change, tables, whole, others, tied)
 
     def _matrices(self) -> Iterator[tuple[str, Any, str]]:
         """Yield layer, module and parameter of every matrix that moves."""
         for layer, module in self._base.outline.named_modules():
-            if isinstance(module, nn.Linear | nn.Embedding | Conv1D):
+            if isinstance(module, nn.Linear | Conv1D) or _is_table(module):
                 name = self._names.get(id(module.weight), "")
                 if name and self._change.touches(name):
                     yield layer, module, name
@@ -134,8 +134,9 @@ class _Split:
             raise _no_factors(self._ledger, self._where)
         return found
 
-    def _flat(self, name: str) -> bool:
-        return self._base.outline.get_parameter(name).dim() == 1
+    def _goes_whole(self, name: str) -> bool:
+        module = self._base.outline.get_submodule(name.rpartition(".")[0])
+        return self._base.outline.get_parameter(name).dim() == 1 or isinstance(module, nn.Embedding)
 
     def _refuse_large(self) -> None:
         """Refuse fresh directions that are so many that their factors take more than the matrices."""
@@ -150,6 +151,11 @@ class _Split:
                 where=self._where,
                 hint="edgetune apply writes the changed file; method.directions=rank_one_pool sums to a small rank",
             )
+
+
+def _is_table(module: nn.Module) -> bool:
+    """Say whether a module looks rows up, at most times a factor, and does nothing else: OPT's positions have an offset."""
+    return type(module) is nn.Embedding or (isinstance(module, nn.Embedding) and hasattr(module, "embed_scale"))
 
 
 def _no_factors(ledger: Ledger, where: Path | None) -> ModelError:

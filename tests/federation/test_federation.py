@@ -35,7 +35,19 @@ PRIVATE = ["dpzero", "dp_aggzo", "hidden_devices"]
 both = pytest.mark.parametrize("name", ["fedkseed", "lora"])
 DIRECTED = ["fedkseed", "linear_pool", "signs", "mezo", "mezo_lora", "mezo_prefix", "decomfl", "decomfl_pool"]
 SERVED = ["fedkseed_pro", "one_byte", "one_byte_pairs", "feedsign", "fwdllm", "discriminative"]
-DENSE = ["fedselft", "fedpeptao", "lora", "ffa", "flora", "fedex", "full", "linear", "adapter", "prefix", "bitfit"]
+DENSE = [
+    "fedselft",
+    "fedpeptao",
+    "lora",
+    "ffa",
+    "flora",
+    "fedex",
+    "full",
+    "linear",
+    "adapter",
+    "prefix",
+    "bitfit",
+]
 BEGUN = [
     "gaussian",
     "orthogonal",

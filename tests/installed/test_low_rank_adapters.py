@@ -190,9 +190,7 @@ def test_what_is_left_out_is_measured(save_tiny: Callable[..., Path], tmp_path: 
     assert divergence_without(base, parts.change, ()).tokens > 100
 
 
-def test_the_folder_says_what_peft_needs_in_few_words(
-    save_tiny: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_the_folder_says_what_peft_needs_in_few_words(save_tiny: Callable[..., Path], tmp_path: Path) -> None:
     folder = save_tiny("gpt2")
     placed(FolderBase(folder), make(tmp_path / "a.ledger", folder, "low"), tmp_path / "out")
     said = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
@@ -226,7 +224,7 @@ def test_more_fresh_directions_than_a_matrix_has_rank_are_refused(
     base = FolderBase(folder)
     ledger = read_ledger(make(tmp_path / "a.ledger", folder, "low_fresh"))
     many = Projected(np.arange(99), np.full(99, 1e-3, np.float32))
-    with pytest.raises(ModelError, match="rank 99.*larger than the model"):
+    with pytest.raises(ModelError, match=r"rank 99.*larger than the model"):
         parts_of(replace(ledger, update=many), base)
     with pytest.raises(ModelError, match="changes nothing yet"):
         parts_of(replace(ledger, update=Projected.none()), base)

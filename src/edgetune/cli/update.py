@@ -95,10 +95,15 @@ def adapter(
     ],
     text: Annotated[
         Path | None,
-        typer.Option(help="A text to measure on what an adapter must leave out; records of our own if not set."),
+        typer.Option(
+            help="A text to measure on what an adapter must leave out; records of our own if not set."
+        ),
     ] = None,
     measured: Annotated[
-        bool, typer.Option("--measured/--unmeasured", help="Whether that is measured: it takes the model in memory.")
+        bool,
+        typer.Option(
+            "--measured/--unmeasured", help="Whether that is measured: it takes the model in memory."
+        ),
     ] = True,
 ) -> None:
     """Write a ledger as an adapter that llama.cpp or peft puts on the untouched base."""
@@ -116,7 +121,9 @@ def adapter(
     if left:
         typer.echo(_missing(opened, parts, left, text, measured))
     elif parts.tied and out.suffix != ".gguf":
-        typer.echo(f"{parts.tied} is the embedding table once more: peft computes with it, but merges it twice")
+        typer.echo(
+            f"{parts.tied} is the embedding table once more: peft computes with it, but merges it twice"
+        )
 
 
 def manifest(

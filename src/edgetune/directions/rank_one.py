@@ -154,7 +154,7 @@ class RankOne(RankOneKind):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the sum of directions as two factors; the rank is the number of directions.
 
-            L_k = a_k u_k,   R_k = v_k
+        L_k = a_k u_k,   R_k = v_k
         """
         device = torch.device("cpu")
         drawn = [self.factors(source, name, seed, rows, columns, device) for seed in update.keys.tolist()]

@@ -120,7 +120,9 @@ def _configuration(parts: Parts, base: Base) -> dict[str, Any]:
 def _short(chosen: set[str], modules: Iterable[str]) -> list[str]:
     """Return the last words of names where no other module's name ends so; else the names."""
     words = {name.rpartition(".")[2] for name in chosen}
-    return sorted(words if {name for name in modules if name.rpartition(".")[2] in words} == chosen else chosen)
+    return sorted(
+        words if {name for name in modules if name.rpartition(".")[2] in words} == chosen else chosen
+    )
 
 
 def _turned(base: Base) -> bool:

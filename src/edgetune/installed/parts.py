@@ -112,7 +112,9 @@ class _Split:
                 tied = layer if name != f"{layer}.weight" else tied
         held = {name for _, _, name in self._matrices()}
         moved = [name for name in self._base.names() if self._change.touches(name) and name not in held]
-        whole = {name: self._change.of(name, self._base.read(name)) for name in moved if self._goes_whole(name)}
+        whole = {
+            name: self._change.of(name, self._base.read(name)) for name in moved if self._goes_whole(name)
+        }
         if not factors and not tables:
             what = "this ledger moves no matrix, so that no adapter could hold anything of it"
             raise ModelError(what, where=self._where, hint="edgetune apply writes the changed file")
@@ -139,13 +141,15 @@ class _Split:
         return self._base.outline.get_parameter(name).dim() == 1 or isinstance(module, nn.Embedding)
 
     def _refuse_large(self) -> None:
-        """Refuse fresh directions that are so many that their factors take more than the matrices."""
+        """Refuse independent directions that are so many that their factors take more than the matrices."""
         shapes = [tuple(module.weight.shape) for _, module, _ in self._matrices()]
         probe = self._space.low_rank(self._change.update, "", 1, 1)
         if probe is None:
             raise _no_factors(self._ledger, self._where)
         rank = probe[0].shape[1]
-        if shapes and rank * sum(m + n for m, n in shapes) > sum(m * n for m, n in shapes):
+        if self._space.transforms:
+            return
+        if rank * sum(m + n for m, n in shapes) > sum(m * n for m, n in shapes):
             raise ModelError(
                 f"this ledger's sum has rank {rank}, and an adapter of that rank is larger than the model",
                 where=self._where,
@@ -154,8 +158,10 @@ class _Split:
 
 
 def _is_table(module: nn.Module) -> bool:
-    """Say whether a module looks rows up, at most times a factor, and does nothing else: OPT's positions have an offset."""
-    return type(module) is nn.Embedding or (isinstance(module, nn.Embedding) and hasattr(module, "embed_scale"))
+    """Say whether a module looks rows up, at most times a factor; OPT's table of positions has an offset."""
+    return type(module) is nn.Embedding or (
+        isinstance(module, nn.Embedding) and hasattr(module, "embed_scale")
+    )
 
 
 def _no_factors(ledger: Ledger, where: Path | None) -> ModelError:

@@ -23,9 +23,9 @@ from edgetune.federation.worker import BASE_GRID
 from edgetune.installed.change import Change, LowRank, Replaced, Summed
 from edgetune.models.digest import tensor_digest
 from edgetune.tune import BitFit, LinearLayers, merges
-from edgetune.tune.target import Placing
 from edgetune.tune.initial import uniform
 from edgetune.tune.scaled import ScaledSpace
+from edgetune.tune.target import Placing
 
 PEFT = "base_model.model."
 """What peft puts before the names of a model's modules."""

@@ -30,9 +30,7 @@ class ProjectedAdapter(ProjectedTuned):
     Cost: a copy of the tensors, and scratch for one of them.
     """
 
-    def __init__(
-        self, placed: Placed, space: Space, base: Mapping[str, torch.Tensor] | None = None
-    ) -> None:
+    def __init__(self, placed: Placed, space: Space, base: Mapping[str, torch.Tensor] | None = None) -> None:
         for weight in placed.weights.values():
             weight.requires_grad_(False)
         super().__init__(placed.model, space, base=base, weights=placed.weights)

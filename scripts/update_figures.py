@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import sha256
@@ -35,12 +35,13 @@ from edgetune.core.quantised import GRIDS
 from edgetune.export.gguf_file import write_gguf
 from edgetune.export.llama_cpp import LlamaCpp
 from edgetune.federation.load import load
-from edgetune.installed.adapter import low_rank, write_peft_adapter
+from edgetune.installed.adapter import write_peft_adapter
 from edgetune.installed.fetching import Source
 from edgetune.installed.gguf import GgufBase
 from edgetune.installed.install import rollback, update
 from edgetune.installed.making import make, sign_file, write_copy
 from edgetune.installed.manifest import touched_named
+from edgetune.installed.parts import parts_of
 from edgetune.installed.signing import new_key, public_key
 from edgetune.models.backbone import load_backbone
 from edgetune.recipe.prepare import Prepared, prepare
@@ -53,14 +54,15 @@ QUESTIONS, ANSWER = 3, 48
 
 
 def export(model: PreTrainedModel, prepared: Prepared, kind: str, path: Path) -> Path:
-    """Write a model with its projections rounded to a grid; the rest in F16."""
+    """Write a model with its projections rounded to a grid; the rest in F16, or all in F32."""
     quantised = {
         name: round_to_nearest(weight.detach(), GRIDS[kind], AbsMax(), name=name)
         for name, weight in model.named_parameters()
         if kind in GRIDS and "proj" in name and weight.shape[1] % GRIDS[kind].block == 0
     }
     said = {"base_digest": prepared.backbone.digest, "ledger_digest": ""}
-    return write_gguf(path, model, prepared.backbone.tokenizer, quantised=quantised, metadata=said)
+    words, floats = prepared.backbone.tokenizer, "F32" if kind == "F32" else "F16"
+    return write_gguf(path, model, words, quantised=quantised, float_type=floats, metadata=said)
 
 
 def nearness(ledger: Path, work: Path) -> list[str]:
@@ -87,7 +89,7 @@ def nearness(ledger: Path, work: Path) -> list[str]:
             )
         try:
             opened = GgufBase(base)
-            write_peft_adapter(work / "adapter", low_rank(read, opened), opened, read)
+            write_peft_adapter(work / "adapter", parts_of(read, opened), opened, read)
             import peft
 
             placed = peft.PeftModel.from_pretrained(load_backbone(base).model, str(work / "adapter"))
@@ -126,10 +128,10 @@ def served(folder: Path) -> Iterator[str]:
             thread.join()
 
 
-def answers(file: Path, prepared: Prepared) -> list[str]:
+def answers(file: Path, prepared: Prepared, adapters: Sequence[Path] = ()) -> list[str]:
     """Return what llama.cpp answers to the first held-out prompts."""
     found = []
-    with LlamaCpp(file, context=512) as engine:
+    with LlamaCpp(file, context=512, adapters=adapters) as engine:
         for example in prepared.held_out_examples[:QUESTIONS]:
             found.append(engine.generate(example.input_ids[: example.response_start], ANSWER).strip())
     return found

@@ -248,3 +248,25 @@ def test_a_kind_is_made_with_a_size_where_it_has_one() -> None:
     assert made_of(RankOnePool, 9) == RankOnePool(9)
     assert made_of(Hadamard, 9) == Hadamard(9)
     assert made_of(RankOne, 9) == RankOne()
+
+
+@kinds
+@pytest.mark.parametrize("shape", [(1, 1), (37, 53), (64, 33), (3, 300)], ids=str)
+def test_two_factors_multiply_to_the_replayed_sum(kind: RankOneKind, shape: tuple[int, int]) -> None:
+    terms = 1 if isinstance(kind, RankOnePool) and kind.size == 1 else 2
+    # Coefficients that are sums of few powers of two: every order of the additions gives the same bits.
+    update = Projected(np.arange(terms), np.array([0.75, -0.0625][:terms], np.float32))
+    space = BoundSpace(kind, KEY, pooled=kind.sized)
+    found = space.low_rank(update, "w", *shape)
+    assert found is not None
+    left, right = found
+    expected = torch.zeros(shape)
+    space.replay(expected, torch.zeros(shape), update, "w")
+    assert torch.equal(left @ right, expected)
+    assert left.shape[1] == right.shape[0] == (kind.tile[1] if isinstance(kind, RankOnePool) else terms)
+    assert set(right.unique().tolist()) <= {-1.0, 0.0, 1.0}
+
+
+def test_directions_of_full_rank_have_no_factors() -> None:
+    update = Projected(np.arange(4), np.ones(4, np.float32))
+    assert BoundSpace(Hadamard(4), KEY).low_rank(update, "w", 8, 8) is None

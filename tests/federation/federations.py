@@ -94,6 +94,11 @@ METHODS: dict[str, TuningMethod] = {
     ),
     "fzoo": with_options(tuning_method("fzoo"), {"learning_rate": 1e-2, "directions_per_step": 3, **STEPS}),
     "grzo": with_options(tuning_method("grzo"), {"learning_rate": 1e-2, "directions_per_step": 3, **STEPS}),
+    "linear_pool": with_options(
+        tuning_method("fedkseed"),
+        {"target": "linear", "directions": "rank_one_pool", "pool": 64, "learning_rate": 1e-3, "eps": 1e-3}
+        | STEPS,
+    ),
     "one_byte": with_options(tuning_method("one_byte"), {"learning_rate": 2e-3, **STEPS}),
     "one_byte_pairs": with_options(
         tuning_method("one_byte"), {"learning_rate": 2e-3, "directions_per_step": 2, **STEPS}
@@ -142,7 +147,7 @@ METHODS: dict[str, TuningMethod] = {
             tuning_method("fedpetuning"),
             {"target": target, "learning_rate": 5e-3, "micro_batch": 0, **STEPS},
         )
-        for target in ("full", "adapter", "prefix", "bitfit")
+        for target in ("full", "linear", "adapter", "prefix", "bitfit")
     },
     "fedselft": with_options(
         tuning_method("fedselft"),

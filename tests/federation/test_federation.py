@@ -35,6 +35,7 @@ PRIVATE = ["dpzero", "dp_aggzo", "hidden_devices"]
 both = pytest.mark.parametrize("name", ["fedkseed", "lora"])
 DIRECTED = [
     "fedkseed",
+    "linear_pool",
     "signs",
     "mezo",
     "mezo_lora",
@@ -45,7 +46,19 @@ DIRECTED = [
     "grzo",
 ]
 SERVED = ["fedkseed_pro", "one_byte", "one_byte_pairs", "feedsign", "fwdllm", "discriminative"]
-DENSE = ["fedselft", "fedpeptao", "lora", "ffa", "flora", "fedex", "full", "adapter", "prefix", "bitfit"]
+DENSE = [
+    "fedselft",
+    "fedpeptao",
+    "lora",
+    "ffa",
+    "flora",
+    "fedex",
+    "full",
+    "linear",
+    "adapter",
+    "prefix",
+    "bitfit",
+]
 BEGUN = [
     "gaussian",
     "orthogonal",
@@ -190,6 +203,7 @@ def reply_of(server: Server, device: int, worker: Worker) -> bytes:
         ("tune", "adapter"),
         ("federate", "prefix"),
         ("federate", "bitfit"),
+        ("federate", "linear_pool"),
         ("federate", "fedselft"),
         ("federate", "fedpeptao"),
         ("federate", "server_momentum"),
@@ -287,6 +301,9 @@ def test_one_device_alone_is_the_federation_of_one(name: str, toy: MakeToy) -> N
         ("fedex", "gpt2"),
         ("full", "llama"),
         ("full", "gpt2"),
+        ("linear", "gpt2"),
+        ("linear_pool", "llama"),
+        ("linear_pool", "gpt2"),
         ("bitfit", "llama"),
         ("bitfit", "gpt2"),
         ("pissa", "llama"),

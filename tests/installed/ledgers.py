@@ -14,16 +14,19 @@ from edgetune.core.keys import key_id, pool_key
 from edgetune.core.ledger import DirectionsSpec, Ledger, write_ledger
 from edgetune.core.quantised import HELD
 from edgetune.core.update import Dense, Projected
-from edgetune.directions import Hadamard, Rademacher
+from edgetune.directions import KINDS as DIRECTIONS
+from edgetune.directions import made_of
 from edgetune.directions.space import BoundSpace
 from edgetune.federation.residency import base_tensors, rounded_digest
 from edgetune.models.backbone import load_backbone
 from edgetune.models.digest import tensor_digest
-from edgetune.tune import BitFit, FullProjected, Lora, ProjectedTuned, StreamedTuned, Target
+from edgetune.tune import BitFit, FullProjected, LinearLayers, Lora, ProjectedTuned, StreamedTuned, Target
 
 KEY = pool_key(7)
 POOL = DirectionsSpec("hadamard", 64, key_id(KEY), 7)
 FRESH = DirectionsSpec("rademacher", 0, key_id(KEY), 7)
+RANK_ONE = DirectionsSpec("rank_one", 0, key_id(KEY), 7)
+RANK_ONE_POOL = DirectionsSpec("rank_one_pool", 64, key_id(KEY), 7)
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,12 @@ KINDS = {
     "bitfit": Kind(BitFit()),
     "mezo_bitfit": Kind(BitFit(), FRESH),
     "full": Kind(FullProjected()),
+    "low": Kind(directions=RANK_ONE_POOL),
+    "low_scaled": Kind(directions=RANK_ONE_POOL, scales=(("norm", 2.0), ("down_proj", 0.25), ("c_fc", 0.25))),
+    "low_rounded": Kind(directions=RANK_ONE_POOL, grid="Q8_0"),
+    "low_fresh": Kind(directions=RANK_ONE),
+    "low_linear": Kind(LinearLayers(), RANK_ONE_POOL),
+    "low_bitfit": Kind(BitFit(), RANK_ONE_POOL),
 }
 
 
@@ -67,9 +76,8 @@ def make(
     kind, backbone = KINDS[name], load_backbone(base)
     space = None
     if kind.directions is not None:
-        space = BoundSpace(
-            Hadamard(64) if kind.directions.size else Rademacher(), KEY, pooled=bool(kind.directions.size)
-        )
+        made = made_of(DIRECTIONS[kind.directions.kind], kind.directions.size)
+        space = BoundSpace(made, KEY, pooled=bool(kind.directions.size))
     extra, digest = {}, backbone.digest
     scales = {
         name: next((c for part, c in kind.scales if part in name), 1.0)

@@ -11,10 +11,11 @@ import edgetune
 from edgetune.core.errors import DigestError, ModelError, OutputError
 from edgetune.core.ledger import read_ledger
 from edgetune.export.llama_cpp import LlamaCpp
-from edgetune.installed.adapter import low_rank, write_gguf_adapter, write_peft_adapter
+from edgetune.installed.adapter import write_gguf_adapter, write_peft_adapter
 from edgetune.installed.base import Base
 from edgetune.installed.folder import FolderBase
 from edgetune.installed.gguf import GgufBase
+from edgetune.installed.parts import parts_of
 from edgetune.models.backbone import load_backbone
 from edgetune.models.source import find_model
 from ledgers import make
@@ -25,7 +26,7 @@ KINDS = ("lora", "frozen_a", "mezo_lora")
 def written(base: Base, ledger: Path, out: Path) -> Path:
     read = read_ledger(ledger)
     write = write_gguf_adapter if out.suffix == ".gguf" else write_peft_adapter
-    write(out, low_rank(read, base, where=ledger), base, read)
+    write(out, parts_of(read, base, where=ledger), base, read)
     return out
 
 

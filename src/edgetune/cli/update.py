@@ -14,6 +14,7 @@ from edgetune.core.errors import ConfigError
 if TYPE_CHECKING:
     from edgetune.installed.base import Base
     from edgetune.installed.install import Done
+    from edgetune.installed.parts import Parts
 
 BaseName = Annotated[str, typer.Argument(help="GGUF file, model folder, Hub id, or 'embedded'.")]
 Ledgers = Annotated[list[Path] | None, typer.Argument(help="Ledgers of this base, the lowest first.")]
@@ -84,7 +85,7 @@ def rollback(
 
 def adapter(
     ledger: Annotated[
-        Path, typer.Argument(help="A ledger of lora, mezo_lora, fedit or another LoRA method.")
+        Path, typer.Argument(help="A ledger of a LoRA method, or along directions of rank one.")
     ],
     base: Annotated[
         str, typer.Option(help="What it belongs to: GGUF file, model folder, Hub id, or 'embedded'.")
@@ -92,18 +93,37 @@ def adapter(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="NAME.gguf for llama.cpp (--lora), else a folder for peft.")
     ],
+    text: Annotated[
+        Path | None,
+        typer.Option(
+            help="A text to measure on what an adapter must leave out; records of our own if not set."
+        ),
+    ] = None,
+    measured: Annotated[
+        bool,
+        typer.Option(
+            "--measured/--unmeasured", help="Whether that is measured: it takes the model in memory."
+        ),
+    ] = True,
 ) -> None:
-    """Write a LoRA ledger as an adapter that llama.cpp or peft puts on the untouched base."""
+    """Write a ledger as an adapter that llama.cpp or peft puts on the untouched base."""
     with Display(Console(), doing="writing"):
         from edgetune.core.ledger import read_ledger
-        from edgetune.installed.adapter import low_rank, write_gguf_adapter, write_peft_adapter
+        from edgetune.installed.adapter import write_gguf_adapter, write_peft_adapter
+        from edgetune.installed.parts import parts_of
 
         read, opened = read_ledger(ledger), _open(base, None)
-        factors = low_rank(read, opened, where=ledger)
+        parts = parts_of(read, opened, where=ledger)
         write = write_gguf_adapter if out.suffix == ".gguf" else write_peft_adapter
-        write(out, factors, opened, read)
+        left = write(out, parts, opened, read)
     size = sum(one.stat().st_size for one in ([out] if out.is_file() else out.iterdir()))
-    typer.echo(f"{out}: {len(factors.factors)} layers, {size:,} bytes")
+    typer.echo(f"{out}: {len(parts.factors) + len(parts.tables)} layers, {size:,} bytes")
+    if left:
+        typer.echo(_missing(opened, parts, left, text, measured))
+    elif parts.tied and out.suffix != ".gguf":
+        typer.echo(
+            f"{parts.tied} is the embedding table once more: peft computes with it, but merges it twice"
+        )
 
 
 def manifest(
@@ -200,6 +220,20 @@ def _updated(file: Path, source: str, own: list[Path], key: Path | None, unsigne
     trusted = public_key(key) if key is not None else None
     done = update(file, Source(source), trusted=trusted, unsigned=unsigned, own=own, older=older)
     return f"{_say(file, done)}\n{done.fetched:,} bytes were fetched"
+
+
+def _missing(base: Base, parts: Parts, left: tuple[str, ...], text: Path | None, measured: bool) -> str:
+    vectors = [name for name in left if name in parts.whole and parts.whole[name].dim() == 1]
+    names = [name for name in left if name not in vectors]
+    names += [f"{len(vectors)} vectors"] if vectors else []
+    said = f"left out, for want of a place: {', '.join(names)}"
+    if measured:
+        from edgetune.installed.left_out import divergence_without
+
+        with Display(Console(), doing="measuring"):
+            far = divergence_without(base, parts.change, left, text)
+        said += f"; KL to the whole fine-tune {far.every:.1e} nats a token, of {far.tokens:,}"
+    return f"{said}\nmethod.target=linear tunes what an adapter can hold and nothing else"
 
 
 def _say(file: Path, done: Done) -> str:

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import torch
 
+from edgetune.core.update import Projected
 from edgetune.directions.kind import CHUNK, Kind
 from edgetune.directions.source import BITS, Source
 
@@ -43,6 +44,25 @@ class RankOneKind(Kind):
     @abstractmethod
     def vector(self, source: Source, name: str, seed: int, count: int, device: torch.device) -> torch.Tensor:
         """Return a direction of a vector, float32 [count] of +1 and -1."""
+
+    @abstractmethod
+    def low_rank(
+        self, update: Projected, source: Source, name: str, rows: int, columns: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the sum of directions of a matrix as two factors.
+
+            sum_k a_k z_k = L R
+
+        Args:
+            update: a_k, at least one.
+            source: the key streams.
+            name: the parameter's name.
+            rows: of the matrix.
+            columns: of the matrix.
+
+        Returns:
+            L, float32 [rows, rank], and R, float32 [rank, columns] of +1, -1 and 0.
+        """
 
     def whole(
         self, source: Source, name: str, seed: int, shape: Sequence[int], device: torch.device
@@ -128,6 +148,18 @@ class RankOne(RankOneKind):
     def vector(self, source: Source, name: str, seed: int, count: int, device: torch.device) -> torch.Tensor:
         """Return a direction of a vector, float32 [count] of +1 and -1: Rademacher's."""
         return source.signs(name, seed, 0, count, device).float()
+
+    def low_rank(
+        self, update: Projected, source: Source, name: str, rows: int, columns: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the sum of directions as two factors; the rank is the number of directions.
+
+        L_k = a_k u_k,   R_k = v_k
+        """
+        device = torch.device("cpu")
+        drawn = [self.factors(source, name, seed, rows, columns, device) for seed in update.keys.tolist()]
+        left = torch.stack([u for u, _ in drawn], 1) * torch.from_numpy(update.coefficients.copy())
+        return left, torch.stack([v for _, v in drawn])
 
     def replay(
         self,

@@ -79,6 +79,22 @@ class RankOnePool(RankOneKind):
         pattern = _tiled(hadamard_column(seed, tall * wide, device), count)
         return pattern.mul_(self.row_signs(source, name, count, device))
 
+    def low_rank(
+        self, update: Projected, source: Source, name: str, rows: int, columns: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the sum of directions as two factors, whose rank is Q however many directions there are.
+
+            L[i, q] = D_i M[i mod P, q],   R[q, j] = E_j if j mod Q = q, else 0
+
+        A product of the two has one term that is not 0, so that it is the sum that a replay forms, bit for bit.
+        """
+        (tall, wide), device = self.tile, torch.device("cpu")
+        core, row = self.core(update), torch.arange(rows)
+        left = core[row % tall] * self.row_signs(source, name, rows, device).unsqueeze(1)
+        right, column = torch.zeros(wide, columns), torch.arange(columns)
+        right[column % wide, column] = self.column_signs(source, name, columns, device)
+        return left, right
+
     def core(self, update: Projected) -> torch.Tensor:
         """Return the small matrix that every tensor's sum is tiled from.
 

@@ -102,6 +102,18 @@ class BoundSpace:
             self._core = update, self.kind.core(update)
         return self._core[1]
 
+    def low_rank(
+        self, update: Projected, name: str, rows: int, columns: int
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Return the sum of directions of a matrix as two factors; None of a kind whose directions have full rank.
+
+        See `RankOneKind.low_rank`; on the CPU.
+        """
+        self.kind.refuse(update.keys)
+        if not isinstance(self.kind, RankOneKind):
+            return None
+        return self.kind.low_rank(update, self._source, name, rows, columns)
+
     @property
     def transforms(self) -> bool:
         """Whether a replay sums all directions by one transform."""

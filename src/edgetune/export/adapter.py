@@ -17,7 +17,12 @@ Factors = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
 
 
 def write_adapter(
-    path: Path, config: Any, factors: Factors, scale: float, metadata: Mapping[str, str] | None = None
+    path: Path,
+    config: Any,
+    factors: Factors,
+    scale: float,
+    metadata: Mapping[str, str] | None = None,
+    tables: Factors | None = None,
 ) -> Path:
     """Write LoRA factors as llama.cpp reads them (`--lora`); the base may be stored in any type.
 
@@ -29,6 +34,7 @@ def write_adapter(
         factors: layer to B [outputs, r] and A [r, inputs].
         scale: of every product B A, > 0; where layers differ in rank it is multiplied into B.
         metadata: provenance, stored as `edgetune.<key>`.
+        tables: embedding layer to B [rows, r] and A [r, width]; llama.cpp looks up rows of B.
 
     Returns:
         `path`.
@@ -42,7 +48,8 @@ def write_adapter(
     """
     library = gguf_library()
     architecture = architecture_of(config)
-    ranks = {right.shape[0] for _, right in factors.values()}
+    tables = tables or {}
+    ranks = {right.shape[0] for _, right in [*factors.values(), *tables.values()]}
     alpha = scale * ranks.pop() if len(ranks) == 1 else 0.0
     named = {}
     for layer, (left, right) in sorted(factors.items()):
@@ -53,6 +60,10 @@ def write_adapter(
         named[f"{stored}.lora_a"] = right
         # llama.cpp multiplies by alpha / r, and by nothing where alpha is 0.
         named[f"{stored}.lora_b"] = left if alpha else left * scale
+    for layer, (left, right) in sorted(tables.items()):
+        stored = architecture.gguf_name(f"{layer}.weight")
+        named[f"{stored}.lora_a"] = left
+        named[f"{stored}.lora_b"] = right.T if alpha else right.T * scale
     if not all(bool(torch.isfinite(one).all()) for one in named.values()):
         raise ModelError("the factors hold NaN or infinite numbers", where=path)
     with gguf_writer(path, architecture.name) as writer:

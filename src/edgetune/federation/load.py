@@ -138,6 +138,7 @@ SETTINGS: dict[str, list[str]] = {
     "PREFIX_TUNING": ["num_virtual_tokens", "initial_scale"],
     "BOTTLENECK": ["reduction", "seed"],
     "BITFIT": [],
+    "LINEAR": [],
     "FULL": [],
 }
 """What an adapter's configuration must say, the setting of its size first."""

@@ -22,12 +22,15 @@ from edgetune.federation.residency import grid_named
 from edgetune.federation.worker import BASE_GRID
 from edgetune.installed.change import Change, LowRank, Replaced, Summed
 from edgetune.models.digest import tensor_digest
-from edgetune.tune import BitFit, merges
+from edgetune.tune import BitFit, LinearLayers, merges
 from edgetune.tune.initial import uniform
 from edgetune.tune.scaled import ScaledSpace
+from edgetune.tune.target import Placing
 
 PEFT = "base_model.model."
 """What peft puts before the names of a model's modules."""
+SOME: Mapping[str, Placing] = {"BITFIT": BitFit(), "LINEAR": LinearLayers()}
+"""Targets that are some of a model's own parameters, by what a ledger calls them."""
 
 
 def change_of(
@@ -73,7 +76,7 @@ def _change(ledger: Ledger, outline: PreTrainedModel, key: bytes | None, where: 
             raise ModelError("the ledger's tensors do not belong to this model", where=where)
         return Replaced(update.tensors)
     space, terms = _directions(ledger, outline, key)
-    only = frozenset(BitFit().place(outline, 0).weights) if kind == "BITFIT" else None
+    only = frozenset(SOME[kind].place(outline, 0).weights) if kind in SOME else None
     return Summed(space, terms, only, grid_named(ledger.extra.get(BASE_GRID)))
 
 

@@ -29,7 +29,8 @@ class MethodSection(Section):
     name: str = "fedkseed"
     """A name listed by `edgetune methods`, or on the command line a .py file that defines METHOD."""
     target: str | None = None
-    """What is tuned: full (all weights), lora, adapter (a bottleneck), prefix or bitfit (biases, else norms)."""
+    """What is tuned: full (all weights), linear (matrices of linear layers), lora, adapter (a bottleneck), prefix or
+    bitfit (biases, else norms)."""
     objective: str | None = None
     """loss, or for forward-only methods token_f1 or accuracy of greedy answers (both raised; eps must be larger)."""
     answer_tokens: Count | None = None

@@ -1,4 +1,4 @@
-"""A model's own parameters as what is tuned: all of them, or its biases."""
+"""A model's own parameters as what is tuned: all of them, the matrices of linear layers, or the biases."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from edgetune.core.errors import ModelError
 from edgetune.core.tuned import Space
 from edgetune.tune.dense import DenseTuned
 from edgetune.tune.placed import Placed
 from edgetune.tune.projected import ProjectedTuned
+from edgetune.tune.projected_adapter import ProjectedAdapter
 from edgetune.tune.target import Placing
 
 
@@ -108,6 +110,60 @@ class BitFit(Placing):
         if space is None:
             return DenseTuned(need_float32(self.place(model, seed, base)))
         return Placing.open(self, model, space, seed, base)
+
+
+@dataclass(frozen=True, slots=True)
+class LinearLayers(Placing):
+    """The matrices of linear layers, and neither norms, biases nor embeddings: what a low-rank adapter can hold.
+
+        y = W x + b: W is tuned
+
+    A head that is the embedding table once more is left out too. Along directions of rank one the ledger is then an
+    adapter without loss (`edgetune adapter`).
+
+    Cost: as all weights.
+    """
+
+    name: ClassVar[str] = "linear"
+
+    def place(
+        self, model: PreTrainedModel, seed: int, base: Mapping[str, torch.Tensor] | None = None
+    ) -> Placed:
+        """Choose the matrices; seed and base play no part.
+
+        Raises:
+            ModelError: if the model has no linear layer.
+        """
+        chosen = _matrices(model)
+        if not chosen:
+            raise ModelError("this model has no linear layers", hint="tune all weights")
+        return OwnPlaced(model, lambda name: name in chosen, {"peft_type": "LINEAR"})
+
+    @classmethod
+    def described(cls, said: Mapping[str, Any]) -> LinearLayers:
+        """Return the target of a ledger."""
+        return cls()
+
+    def open(
+        self,
+        model: PreTrainedModel,
+        space: Space | None,
+        seed: int,
+        base: Mapping[str, torch.Tensor] | None = None,
+    ) -> DenseTuned | ProjectedTuned:
+        """Return the tuned handle; with directions, `base` saves a copy of the weights.
+
+        Raises:
+            ModelError: as `place`, or if gradients would move half-precision weights.
+        """
+        placed = self.place(model, seed, base)
+        return DenseTuned(need_float32(placed)) if space is None else ProjectedAdapter(placed, space, base)
+
+
+def _matrices(model: nn.Module) -> set[str]:
+    tables = {id(one.weight) for one in model.modules() if isinstance(one, nn.Embedding)}
+    linear = {id(one.weight) for one in model.modules() if isinstance(one, nn.Linear | Conv1D)} - tables
+    return {name for name, one in model.named_parameters() if id(one) in linear and one.is_floating_point()}
 
 
 def _biases(model: nn.Module) -> set[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 
 from edgetune.core.tuned import Space
@@ -21,16 +23,17 @@ class ProjectedAdapter(ProjectedTuned):
     Args:
         placed: the model and its tuned tensors.
         space: the directions, over the tensors' names.
+        base: the initial values where they are stored anyway; a copy if not given.
 
     Raises:
         ModelError: as `ProjectedTuned`.
     Cost: a copy of the tensors, and scratch for one of them.
     """
 
-    def __init__(self, placed: Placed, space: Space) -> None:
+    def __init__(self, placed: Placed, space: Space, base: Mapping[str, torch.Tensor] | None = None) -> None:
         for weight in placed.weights.values():
             weight.requires_grad_(False)
-        super().__init__(placed.model, space, weights=placed.weights)
+        super().__init__(placed.model, space, base=base, weights=placed.weights)
         self._placed = placed
 
     def adapter(self) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from edgetune.core.errors import ModelError
 from edgetune.core.tuned import Space
 from edgetune.tune.bottleneck import Adapter
 from edgetune.tune.dense import DenseTuned
-from edgetune.tune.own import BitFit
+from edgetune.tune.own import BitFit, LinearLayers
 from edgetune.tune.projected import ProjectedTuned
 from edgetune.tune.target import Placing
 from edgetune.tune.targets import FullProjected, Lora, Prefix
@@ -22,10 +22,11 @@ PLACED: dict[str, type[Placing]] = {
     "PREFIX_TUNING": Prefix,
     "BOTTLENECK": Adapter,
     "BITFIT": BitFit,
+    "LINEAR": LinearLayers,
     "FULL": FullProjected,
 }
 """Targets by what a ledger calls them."""
-OWN = frozenset({"BITFIT", "FULL"})
+OWN = frozenset({"BITFIT", "FULL", "LINEAR"})
 """Those that are weights of the model: they begin where the base is, whatever the seed."""
 
 

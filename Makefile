@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM ?= false
 # Small models: one thread each is faster than two that wait for each other.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo model demo-real real-model test fuzz test-slow test-gpu test-triton test-network test-deploy test-fleet check format bench bench-learning bench-defaults bench-hosts families docs clean
+.PHONY: demo model demo-real real-model test fuzz test-slow test-gpu test-triton test-network test-deploy test-fleet check format bench bench-learning bench-rank-one bench-defaults bench-hosts families docs clean
 
 demo: $(READY)
 	$(BIN)/edgetune run --out out/demo
@@ -74,6 +74,9 @@ bench: $(READY)
 # Needs the model and data of $EDGETUNE_DATA (or --model and --data); goes on where it was interrupted.
 bench-learning: $(READY)
 	$(BIN)/python benchmarks/learning.py --out docs/results
+
+bench-rank-one: $(READY)
+	$(BIN)/python benchmarks/learning.py --study rank-one --out docs/results
 
 # No rate is given: every model, task and method must end below its base. Needs $EDGETUNE_DATA; REAL=FILE.gguf adds SmolLM2.
 bench-defaults: $(READY)

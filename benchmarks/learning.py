@@ -1,4 +1,4 @@
-"""Does a Hadamard pool learn as well as independent pools? Held-out loss after equal steps (`make bench-learning`).
+"""Which directions learn as well as others? Held-out loss after equal steps (`make bench-learning bench-rank-one`).
 
 Two tasks: Dolly on a small pretrained Llama, and the embedded corpus on the embedded model. A seed fixes the pool's
 key, the draw of indices and the order of batches; all kinds of direction share it, so that they are compared in pairs.
@@ -37,10 +37,10 @@ from edgetune.methods.catalogue import tuning_method
 from edgetune.methods.options import with_options
 from edgetune.models.backbone import Backbone, load_backbone
 from edgetune.models.embedded import EMBEDDED
+from learning_studies import LEARNING, STUDIES, Study
 from learning_tables import write_results
 
 TASKS = ("dolly", "embedded")
-FRESH, POOLED = ("gaussian", "rademacher"), ("gaussian", "rademacher", "hadamard")
 SWEEP_SEED = 1000
 """First seed of the rate sweep, far from the measured ones."""
 RECORDS = 1000
@@ -48,6 +48,7 @@ RECORDS = 1000
 MEASURED_AT = 4
 """Held-out losses of one run, at equal distances."""
 DATA = Path(os.environ.get("EDGETUNE_DATA", "../shared/data"))
+STORIES = DATA / "models/stories260K"
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +163,8 @@ def open_tasks(names: list[str], model: Path, data: Path, settings: Settings) ->
     if "dolly" in names:
         if not data.is_file():
             raise DataError("no such file", where=data, hint="give Dolly's jsonl with --data")
-        if not model.is_dir():
-            raise ModelError("no such folder", where=model, hint="give a model folder with --model")
+        if not model.exists():
+            raise ModelError("no such model", where=model, hint="give a folder or a GGUF file with --model")
     count = RECORDS + settings.held_out
     for name in names:
         if name == EMBEDDED:
@@ -211,15 +212,27 @@ def measure(runs: Runs, tasks: list[Task], cells: list[Cell], seeds: int, rates:
     }
 
 
+def chosen_cells(study: Study, kinds: list[str], pools: list[int]) -> list[Cell]:
+    """Return the cells of a study's columns, the fresh ones first; nothing chosen is everything."""
+    labels = [column.label for column in study.columns]
+    for one in kinds:
+        if one not in labels:
+            raise ConfigError(f"{study.name} has no kind {one!r}", hint=f"one of {', '.join(labels)}")
+    columns = [column for column in study.columns if not kinds or column.label in kinds]
+    sizes = [0, *(pools or study.pools)]
+    return [Cell(column.kind(size), size) for size in sizes for column in columns if column.kind(size)]
+
+
 def main(
+    study: Annotated[str, typer.Option(help=f"The question: {', '.join(STUDIES)}.")] = LEARNING.name,
     out: Annotated[Path, typer.Option(help="Folder of the tables.")] = Path("docs/results"),
-    image: Annotated[Path, typer.Option(help="The figure, PNG.")] = Path("docs/images/learning.png"),
-    work: Annotated[Path, typer.Option(help="Folder of the finished runs.")] = Path("out/learning"),
-    model: Annotated[Path, typer.Option(help="Model of the Dolly task.")] = DATA / "models/stories260K",
+    image: Annotated[Path | None, typer.Option(help="The figure, PNG.  [default: docs/images/STUDY.png]")] = None,
+    work: Annotated[Path | None, typer.Option(help="Folder of the finished runs.  [default: out/STUDY]")] = None,
+    model: Annotated[Path, typer.Option(help="Of the Dolly task: a folder or a GGUF file.")] = STORIES,
     data: Annotated[Path, typer.Option(help="Dolly, jsonl.")] = DATA / "dolly/databricks-dolly-15k.jsonl",
     task: Annotated[list[str], typer.Option(help="dolly, embedded.")] = list(TASKS),  # noqa: B006
-    kind: Annotated[list[str], typer.Option(help="Kinds of pool.")] = list(POOLED),  # noqa: B006
-    pool: Annotated[list[int], typer.Option(help="Pool sizes.")] = [16, 64, 256, 1024, 4096],  # noqa: B006
+    kind: Annotated[list[str], typer.Option(help="Columns of the page; all if not given.")] = [],  # noqa: B006
+    pool: Annotated[list[int], typer.Option(help="Pool sizes; the study's if not given.")] = [],  # noqa: B006
     seeds: Annotated[int, typer.Option(help="Number of seeds, from 0.")] = 8,
     rate: Annotated[list[float], typer.Option(help="Rates of the sweep; one: no sweep.")] = [  # noqa: B006
         1e-5, 2e-5, 4e-5, 8e-5, 1.6e-4, 3.2e-4,
@@ -231,17 +244,20 @@ def main(
     held_out: Annotated[int, typer.Option(help="Held-out records.")] = 64,
     eps: Annotated[float, typer.Option(help="Perturbation radius.")] = 1e-3,
 ) -> None:  # fmt: skip
-    """Run what is missing and write `learning.json`, `learning.md` and the figure."""
+    """Run what is missing and write figures, page and picture of a study."""
+    asked = STUDIES.get(study)
+    if asked is None:
+        raise ConfigError(f"no study {study!r}", hint=f"one of {', '.join(STUDIES)}")
     if steps < 1 or steps % MEASURED_AT or seeds < 2:
         raise ConfigError(f"steps must be a multiple of {MEASURED_AT}, and seeds at least 2")
     torch.set_num_threads(1)
+    cells = chosen_cells(asked, kind, pool)
     settings = Settings(steps, batch_size, tokens, held_out, eps)
     tasks = list(open_tasks(task, model, data, settings))
-    cells = [Cell(one, 0) for one in FRESH if one in kind] + [Cell(k, size) for size in pool for k in kind]
-    runs = Runs(writable_folder(work) / "runs.jsonl")
+    runs = Runs(writable_folder(work or Path("out") / asked.name) / "runs.jsonl")
     found = measure(runs, tasks, cells, seeds, rate, sweeps)
     found["settings"] = {name: getattr(settings, name) for name in Settings.__dataclass_fields__}
-    print(write_results(found, out, image))
+    print(write_results(asked, found, out, image or Path(f"docs/images/{asked.name}.png")))
 
 
 if __name__ == "__main__":

@@ -91,3 +91,32 @@ def test_a_missing_path_is_one_line(learning: Command, tmp_path: Path, option: s
     assert len(done.stderr.splitlines()) == 1
     assert str(tmp_path / "absent") in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_study_compares_its_columns_fresh_and_pooled(learning: Command, tmp_path: Path) -> None:
+    done = learning(
+        *("--study", "rank-one", "--task", "embedded", "--seeds", "2", "--pool", "16", "--steps", "4"),
+        *("--held-out", "4", "--rate", "1e-4"),
+    )
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "docs/results/rank-one.md").read_text()
+    lines = (tmp_path / "out/rank-one/runs.jsonl").read_text().splitlines()
+    losses: dict[tuple[int, str], list[float]] = {}
+    for row in (json.loads(line) for line in lines if line):
+        losses.setdefault((row["pool"], row["kind"]), []).append(row["losses"][-1])
+    compared = {0: ("rank_one", "rademacher"), 16: ("rank_one_pool", "hadamard")}
+    assert set(losses) == {(pool, kind) for pool, kinds in compared.items() for kind in kinds}
+    for pool, (kind, other) in compared.items():
+        paired = np.subtract(losses[pool, kind], losses[pool, other])
+        written = f"{np.mean(paired):+.4f} ± {np.std(paired, ddof=1) / np.sqrt(2):.4f}"
+        assert f"| {pool or 'fresh'} | {written}" in page
+    assert (tmp_path / "docs/images/rank-one.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("arguments", [["--study", "nothing"], ["--kind", "nothing"]])
+def test_what_no_study_has_is_one_line(learning: Command, tmp_path: Path, arguments: list[str]) -> None:
+    done = learning(*arguments)
+    assert done.returncode != 0
+    assert len(done.stderr.splitlines()) == 1
+    assert "'nothing'" in done.stderr
+    assert not (tmp_path / "out").exists()

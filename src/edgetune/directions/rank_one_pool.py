@@ -169,5 +169,9 @@ class RankOnePool(RankOneKind):
 
 def _tiled(values: torch.Tensor, count: int) -> torch.Tensor:
     """Repeat the last dimension until it holds `count` numbers; a new tensor."""
-    times = -(-count // values.shape[-1])
-    return values.repeat(*(1,) * (values.dim() - 1), max(1, times))[..., :count].contiguous()
+    length = values.shape[-1]
+    if count <= length:
+        return values[..., :count].clone()
+    times = -(-count // length)
+    repeated = values.unsqueeze(-2).expand(*values.shape[:-1], times, length)
+    return repeated.reshape(*values.shape[:-1], times * length)[..., :count].contiguous()

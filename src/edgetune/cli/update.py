@@ -187,9 +187,14 @@ def _open(base: str, touched: str | None) -> Base:
 
 
 def _written(base: str, ledgers: list[Path], out: Path, touched: str | None) -> str:
+    from edgetune.cli.folder_cards import card_of_applied
     from edgetune.installed.making import write_copy
 
-    return write_copy(_open(base, touched), ledgers, out)
+    opened = _open(base, touched)
+    said = write_copy(opened, ledgers, out)
+    if out.is_dir():
+        card_of_applied(out, base, opened, ledgers, said)
+    return said
 
 
 def _updated(file: Path, source: str, own: list[Path], key: Path | None, unsigned: bool, older: bool) -> str:

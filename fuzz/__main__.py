@@ -30,12 +30,13 @@ def targets() -> dict[str, type[Target]]:
     from fuzz.frames import Frames
     from fuzz.gguf_files import Gguf
     from fuzz.ledgers import Ledgers
+    from fuzz.manifests import Manifests
     from fuzz.recipes import Recipes
 
-    return {one.name: one for one in (Frames, Gguf, Ledgers, Recipes)}
+    return {one.name: one for one in (Frames, Gguf, Ledgers, Manifests, Recipes)}
 
 
-COUNTS = {"frames": 4000, "gguf": 60, "ledgers": 4000, "recipes": 600}
+COUNTS = {"frames": 4000, "gguf": 60, "ledgers": 4000, "manifests": 1500, "recipes": 600}
 """Cases of a short run, some seconds each."""
 
 

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from edgetune.cli.app import execute
 from edgetune.models.backbone import load_backbone
+from edgetune.models.licence import licence_of
 
 FEW = ["--threads", "1", "--set", "data.records=120", "--set", "data.held_out=12"]
 FEW += ["--set", "evaluation.max_new_tokens=8"]
@@ -37,6 +38,25 @@ def test_a_pruned_model_is_an_ordinary_folder_with_the_printed_figures(
     assert execute(["evaluate", str(out), *FEW]) == 0
     assert f"loss {rows['recovered'][1]}"[:-1] in capsys.readouterr().out
     assert sorted(one.name for one in tmp_path.iterdir()) == ["p"]
+    text = (out / "README.md").read_text()
+    assert f"| recovered | {weights:,} |" in text
+    assert licence_of(out) == "apache-2.0"
+
+
+def test_the_pruned_base_of_a_run_has_a_card_of_its_own(tmp_path: Path) -> None:
+    stages = [
+        "--set",
+        "stages=['prune']",
+        "--set",
+        "pruning.width=modules",
+        "--set",
+        "pruning.compensate=false",
+    ]
+    assert execute(["run", "--out", str(tmp_path / "r"), *stages, *FEW, "--quiet"]) == 0
+    folder = tmp_path / "r" / "pruned"
+    assert "width `modules`" in (folder / "README.md").read_text()
+    assert licence_of(folder) == "apache-2.0"
+    assert not (tmp_path / "r" / "README.md").exists(), "no model file, no card of one"
 
 
 def test_layers_of_different_widths_are_tuned_and_exported(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgetune.cli import app as cli
+from edgetune.core.ledger import read_ledger
 
 pytest.importorskip("gguf")
 pytest.importorskip("cryptography")
@@ -46,6 +47,15 @@ def run(capfd: pytest.CaptureFixture[str]) -> Run:
         return captured.err if code else captured.out
 
     return execute
+
+
+def test_a_folder_with_ledgers_on_it_has_a_card(desk: Path, run: Run) -> None:
+    run("apply", "embedded", "fed.ledger", "ann.ledger", "--out", "tuned")
+    text = Path("tuned/README.md").read_text()
+    assert "# `embedded, tuned with mezo + mezo`" in text
+    for name in ("fed", "ann"):
+        assert f"digest `{read_ledger(Path(f'{name}.ledger')).digest}`" in text
+    assert "license: apache-2.0" in text
 
 
 def test_a_copy_and_the_file_itself_hold_the_same_bytes(desk: Path, run: Run) -> None:

@@ -13,9 +13,10 @@ from tokenizers import normalizers
 from toys import byte_level, tiny_llama
 
 from edgetune.core.errors import ConfigError, ModelError, TerminatedError
-from edgetune.export.chat import HELP, Conversation, Manner, answer, chat, labels
+from edgetune.export.chat import HELP, Conversation, Manner, answer, chat
 from edgetune.export.gguf_file import write_gguf
 from edgetune.export.llama_cpp import ContextFullError, LlamaCpp
+from edgetune.export.lora import labels
 
 SHORT = Manner(max_new_tokens=5)
 Line = str | BaseException

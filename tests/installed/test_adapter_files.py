@@ -11,6 +11,7 @@ import edgetune
 from edgetune.core.errors import DigestError, ModelError, OutputError
 from edgetune.core.ledger import read_ledger
 from edgetune.export.llama_cpp import LlamaCpp
+from edgetune.export.lora import Adapter
 from edgetune.installed.adapter import write_gguf_adapter, write_peft_adapter
 from edgetune.installed.base import Base
 from edgetune.installed.folder import FolderBase
@@ -70,7 +71,7 @@ def test_llama_cpp_puts_the_adapter_on_a_base_of_any_type(
         plain = backbone.model(torch.tensor([ids])).logits[0].log_softmax(-1)
         placed = peft.PeftModel.from_pretrained(backbone.model, str(written(base, path, tmp_path / "folder")))
         tuned = placed(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
-    with LlamaCpp(exported(kind), exact=True, context=128, adapters=[adapter]) as engine:
+    with LlamaCpp(exported(kind), exact=True, context=128, adapters=[Adapter(adapter)]) as engine:
         found = engine.log_probabilities(ids, 1)
     distance = [
         max(abs(one - float(logits[t, ids[t + 1]])) for t, one in enumerate(found))

@@ -173,6 +173,18 @@ def test_a_damaged_manifest_is_refused_as_such(fleet: Fleet, ledger: Written, cu
         read_manifest(data[:cut], "here")
 
 
+def test_the_record_of_an_installed_file_is_no_update(fleet: Fleet, ledger: Written) -> None:
+    """As a record on another device it could not be read again: a signed manifest within a signed manifest."""
+    fleet.offer(ledger())
+    fleet.take()
+    record = held(fleet.file)
+    rollback(fleet.file)
+    fleet.manifest.write_text(record)
+    sign_file(fleet.manifest, fleet.key)
+    with refused(fleet, ModelError, "the record of an installed file, not an update"):
+        fleet.take()
+
+
 def test_keys_are_never_overwritten_and_private_ones_are_private(tmp_path: Path) -> None:
     public = new_key(tmp_path / "key")
     assert (tmp_path / "key").stat().st_mode & 0o077 == 0

@@ -7,12 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from edgetune.cli.app import execute
 from edgetune.core.errors import ConfigError
 from edgetune.core.event_log import read_events
 from edgetune.core.ledger import read_ledger
+from edgetune.export.gguf_file import write_gguf
 from edgetune.methods.catalogue import tuning_names
+from edgetune.models.backbone import load_backbone
+from edgetune.models.embedded import embedded_folder
+from edgetune.models.quiet import quiet
 from edgetune.recipe.recipe import load_recipe
 from edgetune.run import pipeline
 
@@ -144,6 +150,47 @@ def test_a_file_teaches_devices_what_its_teacher_would(save_tiny: Any, records: 
     with pytest.raises(Exception, match="said nothing of"):
         _run(tmp_path / "other", other)
     assert not (tmp_path / "other" / "events.jsonl").exists()
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Path:
+    """A student of a configuration alone, as docs/distillation.md makes it."""
+    torch.manual_seed(0)
+    config = AutoConfig.from_pretrained(embedded_folder())
+    config.num_hidden_layers, config.intermediate_size = 1, 64
+    folder = tmp_path / "scratch"
+    with quiet():
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(embedded_folder()).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("method", ["fedavg", "fedkseed"])
+def test_a_teacher_in_a_gguf_file_teaches_the_bits_that_its_folder_does(
+    scratch: Path, records: Path, tmp_path: Path, method: str
+) -> None:
+    pytest.importorskip("gguf")
+    backbone, file = load_backbone("embedded"), tmp_path / "teacher.gguf"
+    write_gguf(file, backbone.model, backbone.tokenizer, quantised={}, float_type="F32")
+    how = {"distillation__on_policy": 0.5, "federation__rounds": 1}
+    learnt = {
+        _run(tmp_path / f"out{number}", _settings(scratch, teacher, records, method, **how)).digest
+        for number, teacher in enumerate((Path("embedded"), file))
+    }
+    assert len(learnt) == 1
+
+
+def test_a_student_of_a_configuration_alone_comes_nearer_to_its_teacher(
+    scratch: Path, records: Path, tmp_path: Path
+) -> None:
+    settings = _settings(
+        scratch, Path("embedded"), records, "fedavg", federation__rounds=4, method__local_steps=8,
+        method__learning_rate=3e-3, distillation__beta=0.0, distillation__on_policy=0.25,
+    )  # fmt: skip
+    _run(tmp_path / "out", settings, single=True)
+    events = read_events(tmp_path / "out" / "events.jsonl")
+    losses = [one["train_loss"] for one in events if one["event"] == "round"]
+    assert losses[-1] < 0.8 * losses[0]
 
 
 def test_devices_on_other_hosts_are_refused_a_teacher_they_are_not_told_of(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from edgetune.core.gguf_read import read_gguf
 from edgetune.core.integers import INTEGERS
 from edgetune.export.folders import FOLDER_FORMATS, refuse_folder
 from edgetune.models.backbone import load_backbone
+from edgetune.models.licence import licence_of
 from edgetune.recipe.preflight import compression_of
 from edgetune.recipe.prepare import Prepared, prepare
 from edgetune.recipe.recipe import load_recipe
@@ -58,6 +59,10 @@ def test_the_command_writes_a_folder_whose_codes_gguf_keeps_bit_for_bit(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["packed"]  # no solved blocks are left
     config = json.loads((folder / "config.json").read_text())
     assert config["quantization_config"]["quant_method"] == kind
+    card = (folder / "README.md").read_text()
+    assert f"Compressed: {kind}, method `optq`" in card
+    assert f"{sum(one.numel() for one in load_backbone('embedded').model.parameters()):,} weights" in card
+    assert licence_of(folder) == "apache-2.0"
 
     assert execute(["export", str(folder), *SETS, "--out", str(file)]) == 0  # and llama.cpp agrees
     kinds = {tensor.name: tensor.kind for tensor in read_gguf(file).tensors}

@@ -25,7 +25,7 @@ from edgetune.directions.space import BoundSpace, KeptSpace
 from edgetune.estimators import TwoPoint
 from edgetune.models.quiet import quiet
 from edgetune.tune import FoldedTuned, ProjectedTuned, RankOneTuned, StackedTuned, projected
-from edgetune.tune.moves import fold, signs_matrix, unfold
+from edgetune.tune.moves import signs_matrix
 from edgetune.updates import Sgd
 
 KEY = pool_key(3)
@@ -299,20 +299,6 @@ def test_what_is_refused(tiny_model: Any) -> None:
         with pytest.raises(ModelError, match="dense"):
             act(Dense({}))
     assert type(projected(tiny_model(), KeptSpace(RankOne(), KEY))) is ProjectedTuned
-
-
-@pytest.mark.parametrize(("columns", "width"), [(12, 4), (13, 4), (3, 8), (1, 1), (40, 8)])
-def test_fold_and_unfold_are_products_with_tiled_signs(columns: int, width: int) -> None:
-    generator = torch.Generator().manual_seed(0)
-    x, signs = torch.randn(2, 5, columns, generator=generator), torch.ones(columns)
-    signs[::3] = -1
-    tiled = torch.zeros(columns, width)
-    tiled[torch.arange(columns), torch.arange(columns) % width] = signs
-    torch.testing.assert_close(fold(x, signs, width), x @ tiled)
-    y, g = torch.randn(2, 5, columns, generator=generator), torch.randn(2, 5, width, generator=generator)
-    expected = y + g @ tiled.T
-    unfold(y, g, signs)
-    torch.testing.assert_close(y, expected)
 
 
 def test_the_matrix_of_signs_is_hadamard_s() -> None:

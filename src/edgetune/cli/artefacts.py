@@ -191,19 +191,17 @@ def report(
         Path | None, typer.Option(help="JSON of other tools' files, to draw beside: name, bytes, kl.")
     ] = None,
 ) -> None:
-    """Rebuild report.html, summary.json and a model file's card from a run's events, and print the table."""
+    """Rebuild report.html, summary.json and the models' cards from a run's events, and print the table."""
     console = Console()
     with Display(console, doing="drawing"):
-        from edgetune.report.card import write_card
+        from edgetune.cli.folder_cards import cards_of_run
         from edgetune.report.html import write_report
         from edgetune.report.rivals import read_rivals
         from edgetune.report.summary import read_summary, write_summary
         from edgetune.report.table import print_result
-        from edgetune.run.names import MODEL
 
         summary = read_summary(folder)
-        if (folder / MODEL).exists():
-            write_card(folder)
+        cards_of_run(folder)
         written = f"{write_report(folder, read_rivals(rivals) if rivals else ())}\n{write_summary(folder)}"
     print_result(console, summary)
     typer.echo(written)

@@ -51,6 +51,7 @@ def compress_folder(kind: str, opening: Callable[[], Opened], out: Path) -> tupl
         out: the folder.
     """
     with without_trace(out), Display(Console()) as display:
+        from edgetune.cli.folder_cards import card_of_packed
         from edgetune.models.saving import refuse_other_weights
         from edgetune.recipe.preflight import compression_of
         from edgetune.recipe.quality import reference_of
@@ -77,6 +78,7 @@ def compress_folder(kind: str, opening: Callable[[], Opened], out: Path) -> tupl
                 else compress_to_folder(tuned, plan, out, prepared, display.listen, scratch)
             )
         far = before.of(tuned)
+        card_of_packed(out, kind, prepared, checked.size_bytes, far)
     tried = (
         "not tried in a runtime"
         if checked.gap is None

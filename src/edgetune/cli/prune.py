@@ -88,6 +88,7 @@ def prune(
     """Prune a model in structures: a smaller ordinary model comes out, to be tuned, compressed and exported."""
     console = Console()
     with owned_folder(out), Display(console) as display:
+        from edgetune.cli.folder_cards import card_of_pruned
         from edgetune.models.saving import save_model, stored_dtype
         from edgetune.recipe.prepare import prepare
         from edgetune.run.pruning import (
@@ -119,6 +120,7 @@ def prune(
         )
         settled_as_stored(pruned, stored_dtype(backbone.folder))
         save_model(pruned, backbone.tokenizer, out, words=backbone.folder)
+        card_of_pruned(out, prepared, weighing.steps)
     found, table = weighing.steps, _table(prepared.scoring.name if prepared.scoring else None)
     for step in found:
         _add(table, step)

@@ -140,14 +140,14 @@ def _leave(display: Display) -> None:
 
 @contextmanager
 def reported(out: Path) -> Iterator[None]:
-    """Write summary and report of whatever a run tells its log, also if it ends in an error; a model file's card too.
+    """Write summary and report of whatever a run tells its log, also if it ends in an error; cards of models too.
 
     A run that is refused before it tells anything leaves the folder to whom it belongs.
     """
-    from edgetune.report.card import write_card
+    from edgetune.cli.folder_cards import cards_of_run
     from edgetune.report.html import write_report
     from edgetune.report.summary import write_summary
-    from edgetune.run.names import EVENTS, MODEL
+    from edgetune.run.names import EVENTS
 
     log, before = out / EVENTS, _size(out / EVENTS)
     try:
@@ -156,8 +156,7 @@ def reported(out: Path) -> Iterator[None]:
         if _size(log) != before:
             write_summary(out)
             write_report(out)
-            if (out / MODEL).exists():
-                write_card(out)
+            cards_of_run(out)
 
 
 def _size(path: Path) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,6 +14,12 @@ from edgetune.cli.display import Display
 from edgetune.core.errors import ConfigError
 
 Gguf = Annotated[Path, typer.Argument(help="A GGUF file.")]
+Adapters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--adapter", metavar="FILE[:SCALE]", help="A LoRA in GGUF, loaded beside the model; may be repeated."
+    ),
+]
 Threads = Annotated[int | None, typer.Option(help="CPU threads.", show_default="all")]
 
 
@@ -37,24 +43,30 @@ def chat(
     ] = 0.0,
     seed: Annotated[int, typer.Option(help="What answers are drawn from.")] = 0,
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
+    adapter: Adapters = None,
     threads: Threads = None,
 ) -> None:
     """Talk to a GGUF file in the terminal, through llama.cpp, or compare several.
 
-    /help lists what a line can ask for; Ctrl-D leaves.
+    /help lists what a line can ask for, such as other adapters; Ctrl-D leaves.
 
-    Exit codes: 2 wrong option; 4 no such file, or none that can chat.
+    Exit codes: 2 wrong option; 4 no such file, none that can chat, or an adapter of another base.
     """
     asked = sys.stdin.read() if prompt == "-" else prompt
     with Display(Console(), doing="loading the model") as display:
-        from edgetune.export.chat import Manner, answer, labels
+        from edgetune.export.chat import Manner, answer
         from edgetune.export.chat import chat as talk
+        from edgetune.export.lora import Adapter, labels
 
-        manner = Manner(system, temperature, seed, max_tokens)
+        given: dict[str, Any] = {
+            "manner": Manner(system, temperature, seed, max_tokens),
+            "adapters": [Adapter.of(text) for text in adapter or ()],
+            "threads": _threads(threads),
+        }
         if asked is None:
-            _converse(display, lambda **how: talk(file, manner=manner, threads=_threads(threads), **how))
+            _converse(display, lambda **how: talk(file, **given, **how))
             return
-        said = [answer(one, asked, manner=manner, threads=_threads(threads)) for one in file]
+        said = [answer(one, asked, **given) for one in file]
     for name, text in zip(labels(file), said, strict=True):
         typer.echo(text if len(file) == 1 else f"[{name}] {text}")
 
@@ -80,15 +92,20 @@ def serve(
         typer.Option(envvar="EDGETUNE_API_KEY", help="The key clients must send; a random one without it."),
     ] = None,
     no_api_key: Annotated[bool, typer.Option("--no-api-key", help="Ask for no key; loopback only.")] = False,
+    adapter: Adapters = None,
     threads: Threads = None,
 ) -> None:
     """Serve a GGUF file as an OpenAI-compatible HTTP server, through llama.cpp, until Ctrl-C.
 
-    Exit codes: 2 taken port or wrong option; 4 no such file, or no GGUF file.
+    Adapters change by POST /lora-adapters with the key, or for one request by its field "lora", as in llama.cpp's own
+    server.
+
+    Exit codes: 2 taken port or wrong option; 4 no such file, no GGUF file, or an adapter of another base.
     """
     if api_key is not None and no_api_key:
         raise ConfigError("a key and no key", where="--no-api-key", hint="leave one of them out")
     with Display(Console(), doing="loading the model") as display:
+        from edgetune.export.lora import Adapter
         from edgetune.export.serve import Address, new_key
         from edgetune.export.serve import serve as listen
 
@@ -99,7 +116,9 @@ def serve(
                 typer.echo(f"API key: {address.key}")
 
         key = None if no_api_key else new_key() if api_key is None else api_key
-        listen(file, host=host, port=port, key=key, threads=_threads(threads), announce=announce)
+        adapters = [Adapter.of(text) for text in adapter or ()]
+        cores = _threads(threads)
+        listen(file, host=host, port=port, key=key, adapters=adapters, threads=cores, announce=announce)
 
 
 def _threads(asked: int | None) -> int:

@@ -197,19 +197,24 @@ def _touched(name: str | None) -> str | None:
 
 
 def _open(base: str, touched: str | None) -> Base:
-    from edgetune.installed.folder import FolderBase
     from edgetune.installed.gguf import GgufBase
     from edgetune.installed.manifest import touched_named
+    from edgetune.installed.packed import folder_base
     from edgetune.models.source import find_model
 
     place = find_model(base)
-    return GgufBase(place, touched_named(touched or "own")) if place.is_file() else FolderBase(place)
+    return GgufBase(place, touched_named(touched or "own")) if place.is_file() else folder_base(place)
 
 
 def _written(base: str, ledgers: list[Path], out: Path, touched: str | None) -> str:
+    from edgetune.cli.folder_cards import card_of_applied
     from edgetune.installed.making import write_copy
 
-    return write_copy(_open(base, touched), ledgers, out)
+    opened = _open(base, touched)
+    said = write_copy(opened, ledgers, out)
+    if out.is_dir():
+        card_of_applied(out, base, opened, ledgers, said)
+    return said
 
 
 def _updated(file: Path, source: str, own: list[Path], key: Path | None, unsigned: bool, older: bool) -> str:

@@ -11,13 +11,17 @@ from pathlib import Path
 from edgetune.core.errors import INTERRUPTED, ConfigError
 from edgetune.export.composing import NFC, NORMALIZER, composed
 from edgetune.export.llama_cpp import MOST_SEED, ContextFullError, LlamaCpp
+from edgetune.export.lora import Adapter, chosen, labels, shown
 
 Message = dict[str, str]
 Write = Callable[[str], object]
 LEAVE = ("/exit", "/quit")
-HELP = """/reset  forget the conversation; the system prompt stays
-/exit   leave, as Ctrl-D does; Ctrl-C ends an answer
-/help   this list
+ADAPT = "/adapter"
+HELP = """/adapter            which adapters are loaded, and their scales
+/adapter NAME ...   put these on and the others off; NAME:SCALE, or off for none
+/reset              forget the conversation; the system prompt stays
+/exit               leave, as Ctrl-D does; Ctrl-C ends an answer
+/help               this list
 """
 MOST_TEMPERATURE = 10.0
 """Beyond it every answer is noise, and a typing error is likelier."""
@@ -80,6 +84,19 @@ class Conversation:
     def reset(self) -> None:
         """Forget what was said; the system prompt stays."""
         self.messages.clear()
+
+    def adapt(self, words: Sequence[str]) -> str:
+        """Put adapters on, as `lora.chosen` reads these words, and return how all of them stand; no words only ask.
+
+        What was said stays; the next answer reads it anew.
+
+        Raises:
+            ConfigError: for a name that is not loaded, or a scale out of range.
+        """
+        adapters = self._llama.adapters
+        if words:
+            self._llama.adapt(chosen(words, adapters))
+        return shown(adapters, self._llama.scales) or "(no adapter is loaded: --adapter FILE loads one)\n"
 
     def say(self, text: str, write: Write) -> str:
         """Return the answer to a message, its pieces written as they come.
@@ -147,6 +164,7 @@ def chat(
     write: Write = _print,
     ready: Callable[[], object] = lambda: None,
     manner: Manner = Manner(),
+    adapters: Sequence[Adapter] = (),
     threads: int = 1,
     context: int = 0,
 ) -> list[list[Message]]:
@@ -161,6 +179,7 @@ def chat(
         write: receives pieces of text without line ends of their own.
         ready: called once the files are loaded.
         manner: how they answer.
+        adapters: loaded with every file; /adapter changes which are on.
         threads: CPU threads.
         context: tokens remembered; 0 for the model's own, at most 4096.
 
@@ -174,10 +193,12 @@ def chat(
     """
     with ExitStack() as stack:
         names = labels(paths)
-        talks = {
-            name: Conversation(stack.enter_context(LlamaCpp(path, threads=threads, context=context)), manner)
-            for name, path in zip(names, paths, strict=True)
-        }
+
+        def loaded(path: Path) -> LlamaCpp:
+            llama = LlamaCpp(path, threads=threads, context=context, adapters=adapters)
+            return stack.enter_context(llama)
+
+        talks = {name: Conversation(loaded(path), manner) for name, path in zip(names, paths, strict=True)}
         ready()
         while True:
             try:
@@ -192,20 +213,12 @@ def chat(
                 _turn(talks, line, write)
 
 
-def labels(paths: Sequence[Path]) -> list[str]:
-    """Return a name for each of some files: the last parts of its path that tell it from the others."""
-    for parts in range(1, max(len(path.parts) for path in paths) + 1):
-        names = [str(Path(*path.parts[-parts:])) for path in paths]
-        if len(set(names)) == len(names):
-            return names
-    return [f"{path.name} ({number})" for number, path in enumerate(paths, start=1)]
-
-
 def answer(
     path: Path,
     prompt: str,
     *,
     manner: Manner = Manner(),
+    adapters: Sequence[Adapter] = (),
     threads: int = 1,
     context: int = 0,
 ) -> str:
@@ -213,7 +226,7 @@ def answer(
 
     Args:
         path: the GGUF file.
-        manner, threads, context: as in `chat`.
+        manner, adapters, threads, context: as in `chat`.
         prompt: the message, not empty.
 
     Raises:
@@ -223,7 +236,7 @@ def answer(
     """
     if not prompt.strip():
         raise ConfigError("the message is empty", where="--prompt")
-    with LlamaCpp(path, threads=threads, context=context) as llama:
+    with LlamaCpp(path, threads=threads, context=context, adapters=adapters) as llama:
         return Conversation(llama, manner).say(prompt, lambda piece: None)
 
 
@@ -233,6 +246,8 @@ def _turn(talks: Mapping[str, Conversation], line: str, write: Write) -> None:
         for talk in talks.values():
             talk.reset()
         write("(forgotten)\n")
+    elif line.split()[0] == ADAPT:
+        write(_adapted(list(talks.values()), line.split()[1:]))
     elif line == "/help":
         write(HELP)
     elif line.startswith("/") and line[1:].isalpha():
@@ -242,6 +257,13 @@ def _turn(talks: Mapping[str, Conversation], line: str, write: Write) -> None:
             if len(talks) > 1:
                 write(f"[{name}] ")
             _said(talk, line, write)
+
+
+def _adapted(talks: Sequence[Conversation], words: Sequence[str]) -> str:
+    try:
+        return [talk.adapt(words) for talk in talks][-1]
+    except ConfigError as error:
+        return f"({error})\n"
 
 
 def _said(talk: Conversation, line: str, write: Write) -> None:

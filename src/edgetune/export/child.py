@@ -62,6 +62,7 @@ class _Child:
     def __init__(self, order: Json, out: BinaryIO) -> None:
         self._out, self._key, self._end = out, order["key"], int(order["end"])
         self._vocabulary = int(order["vocabulary"])
+        self.adapt([scale for _, scale in order.get("adapters", ())])
         self.number = self.stopped = 0
         self._server = _load(order)
         # A server whose loop has not begun to turn cannot be ended; an answer proves that it has.
@@ -81,6 +82,11 @@ class _Child:
             self.tell({"error": refused.error})
         except Exception as error:
             self.tell({"error": {"message": f"{type(error).__name__}: {error}"}})
+
+    def adapt(self, scales: list[float]) -> None:
+        """Set the scales of the loaded adapters; keys and values under others are not used (llama.cpp issue 26207)."""
+        lora = [{"id": place, "scale": scale} for place, scale in enumerate(scales)]
+        self._lora, self._worn = {"lora": lora} if lora else {}, dict[str, Any]()
 
     def tokenise(self, texts: list[str], special: bool) -> list[list[int]]:
         content: list[str | int] = []
@@ -126,9 +132,10 @@ class _Child:
                 self.tell({"piece": piece})
             return self.stopped == self.number
 
-        self._server.handle_chat_completions(request | {"stream": True}, receive)
+        self._server.handle_chat_completions(request | {"stream": True} | self._adapted(), receive)
         if refusals:
             raise _RefusedError(refusals[0])
+        self._worn = self._lora
         return "".join(pieces)
 
     def peak_memory(self) -> int:
@@ -136,9 +143,7 @@ class _Child:
         try:
             lines = Path("/proc/self/status").read_text().splitlines()
         except OSError:
-            return resource.getrusage(
-                resource.RUSAGE_SELF
-            ).ru_maxrss  # where there is no /proc it counts bytes
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes where there is no /proc
         # The kernel hands ru_maxrss on to a program that a large process starts; this mark begins with the program.
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
@@ -165,11 +170,15 @@ class _Child:
         return list((self._complete(request)["logprobs"] or {}).get("content", []))
 
     def _complete(self, request: Json) -> Json:
-        answer = self._server.handle_completions(request | {"temperature": 0, "cache_prompt": True})
+        answer = self._server.handle_completions(request | {"temperature": 0} | self._adapted())
         if "choices" not in answer:
             raise _RefusedError(answer)
+        self._worn = self._lora
         found: Json = answer["choices"][0]
         return found
+
+    def _adapted(self) -> Json:
+        return self._lora | {"cache_prompt": self._worn == self._lora}
 
     def _post(self, route: str, body: Json) -> Json:
         connection = _Connection("localhost")
@@ -186,6 +195,7 @@ class _Child:
 
 
 OPERATIONS: dict[str, Callable[..., Any]] = {
+    "adapt": _Child.adapt,
     "tokenise": _Child.tokenise,
     "render": _Child.render,
     "generate": _Child.generate,
@@ -222,7 +232,7 @@ def _load(order: Json) -> Any:
     parameters.verbosity, parameters.warmup, parameters.fit_params = 1, False, False
     # Prompts of former requests are not kept beside the one in the context.
     parameters.cache_ram_mib = 0
-    adapters = [xllamacpp.CommonAdapterLoraInfo(path, 1.0) for path in order.get("adapters", ())]
+    adapters = [xllamacpp.CommonAdapterLoraInfo(path, scale) for path, scale in order.get("adapters", ())]
     parameters.lora_adapters = adapters
     parameters.hostnames, parameters.api_keys = [SOCKET], [order["key"]]
     parameters.endpoint_slots = parameters.ui = False

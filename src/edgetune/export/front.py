@@ -11,20 +11,26 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
 from typing import Any
 
-from edgetune.core.errors import ConfigError
+from edgetune.core.errors import ConfigError, ModelError
+from edgetune.export.llama_cpp import LlamaCpp
+from edgetune.export.lora import listed, scales_of, with_scales
 from edgetune.export.process import Process
 
 ROUTES = {
-    "/health": "GET",
-    "/v1/models": "GET",
-    "/v1/completions": "POST",
-    "/v1/chat/completions": "POST",
+    "/health": ("GET",),
+    "/v1/models": ("GET",),
+    "/v1/completions": ("POST",),
+    "/v1/chat/completions": ("POST",),
 }
 """What is passed on. llama.cpp's own server also shows prompts of others (/slots) and its settings (/props)."""
+
+ADAPTERS = "/lora-adapters"
+"""Served where adapters are loaded, in llama.cpp's form; answered here, see `lora.with_scales`."""
 
 OPEN = "/health"
 """The one route without a key."""
@@ -88,9 +94,11 @@ class Front(ThreadingHTTPServer):
         return f"http://{f'[{address}]' if ':' in address else address}:{self.server_port}"
 
     @contextmanager
-    def serving(self, process: Process) -> Iterator[None]:
+    def serving(self, llama: LlamaCpp) -> Iterator[None]:
         """Pass requests on to a loaded file inside a `with` block."""
-        self.process = process
+        self.llama = llama
+        self.worn: Any = None
+        self.routes = ROUTES | ({ADAPTERS: ("GET", "POST")} if llama.adapters else {})
         thread = threading.Thread(target=self.serve_forever, args=(0.1,), daemon=True)
         thread.start()
         try:
@@ -151,14 +159,31 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(403, "this server has another name")
         if path != OPEN and not self._knows_the_key():
             return self._refuse(401, "a key is needed: Authorization: Bearer KEY")
-        if ROUTES.get(path) != method:
-            return self._refuse(405 if path in ROUTES else 404, f"{method} {path} is not served")
+        routes = self.server.routes
+        if method not in routes.get(path, ()):
+            return self._refuse(405 if path in routes else 404, f"{method} {path} is not served")
         length = self.headers.get("Content-Length", "0")
         if "Transfer-Encoding" in self.headers or not length.isdecimal():
             return self._refuse(411, "the length of the request is not said")
         if len(length) > MOST_DIGITS or int(length) > LARGEST_BODY:
             return self._refuse(413, f"at most {LARGEST_BODY} bytes")
-        return self._pass_on(method, path, self.rfile.read(int(length)))
+        body = self.rfile.read(int(length))
+        try:
+            if path == ADAPTERS:
+                return self._adapt(method, body)
+            return self._pass_on(method, path, body)
+        except ConfigError as error:
+            return self._refuse(400, error.what)
+
+    def _adapt(self, method: str, body: bytes) -> None:
+        """Say which adapters are loaded, after their scales were changed if that was asked."""
+        llama = self.server.llama
+        if method == "POST":
+            try:
+                llama.adapt(scales_of(body, llama.adapters))
+            except ModelError:
+                return self._refuse(502, "llama.cpp does not answer any more")
+        return self._say(200, listed(llama.adapters, llama.scales))
 
     def _is_ours(self, host: str) -> bool:
         """Say whether the request was meant for this address; names on a network are not known here."""
@@ -180,22 +205,31 @@ class _Handler(BaseHTTPRequestHandler):
         """Answer with an error in OpenAI's form; the connection ends, since the request was not read."""
         kinds = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
         error = {"message": message, "type": kinds.get(code, "invalid_request_error"), "code": code}
-        body = json.dumps({"error": error}).encode()
         self.close_connection = True
+        self._say(code, {"error": error})
+
+    def _say(self, code: int, answer: Any) -> None:
+        body = json.dumps(answer).encode()
         self.send_response(code)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
-        self.send_header("Connection", "close")
+        if self.close_connection:
+            self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(body)
 
     def _pass_on(self, method: str, path: str, body: bytes) -> None:
-        upstream = _Upstream(self.server.process)
-        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.server.process.key}"}
+        llama, worn = self.server.llama, self.server.worn
+        if method == "POST" and llama.adapters:
+            body, worn = with_scales(body, llama.scales, worn)
+        upstream = _Upstream(llama.process)
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {llama.process.key}"}
         try:
             try:
                 upstream.request(method, path, body, headers)
                 answer = upstream.getresponse()
+                if answer.status == HTTPStatus.OK:
+                    self.server.worn = worn
             except (OSError, http.client.HTTPException):
                 return self._refuse(502, "llama.cpp does not answer any more")
             self._relay(answer)

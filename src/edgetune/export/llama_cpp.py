@@ -9,6 +9,7 @@ from typing import Any
 
 from edgetune.core.errors import ModelError
 from edgetune.core.gguf_read import Scalar, read_gguf
+from edgetune.export.lora import Adapter, check_adapter
 from edgetune.export.process import Process, RefusedError
 
 MAX_CONTEXT = 4096
@@ -37,10 +38,11 @@ class LlamaCpp:
         threads: CPU threads.
         context: tokens a prompt and its answer may have; 0 for the model's own, at most 4096.
         exact: keep keys, values and their sums in fp32 instead of llama.cpp's usual fp16.
-        adapters: LoRA files put on the model while it is loaded, each at its own scale.
+        adapters: LoRA files loaded with the model and put on it at their scales, which `adapt` changes.
 
     Raises:
-        ModelError: if the file is damaged, or llama.cpp refuses it or dies of it.
+        ModelError: if the file or an adapter is damaged, an adapter is of another base, or llama.cpp refuses the file
+            or dies of it.
         MissingExtraError: if `xllamacpp` or `gguf` is not installed.
     """
 
@@ -51,7 +53,7 @@ class LlamaCpp:
         threads: int = 1,
         context: int = 0,
         exact: bool = False,
-        adapters: Sequence[Path] = (),
+        adapters: Sequence[Adapter] = (),
     ) -> None:
         file = read_gguf(path)
         self.path, self.metadata = path, file.metadata
@@ -61,6 +63,9 @@ class LlamaCpp:
         own = _number(self.metadata.get(f"{architecture}.context_length", MAX_CONTEXT), path)
         self.context = context or min(own, MAX_CONTEXT)
         tokens = file.arrays.get("tokenizer.ggml.tokens")
+        for adapter in adapters:
+            check_adapter(adapter, file)
+        self.adapters, self.scales = tuple(adapters), [adapter.scale for adapter in adapters]
         self._process = Process(
             path,
             {
@@ -69,7 +74,7 @@ class LlamaCpp:
                 "end": _number(self.metadata.get("tokenizer.ggml.eos_token_id", 0), path),
                 "vocabulary": tokens.count if tokens else 0,
                 "exact": exact,
-                "adapters": [str(adapter.absolute()) for adapter in adapters],
+                "adapters": [(str(one.path.absolute()), one.scale) for one in adapters],
             },
         )
 
@@ -94,6 +99,19 @@ class LlamaCpp:
     def close(self) -> None:
         """End the process and free the model; safe to call twice."""
         self._process.close()
+
+    def adapt(self, scales: Sequence[float]) -> None:
+        """Change the scales of the loaded adapters; the model is not loaded again.
+
+        Args:
+            scales: one for each, in their order; 0 puts it off.
+
+        Cost: llama.cpp forgets the keys and values of the prompt before: the next request reads its prompt anew.
+        """
+        if len(scales) != len(self.adapters):
+            raise ModelError(f"{len(scales)} scales for {len(self.adapters)} adapters", where=self.path)
+        self._ask("adapt", scales=list(scales))
+        self.scales = list(scales)
 
     def tokenise(self, text: str, *, special: bool = True) -> list[int]:
         """Return the ids llama.cpp makes of a text.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from pathlib import Path
 from edgetune.core.errors import ModelError
 from edgetune.export.front import Front
 from edgetune.export.llama_cpp import LlamaCpp
+from edgetune.export.lora import Adapter
 
 LOOPBACK = "127.0.0.1"
 WATCH_SECONDS = 0.5
@@ -38,7 +39,14 @@ def new_key() -> str:
 
 @contextmanager
 def running_server(
-    path: Path, *, host: str = LOOPBACK, port: int = 0, key: str | None, threads: int = 1, context: int = 0
+    path: Path,
+    *,
+    host: str = LOOPBACK,
+    port: int = 0,
+    key: str | None,
+    adapters: Sequence[Adapter] = (),
+    threads: int = 1,
+    context: int = 0,
 ) -> Iterator[tuple[Address, LlamaCpp]]:
     """Serve a file inside a `with` block.
 
@@ -47,6 +55,7 @@ def running_server(
         host: interface; anything but loopback offers the model to the network, to whoever knows the key.
         port: 0 for any free one.
         key: the API key (`new_key()`); None asks for none, which only loopback allows.
+        adapters: loaded with the file; whoever has the key changes their scales by `POST /lora-adapters`.
         threads: CPU threads.
         context: tokens of a prompt with its answer; 0 for the model's own, at most 4096.
 
@@ -55,14 +64,14 @@ def running_server(
 
     Raises:
         ConfigError: if host, port and key do not fit, or the port is taken.
-        ModelError: if llama.cpp refuses the file.
+        ModelError: if llama.cpp refuses the file, or an adapter is damaged or another base's.
         MissingExtraError: if `xllamacpp` is not installed.
     """
     # The port is taken before the model is loaded, which may take minutes.
     with (
         Front(host, port, key) as front,
-        LlamaCpp(path, threads=threads, context=context) as llama,
-        front.serving(llama.process),
+        LlamaCpp(path, threads=threads, context=context, adapters=adapters) as llama,
+        front.serving(llama),
     ):
         yield Address(f"{front.url}/v1", key), llama
 
@@ -73,6 +82,7 @@ def serve(
     host: str = LOOPBACK,
     port: int = 8080,
     key: str | None,
+    adapters: Sequence[Adapter] = (),
     threads: int = 1,
     context: int = 0,
     announce: Callable[[Address], object] = print,
@@ -81,7 +91,7 @@ def serve(
     """Serve a file until Ctrl-C, or until an event is set.
 
     Args:
-        path, host, port, key, threads, context: as in `running_server`.
+        path, host, port, key, adapters, threads, context: as in `running_server`.
         announce: called once with the address when the server answers.
         until: ends the server when set; Ctrl-C always does.
 
@@ -89,10 +99,10 @@ def serve(
         ConfigError, ModelError, MissingExtraError: as in `running_server`; ModelError also when llama.cpp dies.
     """
     done = until or threading.Event()
-    with running_server(path, host=host, port=port, key=key, threads=threads, context=context) as (
-        address,
-        llama,
-    ):
+    running = running_server(
+        path, host=host, port=port, key=key, adapters=adapters, threads=threads, context=context
+    )
+    with running as (address, llama):
         announce(address)
         try:
             while not done.wait(WATCH_SECONDS):

@@ -47,23 +47,26 @@ class FolderBase(Base):
     def __init__(self, folder: Path) -> None:
         self.files = weight_files(folder)
         config = load_config(folder, stored_shapes(self.files))
-        digest = base_digest(files_digest(self.files), config)
         self.entries = stored_entries(self.files)
         outline = _outline(config, folder)
-        super().__init__(folder, outline, digest)
+        super().__init__(folder, outline, base_digest(self._weights_digest(folder, outline), config))
         self._names = [name for name, one in outline.named_parameters() if one.is_floating_point()]
         self._embedding: str | None = None
         if HEAD in self.entries and HEAD not in self._names:
             self._tied_head()
         for name, weight in outline.named_parameters():
-            if name in self._names and (
-                name not in self.entries or self.entries[name].shape != tuple(weight.shape)
-            ):
+            if name in self._names and self._shape(name) != tuple(weight.shape):
                 raise ModelError(
                     f"the files do not store {name} as the model has it",
                     where=folder,
                     hint="edgetune.load(base, ledger).save_pretrained(folder) converts it",
                 )
+
+    def _weights_digest(self, folder: Path, outline: PreTrainedModel) -> str:
+        return files_digest(self.files)
+
+    def _shape(self, name: str) -> tuple[int, ...] | None:
+        return self.entries[name].shape if name in self.entries else None
 
     def _tied_head(self) -> None:
         """Look at a stored head that the model ties: the embeddings once more, or values of its own."""

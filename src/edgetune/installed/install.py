@@ -25,7 +25,7 @@ from edgetune.installed.manifest import (
     touched_named,
 )
 from edgetune.installed.reading import change_of
-from edgetune.installed.refusing import check_trust, refuse_fewer_rounds, refuse_lower_serial
+from edgetune.installed.refusing import check_trust, refuse_fewer_rounds, refuse_lower_serial, refuse_record
 from edgetune.installed.store import Store
 
 WORK = f"{PARTIAL}apply-"
@@ -194,6 +194,7 @@ def update(
         data = source.manifest()
         manifest = read_manifest(data, source.address)
         check_trust(manifest, trusted or store.trusted, unsigned, source)
+        refuse_record(manifest, source.address)
         present = store.present
         if stored_file(store.base) != manifest.base:
             raise DigestError(

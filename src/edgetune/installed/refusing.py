@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgetune.core.errors import ConfigError, DigestError
+from edgetune.core.errors import ConfigError, DigestError, ModelError
 from edgetune.installed.fetching import Source
 from edgetune.installed.manifest import Manifest, canonical
 from edgetune.installed.signing import check_signature
@@ -26,6 +26,20 @@ def check_trust(manifest: Manifest, trusted: str | None, unsigned: bool, source:
             "no key is trusted to sign updates of this file",
             where=source.address,
             hint="--key FILE.pub of who signs them, or --unsigned",
+        )
+
+
+def refuse_record(manifest: Manifest, where: str) -> None:
+    """Refuse what says of an installed file what it holds: it could not be kept as the record of another.
+
+    Raises:
+        ModelError: if it holds the manifest that it came from.
+    """
+    if manifest.signed is not None:
+        raise ModelError(
+            "this is the record of an installed file, not an update",
+            where=where,
+            hint="edgetune manifest BASE LEDGER ... --out FILE makes one",
         )
 
 

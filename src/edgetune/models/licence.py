@@ -15,6 +15,8 @@ LONGEST = 1 << 20
 FRONT = re.compile(r"\A---\r?\n(.*?)\r?\n---\s", re.DOTALL)
 """Metadata of a model card."""
 KEY = "general.license"
+OTHER, UNKNOWN = "other", "unknown"
+"""What a card says beside `license_name`, and what ours say where a base named nothing."""
 
 
 def licence_of(folder: Path) -> str:
@@ -34,5 +36,10 @@ def licence_of(folder: Path) -> str:
             said = yaml.safe_load(front[1]) if front else None
         except yaml.YAMLError:
             said = None
-        found = said.get("license", "") if isinstance(said, dict) else ""
+        facts = said if isinstance(said, dict) else {}
+        found = facts.get("license", "")
+        if found == OTHER:
+            found = facts.get("license_name", OTHER)
+        elif found == UNKNOWN:
+            found = ""
     return found if isinstance(found, str) and found.isprintable() else ""

@@ -192,7 +192,7 @@ def check_vocabulary(
     Raises:
         ConfigError: naming the first difference.
     """
-    hint = "a teacher of the same family; or tune on its answers as data"
+    hint = "a teacher of the same family; or tune on its answers: edgetune teach TEACHER --answers"
     ours, theirs = student.get_vocab(), teacher.get_vocab()
     apart = sorted({*ours.items()} ^ {*theirs.items()}, key=lambda one: (one[1], one[0]))
     if apart:

@@ -15,7 +15,7 @@ from edgetune.report.summary import Summary, read_summary
 
 CARD, LIBRARY = "README.md", "edgetune"
 OURS = f"library_name: {LIBRARY}"
-"""In the metadata of a card that a run has written."""
+"""In the metadata of a card that was written here."""
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 """How the Hub names a model; anything else is a folder or a file of this machine, and no link."""
 LICENCES = {"apache 2.0": "apache-2.0", "mit license": "mit"}
@@ -49,7 +49,7 @@ def write_card(folder: Path) -> Path | None:
         OutputError: if it cannot be written.
     """
     path = folder / CARD
-    if path.exists() and OURS not in path.read_text("utf-8", errors="replace").partition("\n---\n")[0]:
+    if somebody_elses(path):
         return None
     write_text_atomic(path, card(read_summary(folder)))
     return path
@@ -60,20 +60,43 @@ def metadata(summary: Summary) -> ModelCardData:
 
     The licence is the base's, `unknown` if its files name none: nobody but its maker can say more.
     """
-    base, said = _base(summary), summary.start.licence if summary.start else ""
-    known = LICENCES.get(said.lower(), said.lower())
-    named = known if IDENTIFIER.fullmatch(known) else "other" if said else "unknown"
+    said = summary.start.licence if summary.start else ""
+    tags = ["edgetune", "federated-learning", *(["gguf"] if summary.verified else [])]
+    return front(_base(summary), said, _name(summary), tags, _results(summary))
+
+
+def front(base: str, licence: str, name: str, tags: list[str], results: list[EvalResult]) -> ModelCardData:
+    """Return metadata of a card; a base that is no model of the Hub is not named, an unknown licence is `unknown`."""
+    known = LICENCES.get(licence.lower(), licence.lower())
+    named = known if IDENTIFIER.fullmatch(known) else "other" if licence else "unknown"
     found: dict[str, object] = {
         "license": named,
-        "license_name": said if named == "other" else None,
+        "license_name": licence if named == "other" else None,
         "base_model": base if HUB_ID.fullmatch(base) and not Path(base).exists() else None,
         "library_name": LIBRARY,
         "pipeline_tag": "text-generation",
-        "tags": ["edgetune", "federated-learning", *(["gguf"] if summary.verified else [])],
-        "model_name": _name(summary),
-        "eval_results": _results(summary) or None,
+        "tags": tags,
+        "model_name": name,
+        "eval_results": results or None,
     }
     return ModelCardData(**{key: value for key, value in found.items() if value is not None})  # type: ignore[arg-type]
+
+
+def result(name: str, value: float) -> EvalResult:
+    """Return a figure on held-out records as a card states it."""
+    return EvalResult(
+        task_type="text-generation",
+        dataset_type="private",
+        dataset_name="held-out records of the run",
+        metric_type=name,
+        metric_name="Rouge-L F1" if name == "rouge" else name,
+        metric_value=round(value, 4),
+    )
+
+
+def somebody_elses(path: Path) -> bool:
+    """Return whether there is a README that no command of this package has written."""
+    return path.exists() and OURS not in path.read_text("utf-8", errors="replace").partition("\n---\n")[0]
 
 
 def _results(summary: Summary) -> list[EvalResult]:
@@ -82,14 +105,7 @@ def _results(summary: Summary) -> list[EvalResult]:
         return []
     values = {"rouge": stage.rouge_l, "perplexity": stage.perplexity, stage.metric or "": stage.score}
     return [
-        EvalResult(
-            task_type="text-generation",
-            dataset_type="private",
-            dataset_name="held-out records of the run",
-            metric_type=name,
-            metric_name="Rouge-L F1" if name == "rouge" else name,
-            metric_value=round(value, 4),
-        )
+        result(name, value)
         for name, value in values.items()
         if name and value is not None and abs(value) < float("inf")
     ]
@@ -106,14 +122,14 @@ def _name(summary: Summary) -> str:
 
 
 def _title(summary: Summary) -> str:
-    return f"# {_code(_name(summary))}"
+    return f"# {code(_name(summary))}"
 
 
 def _sections(summary: Summary) -> Iterator[str]:
     yield "\n".join(f"- {line}" for line in _facts(summary))
     for title, grid in (("Quality", stages(summary)), ("Beside the tuned model", divergences(summary))):
         if grid.rows:
-            yield f"## {title}\n\nMeasured on held-out records, which no device had.\n\n{_table(grid)}"
+            yield f"## {title}\n\nMeasured on held-out records, which no device had.\n\n{table(grid)}"
     if summary.start is not None:
         yield f"## To do it again\n\n```\n{summary.start.command.replace('`', '')}\n```"
         versions = ", ".join(f"{name} {version}" for name, version in summary.start.versions.items())
@@ -123,20 +139,20 @@ def _sections(summary: Summary) -> Iterator[str]:
 def _facts(summary: Summary) -> Iterator[str]:
     start, data, planned = summary.start, summary.data, summary.planned
     if start is not None:
-        yield f"Base: {_code(_base(summary))}, {start.weights:,} weights, digest {_code(start.base_digest)}"
-        yield f"Licence of the base: {_code(start.licence) if start.licence else 'not named in its files'}"
+        yield f"Base: {code(_base(summary))}, {start.weights:,} weights, digest {code(start.base_digest)}"
+        yield f"Licence of the base: {code(start.licence) if start.licence else 'not named in its files'}"
     if data is not None:
         yield (
-            f"Data: {data.trained:,} records {_where(summary)}, prompt {_code(data.prompt)}; "
+            f"Data: {data.trained:,} records {_where(summary)}, prompt {code(data.prompt)}; "
             f"{data.held_out:,} held out, {data.calibration:,} of the server's own"
         )
     if summary.rounds:
         traffic = summary.traffic
         yield (
-            f"Tuning: {_code(str(summary.method))}, {len(summary.rounds)} rounds, {units.size(traffic.total_bytes)} of "
+            f"Tuning: {code(str(summary.method))}, {len(summary.rounds)} rounds, {units.size(traffic.total_bytes)} of "
             f"payload in all"
         )
-        yield f"State after the last round: {_code(summary.rounds[-1].digest)}"
+        yield f"State after the last round: {code(summary.rounds[-1].digest)}"
     spent = summary.privacy
     if spent is None:
         yield "Privacy: no differential privacy was asked for"
@@ -157,11 +173,12 @@ def _where(summary: Summary) -> str:
     return "on devices that this run simulated" if summary.rounds else "to train on"
 
 
-def _table(grid: Grid) -> str:
+def table(grid: Grid) -> str:
+    """Return a table in Markdown."""
     rows = [grid.head, ["---", *["---:"] * (len(grid.head) - 1)], *grid.rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
 
 
-def _code(text: str) -> str:
+def code(text: str) -> str:
     """Return a name that may hold anything as code in one line."""
     return f"`{' '.join(text.replace('`', '').split())}`"

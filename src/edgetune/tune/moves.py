@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 
 from edgetune.core.update import Projected
+from edgetune.directions.native.tiles import fold, unfold
 from edgetune.directions.rank_one import RankOneKind
 from edgetune.directions.rank_one_pool import RankOnePool
 from edgetune.directions.source import Source
@@ -209,44 +210,3 @@ def signs_matrix(size: int) -> torch.Tensor:
     while len(matrix) < size:
         matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
     return matrix
-
-
-def fold(x: torch.Tensor, signs: torch.Tensor, width: int) -> torch.Tensor:
-    """Add up every `width`-th column of a signed matrix.
-
-        f[..., q] = sum_{j mod Q = q} x[..., j] e_j
-
-    Args:
-        x: float32 [..., n].
-        signs: float32 [n].
-        width: Q.
-
-    Returns:
-        Float32 [..., Q].
-    Cost: one pass over x.
-    """
-    signed = x * signs
-    over = -signed.shape[-1] % width
-    if over:
-        signed = torch.nn.functional.pad(signed, (0, over))
-    return signed.view(*signed.shape[:-1], -1, width).sum(-2)
-
-
-def unfold(y: torch.Tensor, folded: torch.Tensor, signs: torch.Tensor) -> None:
-    """Add a small matrix to a large one, over and over along its columns.
-
-        y[..., i] += d_i g[..., i mod P]
-
-    Args:
-        y: float32 [..., m], contiguous; written.
-        folded: g, float32 [..., P].
-        signs: float32 [m].
-    Cost: one pass over y.
-    """
-    columns, width = y.shape[-1], folded.shape[-1]
-    whole = columns // width * width
-    if whole:
-        tiles = y[..., :whole].view(*y.shape[:-1], -1, width)
-        tiles.addcmul_(folded.unsqueeze(-2), signs[:whole].view(-1, width))
-    if whole < columns:
-        y[..., whole:].addcmul_(folded[..., : columns - whole], signs[whole:])

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
-from update_figures import QUESTIONS, answers, export
 
 from edgetune.core.ledger import read_ledger
 from edgetune.export.llama_cpp import LlamaCpp
+from edgetune.export.lora import Adapter
 from edgetune.federation.load import load
 from edgetune.installed.adapter import write_gguf_adapter, write_peft_adapter
 from edgetune.installed.base import Base
@@ -32,6 +32,7 @@ from edgetune.models.backbone import load_backbone
 from edgetune.recipe.prepare import prepare
 from edgetune.recipe.quality import reference_of
 from edgetune.recipe.recipe import recipe_of_run
+from update_figures import QUESTIONS, answers, export
 
 SCORED = 200
 """Tokens whose log-probabilities llama.cpp is asked for."""
@@ -50,7 +51,9 @@ def gap(base: Path, adapters: list[Path], ids: list[int], model: PreTrainedModel
     """Return how far llama.cpp's log-probabilities are from a model's, at most and on average."""
     with torch.no_grad():
         expected = model(torch.tensor([ids])).logits[0].log_softmax(-1)
-    with LlamaCpp(base, exact=True, context=len(ids) + 8, adapters=adapters) as engine:
+    with LlamaCpp(
+        base, exact=True, context=len(ids) + 8, adapters=[Adapter(one) for one in adapters]
+    ) as engine:
         found = torch.tensor(engine.log_probabilities(ids, 1))
     far = found - expected[torch.arange(len(found)), torch.tensor(ids[1:])]
     return f"{far.abs().max():.1e}, mean {far.mean():+.1e}"

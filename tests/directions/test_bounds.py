@@ -14,10 +14,11 @@ from edgetune.core.errors import ModelError
 from edgetune.core.keys import pool_key
 from edgetune.core.update import Projected
 from edgetune.directions import Gaussian, Hadamard, Kind, Rademacher, native
+from edgetune.directions.kept import KeptSpace
 from edgetune.directions.native.library import installed
 from edgetune.directions.native.product import Matrix
 from edgetune.directions.native.structs import Job, Reading
-from edgetune.directions.space import BoundSpace, KeptSpace
+from edgetune.directions.space import BoundSpace
 
 KEY = pool_key(5)
 LEVELS = range(native.best_level() + 1)

@@ -21,7 +21,8 @@ from edgetune.directions import KINDS, CachedSource, Gaussian, Hadamard, Kind, R
 from edgetune.directions.draw import Fresh, Pool
 from edgetune.directions.gaussian import quantile_table
 from edgetune.directions.hadamard import hadamard_column, walsh
-from edgetune.directions.space import BoundSpace, KeptSpace
+from edgetune.directions.kept import KeptSpace
+from edgetune.directions.space import BoundSpace
 
 KEY = pool_key(7)
 CPU = torch.device("cpu")

@@ -12,9 +12,10 @@ from edgetune.core.errors import ModelError
 from edgetune.core.remainder import held, join, split
 from edgetune.core.update import Projected
 from edgetune.directions import Gaussian, Kind, Rademacher, Source, native
+from edgetune.directions.kept import KeptSpace
 from edgetune.directions.native import TensorDirections, Terms
 from edgetune.directions.native.remainder import follow, follows
-from edgetune.directions.space import BoundSpace, KeptSpace
+from edgetune.directions.space import BoundSpace
 
 KEY = bytes(range(32))
 SIGNS = TensorDirections(Rademacher(), KEY, "w")

@@ -18,10 +18,11 @@ from edgetune.core.keys import pool_key
 from edgetune.core.update import Projected
 from edgetune.directions import CachedSource, Hadamard, RankOne, RankOnePool, Source, made_of
 from edgetune.directions.draw import Fresh, Pool
+from edgetune.directions.kept import KeptSpace
 from edgetune.directions.native import best_level, library
 from edgetune.directions.native.signs import CompiledSource
 from edgetune.directions.rank_one import RankOneKind
-from edgetune.directions.space import BoundSpace, KeptSpace
+from edgetune.directions.space import BoundSpace
 
 KEY = pool_key(7)
 CPU = torch.device("cpu")

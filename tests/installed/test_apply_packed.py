@@ -14,9 +14,10 @@ import edgetune
 from edgetune.cli.app import execute
 from edgetune.core.errors import DigestError, ModelError
 from edgetune.core.ledger import read_ledger
-from edgetune.installed.adapter import low_rank, write_peft_adapter
+from edgetune.installed.adapter import write_peft_adapter
 from edgetune.installed.making import write_copy
 from edgetune.installed.packed import PackedFolderBase, folder_base
+from edgetune.installed.parts import parts_of
 from edgetune.models.backbone import load_backbone
 from ledgers import make
 from packed_folders import compressed_layer, compressed_said, gptq_layer, gptq_said, pack_folder
@@ -80,7 +81,7 @@ def test_a_change_of_other_weights_is_applied_and_leaves_the_codes(
 def test_an_adapter_of_a_packed_base_is_written(packed: Path, tmp_path: Path) -> None:
     ledger = make(tmp_path / "a.ledger", packed, "lora", size=0.05)
     base, read = folder_base(packed), read_ledger(ledger)
-    write_peft_adapter(tmp_path / "adapter", low_rank(read, base, where=ledger), base, read)
+    write_peft_adapter(tmp_path / "adapter", parts_of(read, base, where=ledger), base, read)
     assert json.loads((tmp_path / "adapter/adapter_config.json").read_text())["r"] == 4
 
 

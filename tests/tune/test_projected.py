@@ -14,8 +14,9 @@ from edgetune.core.errors import ModelError
 from edgetune.core.keys import pool_key
 from edgetune.core.update import Dense, Projected
 from edgetune.directions import Gaussian, Hadamard, Rademacher
+from edgetune.directions.kept import KeptSpace
 from edgetune.directions.kind import CHUNK
-from edgetune.directions.space import BoundSpace, KeptSpace
+from edgetune.directions.space import BoundSpace
 from edgetune.estimators import TwoPoint
 from edgetune.measure.allocator import allocator_peak
 from edgetune.tune import ProjectedTuned

@@ -14,7 +14,8 @@ from edgetune.core.errors import ConfigError
 from edgetune.core.keys import pool_key
 from edgetune.core.update import Projected
 from edgetune.directions import Gaussian, Hadamard, Rademacher
-from edgetune.directions.space import BoundSpace, KeptSpace
+from edgetune.directions.kept import KeptSpace
+from edgetune.directions.space import BoundSpace
 from edgetune.estimators import TwoPoint
 from edgetune.tune import ByNorm, ByTable, FullProjected, ProjectedTuned
 from edgetune.tune.scaled import ScaledSpace

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from edgetune.core.batch import Batch, Objective, RecordLosses
+from edgetune.core.moves import Moves
 from edgetune.core.quantised import StoredTensor
 from edgetune.core.update import Projected, Update
 
@@ -55,8 +56,34 @@ class Adds(Protocol):
         ...
 
 
+class StoredReads(Protocol):
+    """A base read as it is stored."""
+
+    @property
+    def alignment(self) -> int:
+        """Multiples at which a part may start; 0 if tensors are read whole."""
+        ...
+
+    def part(self, out: torch.Tensor, stored: StoredTensor) -> None:
+        """Dequantise a part of a tensor into `out`, float32."""
+        ...
+
+    def product(self, x: torch.Tensor, stored: StoredTensor) -> torch.Tensor | None:
+        """Return `x W^T` of a matrix as it is stored; None where it has to be formed."""
+        ...
+
+
 class Space(Adds, Protocol):
     """The directions of one key: added, replayed, multiplied by."""
+
+    @property
+    def stored(self) -> StoredReads:
+        """What reads a base as it is stored."""
+        ...
+
+    def moves(self, scales: Mapping[str, float]) -> Moves | None:
+        """Return what directions add to the outputs of layers; None of those that weights are formed along."""
+        ...
 
     def read(
         self,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import torch
 
+from edgetune.core.moves import Moves
 from edgetune.core.quantised import PackedTensor, StoredTensor
 from edgetune.core.remainder import held, join, split
 from edgetune.core.update import Projected
@@ -14,12 +16,14 @@ from edgetune.directions.few import few_rows
 from edgetune.directions.hadamard import Hadamard
 from edgetune.directions.kernel import compiled_level, triton_wanted
 from edgetune.directions.kind import Elementwise, Kind
+from edgetune.directions.moves import moves_of
 from edgetune.directions.native.product import Matrix, multiplies
 from edgetune.directions.native.remainder import follow, follows
 from edgetune.directions.native.signs import CompiledSource
 from edgetune.directions.rank_one import RankOneKind
 from edgetune.directions.rank_one_pool import RankOnePool
 from edgetune.directions.source import CachedSource, Source
+from edgetune.directions.stored import StoredReader
 
 
 class BoundSpace:
@@ -46,10 +50,19 @@ class BoundSpace:
         drawn = Source(key)
         if self._level is not None and isinstance(kind, RankOneKind):
             drawn = CompiledSource(key, self._level)
-        self.source = CachedSource(key, drawn) if kind.sized else drawn
+        self._source = CachedSource(key, drawn) if kind.sized else drawn
         self._tensors: dict[str, Matrix] = {}
         self._summed: tuple[Projected, native.Terms] | None = None
         self._core: tuple[Projected, torch.Tensor] | None = None
+
+    @cached_property
+    def stored(self) -> StoredReader:
+        """What reads a base as it is stored."""
+        return StoredReader(self._level, self.few)
+
+    def moves(self, scales: Mapping[str, float]) -> Moves | None:
+        """Return what directions of rank one add to the outputs of layers; None of all others."""
+        return moves_of(self.kind, self._source, scales)
 
     @property
     def alignment(self) -> int:
@@ -72,9 +85,9 @@ class BoundSpace:
         elif self._compiled and native.serves(self.kind, out, base):
             self._tensor(name).axpy(out, base, coefficient, seed, start=start, level=self._level)
         elif start == 0 or not isinstance(self.kind, Elementwise):
-            self.kind.axpy(out, base, coefficient, self.source, name, seed)
+            self.kind.axpy(out, base, coefficient, self._source, name, seed)
         else:
-            z = self.kind.values(self.source, name, seed, start, base.numel(), base.device).view(base.shape)
+            z = self.kind.values(self._source, name, seed, start, base.numel(), base.device).view(base.shape)
             out.copy_(z.mul_(coefficient).add_(base.float()))
 
     def replay(self, out: torch.Tensor, base: torch.Tensor, update: Projected, name: str) -> None:
@@ -85,10 +98,10 @@ class BoundSpace:
         elif self._compiled and native.serves(self.kind, out, base):
             self._tensor(name).replay(out, base, self._terms(update), level=self._level)
         elif isinstance(self.kind, RankOnePool):
-            self.kind.add_core(out, base, self.core(update).to(out.device), self.source, name)
+            self.kind.add_core(out, base, self.core(update).to(out.device), self._source, name)
         else:
             terms = zip(update.keys.tolist(), update.coefficients.tolist(), strict=True)
-            self.kind.replay(out, base, terms, self.source, name)
+            self.kind.replay(out, base, terms, self._source, name)
 
     def core(self, update: Projected) -> torch.Tensor:
         """Return the small matrix of a pool's sum, float32 [P, Q]; all tensors of a model ask for the same one in turn.
@@ -254,36 +267,3 @@ class BoundSpace:
         if self._summed is None or self._summed[0] is not update:
             self._summed = update, native.Terms(self.kind, update)
         return self._summed[1]
-
-
-class KeptSpace(BoundSpace):
-    """Directions that are drawn once a step and kept, as classical ZO-SGD does.
-
-    Cost: one float32 copy of all weights beside them; one draw a step instead of three.
-    """
-
-    def __init__(self, kind: Kind, key: bytes, *, pooled: bool = False) -> None:
-        super().__init__(kind, key, pooled=pooled)
-        self._seed: int | None = None
-        self._kept: dict[str, torch.Tensor] = {}
-
-    @property
-    def alignment(self) -> int:
-        """0: the direction is kept whole, and so are the tensors."""
-        return 0
-
-    def multiplies(self, x: torch.Tensor, weight: StoredTensor, *, stored: bool = True) -> bool:
-        """Return False: a product would draw the direction anew."""
-        return False
-
-    def axpy(
-        self, out: torch.Tensor, base: torch.Tensor, coefficient: float, name: str, seed: int, start: int = 0
-    ) -> None:
-        """Form `out = base + coefficient * z(seed)` of a whole tensor from the kept direction."""
-        self.kind.refuse(seed)
-        if seed != self._seed:
-            self._seed, self._kept = seed, {}
-        if name not in self._kept:
-            self._kept[name] = self.kind.whole(self.source, name, seed, base.shape, base.device)
-        scale = torch.tensor(coefficient, dtype=torch.float32, device=base.device)
-        out.copy_((self._kept[name] * scale).add_(base.float()))

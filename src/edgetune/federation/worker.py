@@ -16,7 +16,8 @@ from edgetune.core.tuned import Tuned
 from edgetune.core.update import Dense, Update
 from edgetune.data.encode import Example
 from edgetune.directions.draw import describe
-from edgetune.directions.space import BoundSpace, KeptSpace
+from edgetune.directions.kept import KeptSpace
+from edgetune.directions.space import BoundSpace
 from edgetune.distil.lesson import Lesson
 from edgetune.federation.messages import Messages
 from edgetune.federation.precision import UpdateWatch

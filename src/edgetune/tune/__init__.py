@@ -10,7 +10,7 @@ from edgetune.tune.projected import ProjectedTuned
 from edgetune.tune.projected_adapter import ProjectedAdapter
 from edgetune.tune.reopen import merges, reopen
 from edgetune.tune.scaled import ByNorm, ByTable
-from edgetune.tune.stacked import RankOneTuned, StackedTuned
+from edgetune.tune.stacked import StackedTuned
 from edgetune.tune.streamed import StreamedTuned
 from edgetune.tune.target import Target
 from edgetune.tune.targets import FullProjected, Lora, Prefix
@@ -34,7 +34,6 @@ __all__ = [
     "Prefix",
     "ProjectedAdapter",
     "ProjectedTuned",
-    "RankOneTuned",
     "StackedTuned",
     "StreamedTuned",
     "Target",

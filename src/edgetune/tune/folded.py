@@ -10,15 +10,14 @@ import torch
 from torch import nn
 
 from edgetune.core.errors import ModelError
+from edgetune.core.moves import Moves
+from edgetune.core.perturbation import Perturbation
 from edgetune.core.quantised import PackedTensor, StoredTensor, part_of
+from edgetune.core.tuned import Space
 from edgetune.core.update import Dense, Projected, Update
-from edgetune.directions.rank_one_pool import RankOnePool
-from edgetune.directions.space import BoundSpace
 from edgetune.tune.moved import MovedReader, quantised
-from edgetune.tune.moves import PoolMoves
 from edgetune.tune.packed_base import packed_product, shaped
 from edgetune.tune.parts import Form, floats_of
-from edgetune.tune.perturbation import Perturbation
 from edgetune.tune.stacked import StackedTuned
 from edgetune.tune.weights import placeholder
 
@@ -36,12 +35,13 @@ class FoldedTuned(StackedTuned):
     Args:
         model: as for `ProjectedTuned`. Linear layers that hold no floats are multiplied by as they are.
         space: a pool of rank one.
+        moves: what it adds; holds what is learnt.
         base: the base values of every parameter as stored; the model's own tensors if not given. Those of packed
             matrices need not be in the model.
         scales: layer-wise factors c.
 
     Raises:
-        ModelError: if the directions are no such pool, or a tensor of the base is missing.
+        ModelError: if a tensor of the base is missing.
     Cost: of memory nothing beside K coefficients and signs of rows and columns; two passes over a layer's
         activations, and P Q multiplications a token.
     """
@@ -49,13 +49,12 @@ class FoldedTuned(StackedTuned):
     def __init__(
         self,
         model: nn.Module,
-        space: BoundSpace,
+        space: Space,
+        moves: Moves,
         base: Mapping[str, StoredTensor] | None = None,
         *,
         scales: Mapping[str, float] | None = None,
     ) -> None:
-        if not isinstance(space.kind, RankOnePool):
-            raise ModelError(f"{space.kind.name} directions are no pool of rank one")
         floats = floats_of(model)
         self.base: Mapping[str, StoredTensor] = base or {name: one.detach() for name, one in floats.items()}
         missing = [name for name in floats if name not in self.base]
@@ -66,8 +65,7 @@ class FoldedTuned(StackedTuned):
             name: nn.Parameter(shaped(one.out_features, one.in_features), requires_grad=False)
             for name, one in self._foreign.items()
         }
-        self._pool_moves = PoolMoves(space.kind, space.source, scales or {})
-        super().__init__(model, space, self._pool_moves, base={}, weights={**floats, **stands}, scales=scales)
+        super().__init__(model, space, moves, base={}, weights={**floats, **stands}, scales=scales)
         for name, weight in floats.items():
             stored = self.base[name]
             if isinstance(stored, PackedTensor):
@@ -83,7 +81,7 @@ class FoldedTuned(StackedTuned):
 
     def _plain(self, module: nn.Module, name: str) -> Callable[[torch.Tensor], torch.Tensor] | None:
         stored = self.base.get(name)
-        return packed_product(module, stored) if isinstance(stored, PackedTensor) else None
+        return packed_product(module, stored, self._directions) if isinstance(stored, PackedTensor) else None
 
     def form(self, name: str, now: Perturbation, *, few: bool = False) -> Form:
         """Return what forms a parameter at one point, whole."""
@@ -128,7 +126,7 @@ class FoldedTuned(StackedTuned):
 
     def _become(self) -> None:
         self._present = self._weights.ordered()
-        self._pool_moves.become(self._present)
+        self.moves.become(self._present)
 
     @torch.no_grad()
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:

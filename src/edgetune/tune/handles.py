@@ -9,12 +9,9 @@ from torch import nn
 
 from edgetune.core.quantised import StoredTensor
 from edgetune.core.tuned import Space
-from edgetune.directions.rank_one import RankOneKind
-from edgetune.directions.rank_one_pool import RankOnePool
-from edgetune.directions.space import BoundSpace, KeptSpace
 from edgetune.tune.folded import FoldedTuned
 from edgetune.tune.projected import ProjectedTuned
-from edgetune.tune.stacked import RankOneTuned
+from edgetune.tune.stacked import StackedTuned
 from edgetune.tune.streamed import StreamedTuned
 
 
@@ -35,15 +32,15 @@ def projected(
     Raises:
         ModelError: as the handles.
     """
-    if isinstance(space, BoundSpace) and not isinstance(space, KeptSpace):
-        if isinstance(space.kind, RankOnePool):
-            return FoldedTuned(model, space, base, scales=scales)
-        if isinstance(space.kind, RankOneKind):
-            return RankOneTuned(model, space, base=base, scales=scales)
-    return ProjectedTuned(model, space, base=base, scales=scales)
+    moves = space.moves(scales or {})
+    if moves is None:
+        return ProjectedTuned(model, space, base=base, scales=scales)
+    if moves.sums:
+        return FoldedTuned(model, space, moves, base, scales=scales)
+    return StackedTuned(model, space, moves, base=base, scales=scales)
 
 
-def streamed(model: nn.Module, space: BoundSpace, base: Mapping[str, StoredTensor]) -> ProjectedTuned:
+def streamed(model: nn.Module, space: Space, base: Mapping[str, StoredTensor]) -> ProjectedTuned:
     """Return the handle of a model over a base that is memory-mapped or packed, and never formed as a whole.
 
     Args:
@@ -54,6 +51,7 @@ def streamed(model: nn.Module, space: BoundSpace, base: Mapping[str, StoredTenso
     Raises:
         ModelError: as the handles.
     """
-    if isinstance(space.kind, RankOnePool):
-        return FoldedTuned(model, space, base)
+    moves = space.moves({})
+    if moves is not None and moves.sums:
+        return FoldedTuned(model, space, moves, base)
     return StreamedTuned(model, space, base)

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from edgetune.core.moves import Moves
+from edgetune.core.perturbation import Perturbation
 from edgetune.tune.attach import attach_one
-from edgetune.tune.moves import Moves
-from edgetune.tune.perturbation import Perturbation
 from edgetune.tune.readers import Reader, Reads
 
 

@@ -8,14 +8,11 @@ import torch
 from torch import nn
 
 from edgetune.core.quantised import BLOCK, PackedTensor
-from edgetune.core.update import Projected
-from edgetune.directions import Rademacher
-from edgetune.directions.space import BoundSpace
+from edgetune.core.tuned import Space
 from edgetune.tune.parts import perturbed_linear
 
 PART = 1 << 20
 """Weights that are dequantised at a time: 4 MB."""
-NOTHING = Projected.none()
 
 
 def shaped(*shape: int) -> torch.Tensor:
@@ -23,12 +20,15 @@ def shaped(*shape: int) -> torch.Tensor:
     return torch.full((), float("nan")).expand(shape)
 
 
-def packed_product(module: nn.Module, stored: PackedTensor) -> Callable[[torch.Tensor], torch.Tensor]:
+def packed_product(
+    module: nn.Module, stored: PackedTensor, space: Space
+) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return what computes as a linear or embedding layer does whose matrix is packed.
 
     Args:
         module: for its bias, if it has one.
         stored: its matrix, [outputs, inputs] (of an embedding [tokens, width]).
+        space: what reads blocks.
 
     Returns:
         Called with x [..., inputs], or with ids [...]; gives what the layer gives, of x's type, or float32.
@@ -36,18 +36,16 @@ def packed_product(module: nn.Module, stored: PackedTensor) -> Callable[[torch.T
     """
     if isinstance(module, nn.Embedding):
         return lambda ids: rows_of(stored, ids)
-    reads = BoundSpace(Rademacher(), bytes(32))
-    like, bias = shaped(*stored.shape), module._parameters.get("bias")
+    like, bias, reader = shaped(*stored.shape), module._parameters.get("bias"), space.stored
 
     def form(out: torch.Tensor, start: int) -> None:
-        reads.read(out, stored.part(start, out.numel()), NOTHING, "", (0, 0.0), start)
+        reader.part(out, stored.part(start, out.numel()))
 
     def multiply(x: torch.Tensor) -> torch.Tensor:
-        rows = x.float().reshape(-1, stored.shape[1])
-        if len(rows) <= reads.few and reads.multiplies(rows, stored, stored=False):
-            y = reads.multiply(rows, stored, "", 0, (0.0,), None, NOTHING)
-        else:
-            y = perturbed_linear(rows, like, form, reads.replay_alignment, PART)
+        rows = x.float().reshape(-1, stored.shape[1]).contiguous()
+        y = reader.product(rows, stored)
+        if y is None:
+            y = perturbed_linear(rows, like, form, reader.alignment, PART)
         return (y if bias is None else y.add_(bias)).view(*x.shape[:-1], -1).to(x.dtype)
 
     return multiply

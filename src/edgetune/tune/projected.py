@@ -12,11 +12,11 @@ from torch import nn
 
 from edgetune.core.batch import Batch, Objective, RecordLosses, mean_losses, response_loss, response_losses
 from edgetune.core.errors import ModelError
+from edgetune.core.perturbation import NotStackableError, Perturbation
 from edgetune.core.tuned import Adds, Space
 from edgetune.core.update import Dense, Projected, Update
 from edgetune.tune.attach import attach
 from edgetune.tune.parts import GPU_PART, PART, Form, direction_of, floats_of
-from edgetune.tune.perturbation import NotStackableError, Perturbation
 from edgetune.tune.readers import LinearReader, Reader
 from edgetune.tune.scaled import ScaledSpace
 from edgetune.tune.walk import one_walk, probe_batch, refuse_direct_reads, stacks
@@ -151,11 +151,7 @@ class ProjectedTuned:
 
     @contextmanager
     def perturbed(self, seed: int, scale: float) -> Iterator[None]:
-        """While entered, forward passes compute with `w + scale * z(seed)`.
-
-        Args:
-            seed: the direction.
-            scale: signed, in units of the weights.
+        """While entered, forward passes compute with `w + scale * z(seed)`; scale in units of the weights.
 
         Raises:
             RuntimeError: if a perturbation is entered already.

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from edgetune.core.perturbation import Perturbation
 from edgetune.tune.parts import Form, gathered_rows, perturbed_linear, perturbed_rows
-from edgetune.tune.perturbation import Perturbation
 
 
 class Reads(Protocol):

@@ -8,13 +8,10 @@ import torch
 from torch import nn
 
 from edgetune.core.batch import Batch, Objective, RecordLosses, mean_losses, response_loss, response_losses
-from edgetune.core.errors import ModelError
+from edgetune.core.moves import Moves
+from edgetune.core.perturbation import Perturbation
 from edgetune.core.tuned import Space
-from edgetune.directions.rank_one import RankOneKind
-from edgetune.directions.space import BoundSpace
 from edgetune.tune.moved import attach_moved
-from edgetune.tune.moves import FreshMoves, Moves
-from edgetune.tune.perturbation import Perturbation
 from edgetune.tune.projected import ProjectedTuned
 from edgetune.tune.readers import Reader
 from edgetune.tune.walk import one_walk
@@ -24,15 +21,21 @@ TOGETHER = 512
 
 
 class StackedTuned(ProjectedTuned):
-    """The base of handles whose modules compute at any number of points at once, each along a direction of its own.
+    """A model tuned along directions of rank one, at any number of points at once, each along a direction of its own.
 
-    A direction of rank one is added to what a layer gives, `W x + s u (v . x)`: no perturbed weight is formed.
+        y = W x + s u (v . x) at a perturbed point,   W <- W + c u v^T at a step
+
+    No perturbed weight is formed. The model's own weights take the steps, and no others exist.
 
     Args:
         model: as for `ProjectedTuned`.
         space: directions of rank one.
         moves: what is added.
         base, weights, scales: as for `ProjectedTuned`.
+
+    Raises:
+        ModelError: if two parameters share a direction id.
+    Cost: one pass over the weights a step; a second copy of them if no base is given.
     """
 
     def __init__(
@@ -146,40 +149,3 @@ class StackedTuned(ProjectedTuned):
     def _walk(self, batch: Batch, now: Perturbation) -> tuple[torch.Tensor, torch.Tensor]:
         self._weights.recover()
         return one_walk(self, self._model, batch, now)
-
-
-class RankOneTuned(StackedTuned):
-    """A model tuned along fresh directions of rank one: its own weights take the steps, and no others exist.
-
-        y = W x + s u (v . x) at a perturbed point,   W <- W + c u v^T at a step
-
-    Args:
-        model: as for `ProjectedTuned`.
-        space: fresh directions of rank one.
-        base, weights, scales: as for `ProjectedTuned`.
-
-    Raises:
-        ModelError: if two parameters share a direction id, or a layer holds its weights in a type that takes no steps.
-    Cost: one pass over the weights a step; a second copy of them if no base is given.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        space: BoundSpace,
-        *,
-        base: Mapping[str, torch.Tensor] | None = None,
-        weights: Mapping[str, nn.Parameter] | None = None,
-        scales: Mapping[str, float] | None = None,
-    ) -> None:
-        kind = space.kind
-        if not isinstance(kind, RankOneKind):
-            raise ModelError(f"{kind.name} directions are not of rank one")
-        super().__init__(
-            model,
-            space,
-            FreshMoves(kind, space.source, scales or {}),
-            base=base,
-            weights=weights,
-            scales=scales,
-        )

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from edgetune.core.errors import ModelError
+from edgetune.core.perturbation import Perturbation
 from edgetune.core.quantised import StoredTensor, part_of
 from edgetune.core.tuned import Space
 from edgetune.core.update import Dense, Projected, Update
 from edgetune.tune.parts import Form
-from edgetune.tune.perturbation import Perturbation
 from edgetune.tune.projected import ProjectedTuned
 from edgetune.tune.weights import placeholder
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from edgetune.core.batch import Batch, mean_losses, response_loss, response_losses
 from edgetune.core.errors import ModelError
-from edgetune.tune.perturbation import NotStackableError, Perturbation
+from edgetune.core.perturbation import NotStackableError, Perturbation
 
 PROBE = (3, 7)
 """Records and tokens of the batch that questions are asked with: no length that occurs is a multiple of twice three."""

@@ -2,70 +2,26 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 
+from edgetune.core.moves import Moves
+from edgetune.core.perturbation import Perturbation
 from edgetune.core.update import Projected
+from edgetune.directions.kind import Kind
 from edgetune.directions.native.tiles import fold, unfold
 from edgetune.directions.rank_one import RankOneKind
 from edgetune.directions.rank_one_pool import RankOnePool
 from edgetune.directions.source import Source
-from edgetune.tune.perturbation import Perturbation
 
 
-class Moves(ABC):
-    """What a handle's weights differ by from those that its modules hold, at every point of a forward pass.
-
-    Points come one after the other: x of a layer is [points, rows, inputs], whatever a point's rows are.
-
-    Args:
-        source: the key streams.
-        scales: layer-wise factors c by name (`ProjectedTuned`); 1 for a name that is not there.
-    """
+class _Scaled(Moves):
+    """Moves under layer-wise factors c by name; 1 for a name that is not there."""
 
     def __init__(self, source: Source, scales: Mapping[str, float]) -> None:
         self._source, self._scales = source, scales
-
-    @abstractmethod
-    def linear(
-        self, name: str, shape: tuple[int, int], x: torch.Tensor, y: torch.Tensor, now: Perturbation
-    ) -> None:
-        """Add `x (W' - W)^T` to a layer's output.
-
-        Args:
-            name: of W.
-            shape: of W, [m, n].
-            x: float32 [points, rows, n].
-            y: float32 [points, rows, m], contiguous; written.
-            now: the points.
-        Cost: one pass over x and one over y.
-        """
-
-    @abstractmethod
-    def turned(
-        self, name: str, shape: tuple[int, int], x: torch.Tensor, y: torch.Tensor, now: Perturbation
-    ) -> None:
-        """Add `x (W' - W)` to the output of a layer whose matrix is stored as [inputs, outputs]."""
-
-    @abstractmethod
-    def rows(
-        self, name: str, shape: tuple[int, int], ids: torch.Tensor, y: torch.Tensor, now: Perturbation
-    ) -> None:
-        """Add rows of `W' - W` to what an embedding looked up.
-
-        Args:
-            name: of W.
-            shape: of W, [m, n].
-            ids: int64 [points, rows], each in [0, m).
-            y: float32 [points, rows, n], contiguous; written.
-            now: the points.
-        """
-
-    @abstractmethod
-    def vectors(self, name: str, count: int, now: Perturbation, device: torch.device) -> torch.Tensor:
-        """Return what is added to a vector at every point, float32 [points, count]."""
 
     def _factors(self, name: str, now: Perturbation) -> list[float]:
         """Return the perturbation of a tensor at every point, under layer-wise scaling."""
@@ -73,11 +29,13 @@ class Moves(ABC):
         return [scale * inverse for scale in now.scales]
 
 
-class FreshMoves(Moves):
+class FreshMoves(_Scaled):
     """A perturbation along independent directions; steps are in the weights.
 
     y += s_p u_p (v_p . x)   at the point p
     """
+
+    sums: ClassVar[bool] = False
 
     def __init__(self, kind: RankOneKind, source: Source, scales: Mapping[str, float]) -> None:
         super().__init__(source, scales)
@@ -130,7 +88,7 @@ class FreshMoves(Moves):
         return u, v, factors
 
 
-class PoolMoves(Moves):
+class PoolMoves(_Scaled):
     """A sum over a pool, and a perturbation, both from one small matrix.
 
         y += D tile(c M + s_p / c h_a h_b^T) E x   at the point p
@@ -141,6 +99,8 @@ class PoolMoves(Moves):
         scales: layer-wise factors.
     Cost: of memory the signs of rows and columns.
     """
+
+    sums: ClassVar[bool] = True
 
     def __init__(self, kind: RankOnePool, source: Source, scales: Mapping[str, float]) -> None:
         super().__init__(source, scales)
@@ -202,6 +162,19 @@ class PoolMoves(Moves):
             moved = (tall[a].unsqueeze(2) * factors).mul(wide[b].unsqueeze(1))
             self._last = now, factor, moved.add_(self._core, alpha=factor).to(device)
         return self._last[2]
+
+
+def moves_of(kind: Kind, source: Source, scales: Mapping[str, float]) -> Moves | None:
+    """Return what a kind of direction adds to the outputs of layers; None if it is not of rank one.
+
+    Args:
+        kind: what a direction looks like.
+        source: the key streams; of a pool, ones that are remembered.
+        scales: layer-wise factors by name.
+    """
+    if isinstance(kind, RankOnePool):
+        return PoolMoves(kind, source, scales)
+    return FreshMoves(kind, source, scales) if isinstance(kind, RankOneKind) else None
 
 
 def signs_matrix(size: int) -> torch.Tensor:

@@ -119,8 +119,8 @@ class RankOneTensor(TensorDirections):
     ) -> None:
         """Form `out = base + sum_k a_k z_k` of a whole tensor; see `TensorDirections.replay`.
 
-        Cost: one pass over the tensor; a multiplication and an addition a weight for every fresh direction, whose column
-            signs every thread draws for itself.
+        Cost: one pass over the tensor; a multiplication and an addition a weight for every fresh direction, and column
+            signs that every thread draws for itself.
         """
         if not isinstance(terms, RankedTerms) or start:
             raise ModelError("directions of rank one are formed whole", where=self.name)

@@ -129,7 +129,8 @@ class BoundSpace:
         Cost: a draw a direction; one pass with the compiled kernels, else float32 scratch of the tensor.
         """
         start = weight if base is None else base
-        if self._triton and not self.transforms and gpu.serves(self.kind, weight, start):
+        follows_there = isinstance(self.kind, Elementwise) and not self.transforms
+        if self._triton and follows_there and gpu.serves(self.kind, weight, start):
             gpu.follow(self.kind, self.key, name, weight, remainder, update, base)
             return
         if self._compiled and weight.is_contiguous() and follows(self.kind, weight, start):

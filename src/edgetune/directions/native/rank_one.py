@@ -10,7 +10,7 @@ import torch
 from edgetune.core.errors import ModelError
 from edgetune.core.quantised import StoredTensor
 from edgetune.core.update import Projected
-from edgetune.directions.hadamard import COLUMN_STREAM, ROW_STREAM, hadamard_column
+from edgetune.directions.hadamard import COLUMN_STREAM, ROW_STREAM
 from edgetune.directions.kind import Kind
 from edgetune.directions.native.jobs import SMALL, TensorDirections, Terms, readable
 from edgetune.directions.native.library import best_level, check, installed, library, team
@@ -56,12 +56,8 @@ class RankedTerms(Terms):
 @lru_cache(maxsize=4)
 def _one(kind: RankOneKind, seed: int, coefficient: float) -> RankedTerms:
     """Return one term; all tensors of a model ask for the same one in turn."""
-    update, core, device = Projected.of(seed, coefficient), None, torch.device("cpu")
-    if isinstance(kind, RankOnePool):
-        (tall, wide), value = kind.tile, float(update.coefficients[0])
-        a, b = divmod(seed, wide)
-        core = torch.outer(hadamard_column(a, tall, device) * value, hadamard_column(b, wide, device))
-    return RankedTerms(kind, update, core)
+    core = kind.core_of(seed, coefficient) if isinstance(kind, RankOnePool) else None
+    return RankedTerms(kind, Projected.of(seed, coefficient), core)
 
 
 def _wide(core: torch.Tensor) -> torch.Tensor:

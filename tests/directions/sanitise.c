@@ -88,6 +88,8 @@ static int64_t tilings(int level) {
                 float *signs = exact((size_t)columns * 4);
                 const tiling task = {x, tiles, signs, rows, columns, wide};
                 if (edgetune_tile(&task, spreads, level, 3, NULL)) exit(10);
+                const apart both = {x, tiles, tiles, signs, signs, rows, wide, columns, 5};
+                if (columns >= rows && edgetune_apart(&both, level, 3, NULL)) exit(12);
                 done++;
                 free(x); free(tiles); free(signs);
             }

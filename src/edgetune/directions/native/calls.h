@@ -37,3 +37,18 @@ EXPORT int edgetune_rank_one(const ranked *r, int level, int threads, team toget
 #endif
     return spread_rows(r, rows, threads, together, work);
 }
+
+EXPORT int64_t edgetune_apart_size(void) { return (int64_t)sizeof(apart); }
+
+/* A direction a record, see `apart`; returns as edgetune_run does. */
+EXPORT int edgetune_apart(const apart *p, int level, int threads, team together) {
+    if (!p || level > edgetune_best() || level < 0 || p->rows < 0 || p->depth < 1 || p->outs < 1 || p->each < 1) return 1;
+    if (p->rows % p->each || p->rows > MOST / p->depth || p->rows > MOST / p->outs) return 1;
+    if (p->rows && (!p->y || !p->x || !p->v || !p->u || !p->scales)) return 1;
+    rower work = add_apart_baseline;
+#if defined(__x86_64__)
+    if (level == AVX2) work = add_apart_avx2;
+    if (level == AVX512) work = add_apart_avx512;
+#endif
+    return spread_rows(p, p->rows, threads, together, work);
+}

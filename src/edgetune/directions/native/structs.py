@@ -88,3 +88,19 @@ class Ranked(ctypes.Structure):
         ("signed_rows", ctypes.c_int32),
         ("streams", ctypes.c_int32),
     )
+
+
+class Apart(ctypes.Structure):
+    """Mirror of `apart` in tiling.h."""
+
+    _fields_ = (
+        ("y", ctypes.c_void_p),
+        ("x", ctypes.c_void_p),
+        ("v", ctypes.c_void_p),
+        ("u", ctypes.c_void_p),
+        ("scales", ctypes.c_void_p),
+        ("rows", ctypes.c_int64),
+        ("depth", ctypes.c_int64),
+        ("outs", ctypes.c_int64),
+        ("each", ctypes.c_int64),
+    )

@@ -75,3 +75,19 @@ TARGET static int NAME(unfold)(const void *task, int64_t first, int64_t last) {
     }
     return 0;
 }
+
+TARGET static int NAME(add_apart)(const void *told, int64_t first, int64_t last) {
+    const apart *p = told;
+    float sums[TILE];
+    for (int64_t row = first; row < last; row++) {
+        const int64_t record = row / p->each;
+        NAME(fold_tile)(p->x + row * p->depth, p->v + record * p->depth, p->depth, TILE, sums, 0);
+        for (int half = TILE / 2; half; half /= 2)
+            for (int q = 0; q < half; q++) sums[q] += sums[q + half];
+        const float a = p->scales[row] * sums[0];
+        for (int q = 0; q < TILE; q++) sums[q] = a;
+        float *y = p->y + row * p->outs;
+        NAME(add_tiles)(y, y, p->u + record * p->outs, p->outs, sums, TILE, 0, 1.0f);
+    }
+    return 0;
+}

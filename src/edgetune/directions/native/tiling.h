@@ -13,6 +13,15 @@ typedef struct {
     int64_t rows, columns, wide;  /* wide: a power of two */
 } tiling;
 
+/* y[r] += s[r] (x[r] . v) u, v and u those of the record of row r: one of each for `each` rows. */
+typedef struct {
+    float *y;               /* [rows, outs] */
+    const float *x;         /* [rows, depth] */
+    const float *v, *u;     /* [rows / each, depth], [rows / each, outs] */
+    const float *scales;    /* [rows] */
+    int64_t rows, depth, outs, each;
+} apart;
+
 /* out = base + D tile(core) E, or base and then the job's terms of rank one in their order if there is no core. */
 typedef struct {
     job task;

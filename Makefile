@@ -45,7 +45,7 @@ test-gpu: $(READY)
 # Triton's interpreter needs no GPU; the wheel is large, so only this verb installs it.
 test-triton: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt triton
-	TRITON_INTERPRET=1 $(BIN)/pytest tests/directions/test_gpu.py
+	TRITON_INTERPRET=1 $(BIN)/pytest tests/directions/test_gpu.py tests/directions/test_gpu_rank_one.py
 
 # Units, image, compose file and the commands in them, as far as this machine allows; says what it could not check.
 test-deploy: $(READY)

@@ -18,17 +18,20 @@ from triton.compiler import ASTSource
 from triton.tools.disasm import get_sass
 
 from edgetune.directions import gpu
-from edgetune.directions.gpu import followed
+from edgetune.directions.gpu import followed, tiled
+from edgetune.directions.gpu.rank_one import SHAPE
 
 TYPES = {
     "out": "*fp16", "base": "*fp16", "scratch": "*fp32", "key": "*i32", "table": "*fp32", "seeds": "*i32",
     "coefficients": "*i32", "count": "i64", "weight": "*fp16", "remainder": "*i16",
+    "core": "*fp32", "words": "*i32",
 }  # fmt: skip
 """Of the arguments; the others are int32."""
 HALF = {"OUT_BFLOAT": False, "BASE_BFLOAT": False}
 SIGNS = {"PER_WORD": 32, "LANES": 32, **HALF}
 NORMAL = {"KIND": 1, "PER_WORD": 2, "LANES": 256, **HALF}
 BLOCK = {"LANES": 32, **HALF}
+HOMES = {"follow": followed, "add_core": tiled, "add_terms": tiled}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "perturb rademacher": ("perturb", {"KIND": 0, "PADDED": 1, **SIGNS}),
     "perturb hadamard": ("perturb", {"KIND": 2, "PADDED": 4096, **SIGNS}),
@@ -39,13 +42,15 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "follow gaussian": ("follow", {"FROM_BASE": False, **NORMAL}),
     "transform": ("transform", {"PADDED": 4096, "LEVELS": 12, **BLOCK}),
     "transform_rows": ("transform_rows", {"PADDED": 1 << 16, "LEVELS": 14, "LANES": 32}),
+    "add_core": ("add_core", {"TALL": 64, "ACROSS": 64, "MATRIX": True, **SHAPE, **HALF}),
+    "add_terms": ("add_terms", {**SHAPE, **HALF}),
     "transform_columns": ("transform_columns", {"ROW": 1 << 14, "ROWS": 4, "LEVELS": 2, **HALF}),
 }
 
 
 def compiled(case: str, capability: int, fused: bool = False) -> dict[str, int]:
     name, constants = CASES[case]
-    kernel = getattr(followed if name == "follow" else gpu.loaded(), name)
+    kernel = getattr(HOMES.get(name, gpu.loaded()), name)
     types = TYPES | ({"coefficients": "*fp32"} if name.startswith("transform") else {})
     signature = {at: "constexpr" if at in constants else types.get(at, "i32") for at in kernel.arg_names}
     source = ASTSource(kernel, signature=signature, constexprs=constants)

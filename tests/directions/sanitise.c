@@ -88,9 +88,34 @@ static int64_t tilings(int level) {
                 float *signs = exact((size_t)columns * 4);
                 const tiling task = {x, tiles, signs, rows, columns, wide};
                 if (edgetune_tile(&task, spreads, level, 3, NULL)) exit(10);
+                const apart both = {x, tiles, tiles, signs, signs, rows, wide, columns, 5};
+                if (columns >= rows && edgetune_apart(&both, level, 3, NULL)) exit(12);
                 done++;
                 free(x); free(tiles); free(signs);
             }
+    return done;
+}
+
+/* Cores and terms of rank one, from bases of every type. */
+static int64_t ranked_sums(int level) {
+    const int64_t shapes[][2] = {{1, 1}, {3, 64}, {50, 33}, {97, 1100}, {513, 65}};
+    const size_t widths[] = {4, 2, 2};
+    uint64_t seeds[70] = {5};
+    float coefficients[70] = {0.5f};
+    int64_t done = 0;
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
+        for (int out_type = FLOAT32; out_type <= BFLOAT16; out_type++)
+            for (int base_type = FLOAT32; base_type <= BFLOAT16; base_type++)
+                for (int terms = 0; terms <= 70; terms += 35) {
+                    const int64_t rows = shapes[s][0], columns = shapes[s][1], count = rows * columns;
+                    void *out = exact((size_t)count * widths[out_type]), *base = exact((size_t)count * widths[base_type]);
+                    float *core = exact(32 * 128 * 4);
+                    ranked sum = {{out, base, count, out_type, base_type, RADEMACHER, terms, {1, 2, 3}, 7, 1, seeds, coefficients, NULL, 0},
+                                  terms ? NULL : core, columns, 32, 128, 0, 1, 3, 1, 1};
+                    if (edgetune_rank_one(&sum, level, 3, NULL)) exit(11);
+                    done++;
+                    free(out); free(base); free(core);
+                }
     return done;
 }
 
@@ -124,6 +149,6 @@ static int64_t jobs(int level) {
 /* One line a level of this processor: its number, and how many operations it did. */
 int main(void) {
     for (int level = 0; level <= edgetune_best(); level++)
-        printf("%d %lld\n", level, (long long)(products(level) + followed_steps(level) + tilings(level) + jobs(level)));
+        printf("%d %lld\n", level, (long long)(products(level) + followed_steps(level) + tilings(level) + ranked_sums(level) + jobs(level)));
     return 0;
 }

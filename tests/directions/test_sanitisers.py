@@ -11,9 +11,10 @@ import pytest
 from edgetune.directions import native
 
 DRIVER = Path(__file__).with_name("sanitise.c")
-OPERATIONS = 9 * 3 * (1 + 1 + 7 * 2) + 5 * 2 * 2 * 3 + 7 * 2 * 3 * 2 * 2 + 6 * 5 * 2
+OPERATIONS = 9 * 3 * (1 + 1 + 7 * 2) + 5 * 2 * 2 * 3 + 7 * 2 * 3 * 2 * 2 + 6 * 5 * 2 + 5 * 3 * 3 * 3
 """What the driver does on each instruction set: sizes, types, kinds, pools; shapes, threads, kinds, residencies; sizes,
-types, types of the base, kinds, starts of steps that keep their remainders; columns, widths, directions of tiles."""
+types, types of the base, kinds, starts of steps that keep their remainders; columns, widths, directions of tiles;
+shapes, types, types of the base, terms of rank one."""
 FLAGS = [
     "-std=gnu99",
     "-O1",

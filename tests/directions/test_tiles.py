@@ -7,7 +7,7 @@ import torch
 
 from edgetune.directions import native
 from edgetune.directions.kernel import VARIABLE
-from edgetune.directions.native.tiles import fold, unfold
+from edgetune.directions.native.tiles import add_apart, fold, unfold
 
 LEVELS = range(native.best_level() + 1)
 needs_kernel = pytest.mark.skipif(
@@ -99,3 +99,39 @@ def test_operands_that_do_not_fit_are_refused() -> None:
         fold(x, e[1:], 8, level=0)
     with pytest.raises(ValueError, match="do not fit"):
         unfold(x, g[1:], e, level=0)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 2, 70, 130), (2, 5, 768, 64), (2, 0, 4, 4)], ids=str)
+def test_a_direction_a_record_is_its_formula(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    records, tokens, depth, outs = shape
+    generator = torch.Generator().manual_seed(depth)
+    x, y = (torch.randn(records, tokens, n, generator=generator) for n in (depth, outs))
+    v, u = (1 - 2 * torch.randint(2, (records, n), generator=generator).float() for n in (depth, outs))
+    s = torch.randn(records, tokens, generator=generator) * 0.1
+    expected = y.double()
+    for r in range(records):
+        for t in range(tokens):
+            expected[r, t] += s[r, t] * (x[r, t].double() @ v[r].double()) * u[r]
+    first = None
+    for level in LEVELS if native.library() is not None else ():
+        for threads in (1, 3):
+            got = y.clone()
+            add_apart(got, x, v, u, s, level=level, threads=threads)
+            torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-5)
+            first = got if first is None else first
+            assert torch.equal(got, first)
+    monkeypatch.setenv(VARIABLE, "torch")
+    for dtype, bound in ((torch.float32, 1e-5), (torch.float64, 1e-6)):
+        plain = y.to(dtype, copy=True)
+        add_apart(plain, x.to(dtype), v, u, s)
+        torch.testing.assert_close(plain.double(), expected, rtol=bound, atol=bound)
+
+
+@needs_kernel
+def test_a_scale_a_record_is_spread_and_misfits_are_refused() -> None:
+    x, y, v = torch.ones(2, 3, 4), torch.zeros(2, 3, 5), torch.ones(2, 4)
+    add_apart(y, x, v, torch.ones(2, 5), torch.tensor([[1.0], [2.0]]), level=0)
+    assert y[0].eq(4).all()
+    assert y[1].eq(8).all()
+    with pytest.raises(ValueError, match="do not fit"):
+        add_apart(y, x, v, torch.ones(2, 4), torch.ones(2, 1), level=0)

@@ -110,6 +110,12 @@ class RankOnePool(RankOneKind):
         across = walsh(torch.from_numpy(coefficients).view(tall, wide))
         return walsh(across.T.contiguous()).T.contiguous()
 
+    def core_of(self, seed: int, coefficient: float) -> torch.Tensor:
+        """Return the core of one direction, float32 [P, Q]: `coefficient` times an outer product of signs."""
+        (tall, wide), (a, b), cpu = self.tile, divmod(seed, self.tile[1]), torch.device("cpu")
+        scale = torch.tensor(coefficient, dtype=torch.float32)
+        return torch.outer(hadamard_column(a, tall, cpu) * scale, hadamard_column(b, wide, cpu))
+
     def replay(
         self,
         out: torch.Tensor,

@@ -18,6 +18,7 @@ from edgetune.directions.kernel import compiled_level, triton_wanted
 from edgetune.directions.kind import Elementwise, Kind
 from edgetune.directions.moves import moves_of
 from edgetune.directions.native.product import Matrix, multiplies
+from edgetune.directions.native.rank_one import RankedTerms, RankOneTensor, ranks
 from edgetune.directions.native.remainder import follow, follows
 from edgetune.directions.native.signs import CompiledSource
 from edgetune.directions.rank_one import RankOneKind
@@ -51,7 +52,7 @@ class BoundSpace:
         if self._level is not None and isinstance(kind, RankOneKind):
             drawn = CompiledSource(key, self._level)
         self._source = CachedSource(key, drawn) if kind.sized else drawn
-        self._tensors: dict[str, Matrix] = {}
+        self._tensors: dict[str, native.TensorDirections] = {}
         self._summed: tuple[Projected, native.Terms] | None = None
         self._core: tuple[Projected, torch.Tensor] | None = None
 
@@ -82,7 +83,7 @@ class BoundSpace:
         if self._triton and gpu.serves(self.kind, out, base):
             step = Projected.of(seed, coefficient)
             gpu.run(self.kind, self.key, name, out, base, step, replay=False, start=start)
-        elif self._compiled and native.serves(self.kind, out, base):
+        elif self._in_c(out, base):
             self._tensor(name).axpy(out, base, coefficient, seed, start=start, level=self._level)
         elif start == 0 or not isinstance(self.kind, Elementwise):
             self.kind.axpy(out, base, coefficient, self._source, name, seed)
@@ -95,7 +96,7 @@ class BoundSpace:
         self.kind.refuse(update.keys)
         if self._triton and gpu.serves(self.kind, out, base):
             gpu.run(self.kind, self.key, name, out, base, update, replay=True)
-        elif self._compiled and native.serves(self.kind, out, base):
+        elif self._in_c(out, base):
             self._tensor(name).replay(out, base, self._terms(update), level=self._level)
         elif isinstance(self.kind, RankOnePool):
             self.kind.add_core(out, base, self.core(update).to(out.device), self._source, name)
@@ -153,7 +154,8 @@ class BoundSpace:
         Cost: a draw a direction; one pass with the compiled kernels, else float32 scratch of the tensor.
         """
         start = weight if base is None else base
-        if self._triton and not self.transforms and gpu.serves(self.kind, weight, start):
+        follows_there = isinstance(self.kind, Elementwise) and not self.transforms
+        if self._triton and follows_there and gpu.serves(self.kind, weight, start):
             gpu.follow(self.kind, self.key, name, weight, remainder, update, base)
             return
         if self._compiled and weight.is_contiguous() and follows(self.kind, weight, start):
@@ -192,7 +194,7 @@ class BoundSpace:
         wide = out if out.dtype == torch.float32 else torch.empty(out.shape, device=out.device)
         if isinstance(base, torch.Tensor) and base.dtype not in native.DTYPES:
             base = base.float()  # a double
-        if self._compiled and native.serves(self.kind, wide, base):
+        if self._in_c(wide, base):
             self._tensor(name).replay(wide, base, self._terms(state), start=start, level=self._level)
         else:
             if start:
@@ -227,7 +229,7 @@ class BoundSpace:
     ) -> torch.Tensor:
         """Multiply by a matrix at one or two points of a line; see `native.product.Matrix.multiply`."""
         summed = None if state is None else self._terms(state)
-        return self._tensor(name).multiply(
+        return self._matrix(name).multiply(
             x, weight, seed, scales, pending=pending, state=summed, level=self._level
         )
 
@@ -241,7 +243,7 @@ class BoundSpace:
         pending: tuple[int, float] | None,
     ) -> torch.Tensor:
         """Return rows of a perturbed matrix where `multiplies` holds; see `native.product.Matrix.gather`."""
-        return self._tensor(name).gather(rows, weight, seed, scales, pending=pending, level=self._level)
+        return self._matrix(name).gather(rows, weight, seed, scales, pending=pending, level=self._level)
 
     def points(self, weight: torch.Tensor, name: str, seed: int, scales: Sequence[float]) -> torch.Tensor:
         """Return a small tensor at one or two points of a line, [points, ...].
@@ -249,21 +251,36 @@ class BoundSpace:
         Cost: one draw and one pass for all points where `multiplies` holds, else one a point.
         """
         if self.multiplies(weight, weight):
-            return self._tensor(name).points(weight, seed, scales, level=self._level)
+            return self._matrix(name).points(weight, seed, scales, level=self._level)
         out = weight.new_empty(len(scales), *weight.shape)
         for point, scale in enumerate(scales):
             self.axpy(out[point], weight, scale, name, seed)
         return out
 
-    def _tensor(self, name: str) -> Matrix:
+    def _in_c(self, out: torch.Tensor, base: StoredTensor) -> bool:
+        """Say whether the compiled kernel forms this tensor."""
+        return self._compiled and (native.serves(self.kind, out, base) or ranks(self.kind, out, base))
+
+    def _tensor(self, name: str) -> native.TensorDirections:
         """Return a tensor's directions in the compiled kernel, worked out once."""
         found = self._tensors.get(name)
         if found is None:
-            found = self._tensors[name] = Matrix(self.kind, self.key, name)
+            if isinstance(self.kind, RankOneKind):
+                found = RankOneTensor(self.kind, self.key, name)
+            else:
+                found = Matrix(self.kind, self.key, name)
+            self._tensors[name] = found
+        return found
+
+    def _matrix(self, name: str) -> Matrix:
+        """Return a tensor's directions where `multiplies` holds."""
+        found = self._tensor(name)
+        assert isinstance(found, Matrix)  # noqa: S101 - `multiplies` came first
         return found
 
     def _terms(self, update: Projected) -> native.Terms:
         """Return a sum as the kernel reads it; all tensors of a model ask for the same one in turn."""
         if self._summed is None or self._summed[0] is not update:
-            self._summed = update, native.Terms(self.kind, update)
+            ranked = isinstance(self.kind, RankOneKind)
+            self._summed = update, (RankedTerms if ranked else native.Terms)(self.kind, update)
         return self._summed[1]

@@ -14,10 +14,13 @@ import torch
 from edgetune.core.keys import tensor_id
 from edgetune.core.update import Projected
 from edgetune.directions.gaussian import Gaussian, quantile_table
+from edgetune.directions.gpu.rank_one import form
 from edgetune.directions.hadamard import Hadamard
 from edgetune.directions.kind import Kind
 from edgetune.directions.native import ALIGNMENT
 from edgetune.directions.rademacher import Rademacher
+from edgetune.directions.rank_one import RankOneKind
+from edgetune.directions.rank_one_pool import RankOnePool
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 KIND_NUMBERS: dict[type[Kind], int] = {Rademacher: 0, Gaussian: 1, Hadamard: 2}
@@ -67,7 +70,7 @@ def serves(kind: Kind, *tensors: torch.Tensor) -> bool:
     return (
         (_supported(device) or (device.type == "cpu" and interpreted()))
         and loaded() is not None
-        and type(kind) in KIND_NUMBERS
+        and (type(kind) in KIND_NUMBERS or isinstance(kind, RankOneKind))
         and all(one.device == device and one.dtype in DTYPES and one.is_contiguous() for one in tensors)
     )
 
@@ -107,6 +110,13 @@ def run(
     if not base.numel():
         return
     with torch.cuda.device(out.device) if out.is_cuda else nullcontext():
+        if isinstance(kind, RankOnePool) or (isinstance(kind, RankOneKind) and base.dim() > 1):
+            stream = _key_words(key, out.device), _tensor_word(name)
+            options = _roundings(out, base)
+            form(kind, base.shape, _plain(out), _plain(base), update, stream, options, replay=replay)
+            return
+        if isinstance(kind, RankOneKind):
+            kind = Rademacher()  # what its vectors are
         if not replay:
             _perturb(kind, key, name, out, base, update, start)
         elif isinstance(kind, Hadamard):

@@ -12,4 +12,5 @@
 #undef ACROSS
 #undef RUN
 #undef SPLAT
+#undef STREAM
 #undef FMA

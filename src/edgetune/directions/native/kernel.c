@@ -122,6 +122,13 @@ static int reads_right(const job *task, int fast) {
 #define WIDE 4
 #define ACROSS 12
 #define RUN 16
+#if defined(__x86_64__)
+#define STREAM(to, x) _mm_stream_ps(to, (__m128)(x))
+#define FENCE _mm_sfence()
+#else
+#define STREAM(to, x) NAME(store_f)(to, x)
+#define FENCE
+#endif
 #define SPLAT(x) ((vf_baseline){x, x, x, x})
 #if defined(__aarch64__)
 #define FMA(a, b, c) ((vf_baseline)vfmaq_f32((float32x4_t)(c), (float32x4_t)(a), (float32x4_t)(b)))
@@ -134,6 +141,7 @@ static int reads_right(const job *task, int fast) {
 #include "remainder.h"
 #include "product.h"
 #include "tiles.h"
+#include "rank_one.h"
 #include "end.h"
 
 #if defined(__x86_64__)
@@ -142,6 +150,7 @@ static int reads_right(const job *task, int fast) {
 #define WIDE 8
 #define ACROSS 12
 #define RUN 16
+#define STREAM(to, x) _mm256_stream_ps(to, (__m256)(x))
 #define SPLAT(x) ((vf_avx2)_mm256_set1_ps(x))
 #define FMA(a, b, c) ((vf_avx2)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c)))
 #include "turn.h"
@@ -150,6 +159,7 @@ static int reads_right(const job *task, int fast) {
 #include "remainder.h"
 #include "product.h"
 #include "tiles.h"
+#include "rank_one.h"
 #include "end.h"
 #define NAME(x) x##_avx512
 #if defined(__clang__) /* takes explicit vectors as they are */
@@ -160,6 +170,7 @@ static int reads_right(const job *task, int fast) {
 #define WIDE 16
 #define ACROSS 24
 #define RUN 1
+#define STREAM(to, x) _mm512_stream_ps(to, (__m512)(x))
 #define SPLAT(x) ((vf_avx512)_mm512_set1_ps(x))
 #define FMA(a, b, c) ((vf_avx512)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c)))
 #include "turn.h"
@@ -168,6 +179,7 @@ static int reads_right(const job *task, int fast) {
 #include "remainder.h"
 #include "product.h"
 #include "tiles.h"
+#include "rank_one.h"
 #include "end.h"
 #endif
 
@@ -285,4 +297,4 @@ EXPORT int edgetune_gather(product *p, const int64_t *ids, const int64_t *order,
     return 0;
 }
 
-#include "tiled.h"
+#include "calls.h"

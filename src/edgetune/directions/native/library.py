@@ -6,14 +6,21 @@ import ctypes
 from functools import cache
 from pathlib import Path
 
-from edgetune.directions.native.structs import Followed, Job, Reading, Tiling
+from edgetune.directions.native.structs import Apart, Followed, Job, Ranked, Reading, Tiling
 
 LEVELS = ("baseline", "avx2", "avx512")
 """Instruction sets by number; a machine that has one has those before it."""
 MISFIT, NO_MEMORY = 1, 2
 """What the kernel returns if it refuses its arguments, or cannot allocate its scratch."""
 
-MIRRORS = {"job": Job, "product": Reading, "followed": Followed, "tiling": Tiling}
+MIRRORS = {
+    "job": Job,
+    "product": Reading,
+    "followed": Followed,
+    "tiling": Tiling,
+    "ranked": Ranked,
+    "apart": Apart,
+}
 """Structures that the kernel is handed, by its own names for them."""
 
 

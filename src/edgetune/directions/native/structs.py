@@ -71,3 +71,36 @@ class Tiling(ctypes.Structure):
         ("columns", ctypes.c_int64),
         ("wide", ctypes.c_int64),
     )
+
+
+class Ranked(ctypes.Structure):
+    """Mirror of `ranked` in tiling.h."""
+
+    _fields_ = (
+        ("task", Job),
+        ("core", ctypes.c_void_p),
+        ("columns", ctypes.c_int64),
+        ("tall", ctypes.c_int64),
+        ("wide", ctypes.c_int64),
+        ("row_seed", ctypes.c_uint64),
+        ("column_seed", ctypes.c_uint64),
+        ("column_block", ctypes.c_int64),
+        ("signed_rows", ctypes.c_int32),
+        ("streams", ctypes.c_int32),
+    )
+
+
+class Apart(ctypes.Structure):
+    """Mirror of `apart` in tiling.h."""
+
+    _fields_ = (
+        ("y", ctypes.c_void_p),
+        ("x", ctypes.c_void_p),
+        ("v", ctypes.c_void_p),
+        ("u", ctypes.c_void_p),
+        ("scales", ctypes.c_void_p),
+        ("rows", ctypes.c_int64),
+        ("depth", ctypes.c_int64),
+        ("outs", ctypes.c_int64),
+        ("each", ctypes.c_int64),
+    )

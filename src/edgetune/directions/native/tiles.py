@@ -9,7 +9,7 @@ import torch
 from edgetune.directions.kernel import compiled_level
 from edgetune.directions.native.jobs import SMALL
 from edgetune.directions.native.library import check, installed, team
-from edgetune.directions.native.structs import Tiling
+from edgetune.directions.native.structs import Apart, Tiling
 
 
 def fold(
@@ -72,6 +72,50 @@ def unfold(
     whole = times * tall
     y[..., :whole].view(*y.shape[:-1], times, tall).addcmul_(g.unsqueeze(-2), d[:whole].view(times, tall))
     y[..., whole:].addcmul_(g[..., : y.shape[-1] - whole], d[whole:])
+
+
+def add_apart(
+    y: torch.Tensor,
+    x: torch.Tensor,
+    v: torch.Tensor,
+    u: torch.Tensor,
+    s: torch.Tensor,
+    *,
+    level: int | None = None,
+    threads: int | None = None,
+) -> None:
+    """Add to every record's product its own direction of rank one, in place.
+
+        y[r, t] <- y[r, t] + s[r, t] (x[r, t] . v[r]) u[r]
+
+    Args:
+        y: [records, tokens, m], of any float type; written.
+        x: [records, tokens, n].
+        v: [records, n] of +1 and -1.
+        u: [records, m] of +1 and -1.
+        s: [records, tokens] or [records, 1].
+        level: instruction set, an index of `native.LEVELS`; what EDGETUNE_KERNEL says if not given.
+        threads: at most this many; torch's number if not given.
+
+    Cost: one pass over `x` and one over `y`.
+    """
+    s = s.expand(x.shape[:2]).contiguous()
+    level = _level(level, 1, y, x, v, u, s)
+    if level is None:
+        y.add_((torch.bmm(x, v.unsqueeze(2).to(x.dtype)) * s.unsqueeze(2)) * u.unsqueeze(1))
+        return
+    (records, tokens, depth), outs = x.shape, y.shape[2]
+    if y.shape[:2] != x.shape[:2] or v.shape != (records, depth) or u.shape != (records, outs):
+        raise ValueError(
+            f"{tuple(u.shape)} and {tuple(v.shape)} do not fit {tuple(y.shape)} and {tuple(x.shape)}"
+        )
+    if not min(depth, outs, records * tokens):
+        return
+    if threads is None:
+        threads = torch.get_num_threads() if max(x.numel(), y.numel()) >= SMALL else 1
+    at = (one.data_ptr() for one in (y, x, v, u, s))
+    task = Apart(*at, records * tokens, depth, outs, tokens)
+    check(installed().edgetune_apart(ctypes.byref(task), level, threads, team()), "add_apart")
 
 
 def _level(level: int | None, wide: int, *tensors: torch.Tensor) -> int | None:

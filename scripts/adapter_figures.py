@@ -18,7 +18,6 @@ from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
-from update_figures import QUESTIONS, answers, export
 
 from edgetune.core.ledger import read_ledger
 from edgetune.export.llama_cpp import LlamaCpp
@@ -32,6 +31,7 @@ from edgetune.models.backbone import load_backbone
 from edgetune.recipe.prepare import prepare
 from edgetune.recipe.quality import reference_of
 from edgetune.recipe.recipe import recipe_of_run
+from update_figures import QUESTIONS, answers, export
 
 SCORED = 200
 """Tokens whose log-probabilities llama.cpp is asked for."""
@@ -67,7 +67,7 @@ def figures(path: Path, work: Path) -> list[str]:
     before = reference_of(tuned, prepared)
     folder, file = work / "adapter", work / "adapter.gguf"
     write_peft_adapter(folder, parts, base, read)
-    left = write_gguf_adapter(file, parts, base, read)
+    left = write_gguf_adapter(file, parts, base, read).left
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         placed = peft.PeftModel.from_pretrained(load_backbone(base.path).model, str(folder)).eval()

@@ -76,7 +76,7 @@ def _change(ledger: Ledger, outline: PreTrainedModel, key: bytes | None, where: 
             raise ModelError("the ledger's tensors do not belong to this model", where=where)
         return Replaced(update.tensors)
     space, terms = _directions(ledger, outline, key)
-    only = frozenset(SOME[kind].place(outline, 0).weights) if kind in SOME else None
+    only = frozenset(SOME[str(kind)].place(outline, 0).weights) if kind in SOME else None
     return Summed(space, terms, only, grid_named(ledger.extra.get(BASE_GRID)))
 
 

@@ -34,6 +34,7 @@ from edgetune.core.ledger import read_ledger, write_ledger
 from edgetune.core.quantised import GRIDS
 from edgetune.export.gguf_file import write_gguf
 from edgetune.export.llama_cpp import LlamaCpp
+from edgetune.export.tensors import FloatType
 from edgetune.federation.load import load
 from edgetune.installed.adapter import write_peft_adapter
 from edgetune.installed.fetching import Source
@@ -61,7 +62,8 @@ def export(model: PreTrainedModel, prepared: Prepared, kind: str, path: Path) ->
         if kind in GRIDS and "proj" in name and weight.shape[1] % GRIDS[kind].block == 0
     }
     said = {"base_digest": prepared.backbone.digest, "ledger_digest": ""}
-    words, floats = prepared.backbone.tokenizer, "F32" if kind == "F32" else "F16"
+    words = prepared.backbone.tokenizer
+    floats: FloatType = "F32" if kind == "F32" else "F16"
     return write_gguf(path, model, words, quantised=quantised, float_type=floats, metadata=said)
 
 

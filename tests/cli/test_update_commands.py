@@ -111,7 +111,7 @@ def low(desk: Path) -> Path:
     from edgetune.models.backbone import load_backbone
 
     directions = DirectionsSpec("rank_one_pool", 16, key_id(pool_key(1)), 1)
-    update = Projected(np.arange(16), np.full(16, 1e-3, np.float32))
+    update = Projected(np.arange(16), np.random.default_rng(0).normal(0, 1e-2, 16).astype(np.float32))
     write_ledger(Path("low.ledger"), Ledger(load_backbone("embedded").digest, "fedkseed", update, directions))
     return Path("low.ledger")
 
@@ -135,3 +135,11 @@ def test_peft_gets_all_of_it(desk: Path, low: Path, run: Run) -> None:
     assert "folder: 30 layers" in said
     assert "left out" not in said
     assert "lm_head is the embedding table once more" in said
+
+
+def test_an_adapter_speaks_beside_its_base(desk: Path, low: Path, run: Run) -> None:
+    pytest.importorskip("xllamacpp")
+    run("adapter", str(low), "--base", "model.gguf", "--out", "a.gguf", "--unmeasured")
+    asked = ("chat", "model.gguf", "--prompt", "Which crop is watered from Holm?", "--max-tokens", "8")
+    assert run(*asked) != run(*asked, "--lora", "a.gguf")
+    assert "adapter" in run(*asked, "--lora", "none.gguf", code=4)

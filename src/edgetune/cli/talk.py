@@ -38,6 +38,10 @@ def chat(
     seed: Annotated[int, typer.Option(help="What answers are drawn from.")] = 0,
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
     threads: Threads = None,
+    lora: Annotated[
+        list[Path] | None,
+        typer.Option(help="An adapter put on the file (edgetune adapter); several are added."),
+    ] = None,
 ) -> None:
     """Talk to a GGUF file in the terminal, through llama.cpp, or compare several.
 
@@ -52,9 +56,12 @@ def chat(
 
         manner = Manner(system, temperature, seed, max_tokens)
         if asked is None:
-            _converse(display, lambda **how: talk(file, manner=manner, threads=_threads(threads), **how))
+            given = {"manner": manner, "threads": _threads(threads), "adapters": lora or ()}
+            _converse(display, lambda **how: talk(file, **given, **how))
             return
-        said = [answer(one, asked, manner=manner, threads=_threads(threads)) for one in file]
+        said = [
+            answer(one, asked, manner=manner, threads=_threads(threads), adapters=lora or ()) for one in file
+        ]
     for name, text in zip(labels(file), said, strict=True):
         typer.echo(text if len(file) == 1 else f"[{name}] {text}")
 

@@ -149,6 +149,7 @@ def chat(
     manner: Manner = Manner(),
     threads: int = 1,
     context: int = 0,
+    adapters: Sequence[Path] = (),
 ) -> list[list[Message]]:
     """Hold a conversation, answers streamed as they come, until /exit, end of input, or Ctrl-C at the prompt.
 
@@ -163,6 +164,7 @@ def chat(
         manner: how they answer.
         threads: CPU threads.
         context: tokens remembered; 0 for the model's own, at most 4096.
+        adapters: LoRA files put on each.
 
     Returns:
         The messages of the conversation with each file since the last /reset.
@@ -174,10 +176,10 @@ def chat(
     """
     with ExitStack() as stack:
         names = labels(paths)
-        talks = {
-            name: Conversation(stack.enter_context(LlamaCpp(path, threads=threads, context=context)), manner)
-            for name, path in zip(names, paths, strict=True)
-        }
+        talks = {}
+        for name, path in zip(names, paths, strict=True):
+            llama = LlamaCpp(path, threads=threads, context=context, adapters=adapters)
+            talks[name] = Conversation(stack.enter_context(llama), manner)
         ready()
         while True:
             try:
@@ -208,12 +210,13 @@ def answer(
     manner: Manner = Manner(),
     threads: int = 1,
     context: int = 0,
+    adapters: Sequence[Path] = (),
 ) -> str:
     """Return the answer to one message.
 
     Args:
         path: the GGUF file.
-        manner, threads, context: as in `chat`.
+        manner, threads, context, adapters: as in `chat`.
         prompt: the message, not empty.
 
     Raises:
@@ -223,7 +226,7 @@ def answer(
     """
     if not prompt.strip():
         raise ConfigError("the message is empty", where="--prompt")
-    with LlamaCpp(path, threads=threads, context=context) as llama:
+    with LlamaCpp(path, threads=threads, context=context, adapters=adapters) as llama:
         return Conversation(llama, manner).say(prompt, lambda piece: None)
 
 

@@ -70,7 +70,7 @@ def figures(path: Path, work: Path) -> list[str]:
     before = reference_of(tuned, prepared)
     folder, file = work / "adapter", work / "adapter.gguf"
     write_peft_adapter(folder, parts, base, read)
-    left = write_gguf_adapter(file, parts, base, read)
+    left = write_gguf_adapter(file, parts, base, read).left
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         placed = peft.PeftModel.from_pretrained(load_backbone(base.path).model, str(folder)).eval()

@@ -108,3 +108,48 @@ def test_what_is_asked_for_in_a_wrong_way_is_one_line(
 
 def test_an_adapter_of_a_dense_ledger_is_refused_with_what_to_use(desk: Path, run: Run) -> None:
     assert "edgetune apply" in run("adapter", "fed.ledger", "--base", "model.gguf", "--out", "a.gguf", code=4)
+
+
+@pytest.fixture
+def low(desk: Path) -> Path:
+    """A ledger of all weights along a pool of directions of rank one."""
+    import numpy as np
+
+    from edgetune.core.keys import key_id, pool_key
+    from edgetune.core.ledger import DirectionsSpec, Ledger, write_ledger
+    from edgetune.core.update import Projected
+    from edgetune.models.backbone import load_backbone
+
+    directions = DirectionsSpec("rank_one_pool", 16, key_id(pool_key(1)), 1)
+    update = Projected(np.arange(16), np.random.default_rng(0).normal(0, 1e-2, 16).astype(np.float32))
+    write_ledger(Path("low.ledger"), Ledger(load_backbone("embedded").digest, "fedkseed", update, directions))
+    return Path("low.ledger")
+
+
+def test_what_an_adapter_leaves_out_is_said_and_measured(desk: Path, low: Path, run: Run) -> None:
+    said = run("adapter", str(low), "--base", "model.gguf", "--out", "a.gguf")
+    assert "a.gguf: 28 layers" in said
+    assert "left out, for want of a place: model.embed_tokens.weight, 9 vectors; KL to the whole" in said
+    assert "method.target=linear" in said
+    (desk / "a.txt").write_text("The wind turns. " * 200)
+    other = run("adapter", str(low), "--base", "model.gguf", "--out", "b.gguf", "--text", "a.txt")
+    assert other.split("KL")[1] != said.split("KL")[1]
+    unsaid = run("adapter", str(low), "--base", "model.gguf", "--out", "c.gguf", "--unmeasured")
+    assert "9 vectors\n" in unsaid
+    assert "KL" not in unsaid
+
+
+def test_peft_gets_all_of_it(desk: Path, low: Path, run: Run) -> None:
+    pytest.importorskip("peft")
+    said = run("adapter", str(low), "--base", "embedded", "--out", "folder")
+    assert "folder: 30 layers" in said
+    assert "left out" not in said
+    assert "lm_head is the embedding table once more" in said
+
+
+def test_an_adapter_speaks_beside_its_base(desk: Path, low: Path, run: Run) -> None:
+    pytest.importorskip("xllamacpp")
+    run("adapter", str(low), "--base", "model.gguf", "--out", "a.gguf", "--unmeasured")
+    asked = ("chat", "model.gguf", "--prompt", "Which crop is watered from Holm?", "--max-tokens", "8")
+    assert run(*asked) != run(*asked, "--lora", "a.gguf")
+    assert "adapter" in run(*asked, "--lora", "none.gguf", code=4)

@@ -115,11 +115,11 @@ def adapter(
         read, opened = read_ledger(ledger), _open(base, None)
         parts = parts_of(read, opened, where=ledger)
         write = write_gguf_adapter if out.suffix == ".gguf" else write_peft_adapter
-        left = write(out, parts, opened, read)
+        made = write(out, parts, opened, read)
     size = sum(one.stat().st_size for one in ([out] if out.is_file() else out.iterdir()))
-    typer.echo(f"{out}: {len(parts.factors) + len(parts.tables)} layers, {size:,} bytes")
-    if left:
-        typer.echo(_missing(opened, parts, left, text, measured))
+    typer.echo(f"{out}: {made.layers} layers, {size:,} bytes")
+    if made.left:
+        typer.echo(_missing(opened, parts, made.left, text, measured))
     elif parts.tied and out.suffix != ".gguf":
         typer.echo(
             f"{parts.tied} is the embedding table once more: peft computes with it, but merges it twice"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,24 @@ OURS = ("seed", "freeze_a", "initialiser")
 """What a ledger says beside peft's own settings."""
 
 
-def write_gguf_adapter(path: Path, parts: Parts, base: Base, ledger: Ledger) -> tuple[str, ...]:
+@dataclass(frozen=True, slots=True)
+class Adapted:
+    """What became of a ledger.
+
+    Args:
+        layers: that the adapter changes.
+        left: parameters that move and are not in it.
+    """
+
+    layers: int
+    left: tuple[str, ...] = ()
+
+
+def write_gguf_adapter(path: Path, parts: Parts, base: Base, ledger: Ledger) -> Adapted:
     """Write the adapter that llama.cpp takes beside a file of the base (`--lora FILE`), atomically.
 
     llama.cpp has no place in an adapter for norms and biases, and none for embeddings where the head is the same
     tensor: it would multiply the head by factors that it wants transposed for a look-up, and end.
-
-    Returns:
-        The parameters that move and are not in the file.
 
     Raises:
         ModelError, OutputError, MissingExtraError: as `export.adapter.write_adapter`.
@@ -55,16 +66,13 @@ def write_gguf_adapter(path: Path, parts: Parts, base: Base, ledger: Ledger) -> 
         write_adapter(file, base.outline.config, factors, parts.scale, said, tables)
 
     write_atomic(path, write)
-    return tuple(sorted(left))
+    return Adapted(len(factors) + len(tables), tuple(sorted(left)))
 
 
-def write_peft_adapter(folder: Path, parts: Parts, base: Base, ledger: Ledger) -> tuple[str, ...]:
+def write_peft_adapter(folder: Path, parts: Parts, base: Base, ledger: Ledger) -> Adapted:
     """Write the folder that `peft.PeftModel.from_pretrained(model, folder)` loads; all of it or nothing.
 
     Norms go with it as whole modules, biases as values of their own.
-
-    Returns:
-        The parameters that move and are not in the folder.
 
     Raises:
         OutputError: if there is something in the folder already, or it cannot be written.
@@ -83,7 +91,7 @@ def write_peft_adapter(folder: Path, parts: Parts, base: Base, ledger: Ledger) -
         (partial / "adapter_model.safetensors").write_bytes(data)
         text = json.dumps(said, indent=2, sort_keys=True) + "\n"
         (partial / "adapter_config.json").write_text(text, encoding="utf-8")
-    return parts.others
+    return Adapted(len(parts.factors) + len(parts.tables), parts.others)
 
 
 def _tensors(parts: Parts, said: Mapping[str, Any]) -> dict[str, torch.Tensor]:

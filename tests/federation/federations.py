@@ -92,6 +92,7 @@ METHODS: dict[str, TuningMethod] = {
     "decomfl_pool": with_options(
         tuning_method("decomfl"), {"learning_rate": 1e-3, "draw": "pool", "pool": 32, **STEPS}
     ),
+    "fzoo": with_options(tuning_method("fzoo"), {"learning_rate": 1e-2, "directions_per_step": 3, **STEPS}),
     "one_byte": with_options(tuning_method("one_byte"), {"learning_rate": 2e-3, **STEPS}),
     "one_byte_pairs": with_options(
         tuning_method("one_byte"), {"learning_rate": 2e-3, "directions_per_step": 2, **STEPS}

@@ -33,7 +33,7 @@ from edgetune.wire import UP, Frame
 
 PRIVATE = ["dpzero", "dp_aggzo", "hidden_devices"]
 both = pytest.mark.parametrize("name", ["fedkseed", "lora"])
-DIRECTED = ["fedkseed", "signs", "mezo", "mezo_lora", "mezo_prefix", "decomfl", "decomfl_pool"]
+DIRECTED = ["fedkseed", "signs", "mezo", "mezo_lora", "mezo_prefix", "decomfl", "decomfl_pool", "fzoo"]
 SERVED = ["fedkseed_pro", "one_byte", "one_byte_pairs", "feedsign", "fwdllm", "discriminative"]
 DENSE = ["fedselft", "fedpeptao", "lora", "ffa", "flora", "fedex", "full", "adapter", "prefix", "bitfit"]
 BEGUN = [
@@ -161,6 +161,8 @@ def reply_of(server: Server, device: int, worker: Worker) -> bytes:
         ("federate", "decomfl"),
         ("federate", "decomfl_pool"),
         ("tune", "decomfl"),
+        ("federate", "fzoo"),
+        ("tune", "fzoo"),
         ("federate", "one_byte"),
         ("federate", "one_byte_pairs"),
         ("federate", "feedsign"),
@@ -240,14 +242,14 @@ def test_a_folder_of_another_configuration_is_not_resumed(toy: MakeToy) -> None:
         toy(fingerprint="g").federate(2)
 
 
-@pytest.mark.parametrize("name", ["fedkseed", "signs", "mezo", "decomfl"])
+@pytest.mark.parametrize("name", ["fedkseed", "signs", "mezo", "decomfl", "fzoo"])
 def test_one_device_alone_is_the_federation_of_one(name: str, toy: MakeToy) -> None:
     federated, alone = toy(name, run="f"), toy(name, run="s")
     federated.devices = {0: federated.devices[0]}
     first, second = federated.federate(3, 1.0), alone.tune(3)
     assert first.directions == second.directions
     table = [np.zeros(64, np.float64), np.zeros(64, np.float64)]
-    if name in {"mezo", "decomfl"}:
+    if name in {"mezo", "decomfl", "fzoo"}:
         assert first.digest == second.digest
         return
     for sums, ledger in zip(table, (first, second), strict=True):

@@ -17,7 +17,7 @@ from edgetune.directions import Gaussian, Hadamard, Rademacher
 from edgetune.directions.discriminative import Discriminative
 from edgetune.directions.draw import Fresh, Pool
 from edgetune.directions.weighted import WeightedPool
-from edgetune.estimators import Backprop, OneSided, TwoPoint
+from edgetune.estimators import Backprop, OneSided, Standardised, TwoPoint
 from edgetune.measure.objective import Answers
 from edgetune.measure.scores import exact_match, token_f1
 from edgetune.methods.catalogue import compression_method, compression_names, tuning_method, tuning_names
@@ -29,7 +29,7 @@ from edgetune.updates import Adam, AdamW, Constant, Cosine, Linear, Momentum, Sg
 from edgetune.wire import Changed, Coefficients, Float32, Log, Table, Tensors
 
 KSEED, MEZO, LORA = (tuning_method(name) for name in ("fedkseed", "mezo", "lora"))
-DPZERO = tuning_method("dpzero")
+DPZERO, FZOO = tuning_method("dpzero"), tuning_method("fzoo")
 MEZO_LORA, PREFIX = tuning_method("mezo_lora"), tuning_method("mezo_prefix")
 FWDLLM, SELFT = tuning_method("fwdllm"), tuning_method("fedselft")
 CHOOSING = with_options(FWDLLM, {"draw": "discriminative"})
@@ -130,6 +130,8 @@ def test_parts_that_do_not_fit_are_refused(
         (HEAVY, "history", 8, {"local": Momentum(1e-6, history=8)}),
         (KSEED, "estimate", "one_sided", {"estimate": OneSided(5e-4)}),
         (KSEED, "directions_per_step", 4, {"estimate": TwoPoint(5e-4, 4)}),
+        (FZOO, "estimate", "one_sided", {"estimate": OneSided(1e-3, 8)}),
+        (FZOO, "directions_per_step", 4, {"estimate": Standardised(1e-3, 4)}),
         (LORA, "micro_batch", 4, {"micro_batch": 4}),
         (KSEED, "directions", "gaussian", {"directions": Pool(Gaussian(), 4096)}),
         (MEZO, "directions", "gaussian", {"directions": Fresh(Gaussian())}),
@@ -253,6 +255,8 @@ def test_an_option_left_out_changes_nothing() -> None:
         (MEZO_LORA, {"layer_scale": "parameter_norm"}, "no layer_scale"),
         (KSEED, {"estimate": "onesided"}, "did you mean 'one_sided'"),
         (KSEED, {"directions_per_step": 0}, "at least one direction"),
+        (FZOO, {"directions_per_step": 1}, "at least 2 directions"),
+        (MEZO, {"estimate": "standardised"}, "at least 2 directions"),
         (KSEED, {"pool": 8, "directions_per_step": 9}, "more directions than the pool"),
         (LORA, {"estimate": "one_sided"}, "one_sided in place of backprop needs eps"),
         (KSEED, {"estimate": "backprop"}, "a pool of directions needs slopes"),

@@ -12,7 +12,10 @@ from edgetune.core.errors import DivergenceError
 from edgetune.core.keys import pool_key, stream
 from edgetune.directions import Rademacher
 from edgetune.directions.space import BoundSpace
+from edgetune.methods.catalogue import tuning_method
+from edgetune.methods.options import with_options
 from edgetune.suggest.lines import Lines, Look, RecordLosses
+from edgetune.suggest.preparing import scale_of
 from edgetune.suggest.quick import SIZES, Ahead, find_settings
 from edgetune.tune import ProjectedTuned
 
@@ -153,3 +156,11 @@ def test_a_score_that_moves_in_steps_gets_a_radius_at_which_it_moves() -> None:
     assert found.eps is not None
     assert found.eps > 1e-3
     assert found.learning_rate > 0
+
+
+@pytest.mark.parametrize("size", [0.01, 5.0])
+def test_a_standardised_slope_has_size_one_whatever_steps_along_it(size: float) -> None:
+    fzoo, plain = tuning_method("fzoo"), with_options(tuning_method("fzoo"), {"estimate": "one_sided"})
+    assert (scale_of(fzoo, size, 8), scale_of(plain, size, 8)) == (pytest.approx(size), 1.0)
+    adam = [with_options(method, {"optimiser": "adam"}) for method in (fzoo, plain)]
+    assert scale_of(adam[0], size, 8) == pytest.approx(scale_of(adam[1], size, 8))

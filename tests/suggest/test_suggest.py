@@ -95,6 +95,27 @@ def test_on_a_quadratic_the_rate_of_several_directions_is_near_as_many_times_tha
     assert min(trial.loss for trial in found.trials) < min(trial.loss for trial in one.trials)
 
 
+def test_rates_of_a_standardised_step_are_those_of_plain_slopes_times_their_size() -> None:
+    """Where the loss is scaled, plain rates change by 1 / scale and slopes by scale: standardised rates stay."""
+    found = {}
+    for scale in (1.0, 64.0):
+        problem = problem_of(lambda model, batch, scale=scale: scale * quadratic(model, batch))  # type: ignore[misc]
+        for name in ("one_sided", "standardised"):
+            method = with_options(MEZO, {"directions_per_step": 8, "estimate": name})
+            found[name, scale] = suggest(
+                problem, method, range(100, 100 + 8 * STEPS), [problem.batch(0)], steps=STEPS
+            )
+    size = {scale: found["one_sided", scale].slopes.variance ** 0.5 for scale in (1.0, 64.0)}
+    for scale, many in size.items():
+        ours, plain = found["standardised", scale], found["one_sided", scale]
+        assert ours.limit == pytest.approx(plain.limit * many, rel=0.1)
+        assert ours.single == pytest.approx(plain.single * many, rel=0.1)
+        assert ours.trials[0].loss < ours.start_loss
+    assert size[64.0] == pytest.approx(64 * size[1.0], rel=0.01)
+    assert found["standardised", 64.0].single == pytest.approx(found["standardised", 1.0].single, rel=0.05)
+    assert found["one_sided", 64.0].single == pytest.approx(found["one_sided", 1.0].single / 64, rel=0.05)
+
+
 def test_a_trial_takes_the_methods_own_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
     method = with_options(MEZO, {"directions_per_step": 3, "estimate": "one_sided"})
     problem, taken = problem_of(quadratic), list[tuple[int, ...]]()

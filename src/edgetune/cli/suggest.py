@@ -92,7 +92,7 @@ def _print(console: Console, found: Suggestion) -> None:
     console.print(
         f"slopes: mean {slopes.mean:.3g}, deviation {math.sqrt(slopes.variance):.3g}, "
         f"{100 * slopes.shared:.0f} % of their square shared by batches; curvature {slopes.curvature:.3g}; "
-        f"best single step at a rate of {slopes.rate:.1e}; {found.steps:,} steps stay within {found.reach:.2g} of the "
+        f"best single step at a rate of {found.single:.1e}; {found.steps:,} steps stay within {found.reach:.2g} of the "
         f"base up to a rate of {found.limit:.1e}",
         highlight=False,
     )

@@ -6,10 +6,11 @@ from edgetune.estimators.clipped import Clipped, ClippedVector
 from edgetune.estimators.estimator import Estimator
 from edgetune.estimators.jvp import Jvp
 from edgetune.estimators.one_sided import OneSided
+from edgetune.estimators.standardised import Standardised
 from edgetune.estimators.two_point import TwoPoint
 
 ESTIMATES: dict[str, type[Estimator]] = {
-    kind.name: kind for kind in (TwoPoint, OneSided, Jvp, Clipped, ClippedVector, Backprop)
+    kind.name: kind for kind in (TwoPoint, OneSided, Standardised, Jvp, Clipped, ClippedVector, Backprop)
 }
 """Estimators by the name that recipes use."""
 
@@ -22,5 +23,6 @@ __all__ = [
     "Estimator",
     "Jvp",
     "OneSided",
+    "Standardised",
     "TwoPoint",
 ]

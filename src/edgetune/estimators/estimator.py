@@ -25,6 +25,10 @@ class Estimator(Part):
     def passes(self) -> int:
         """Forward passes that a step costs; a backward pass counts as two."""
 
+    def scale(self, slope: float) -> float:
+        """Return the rate of steps along this estimate as a multiple of that along mean slopes of some size."""
+        return 1.0
+
     @abstractmethod
     def __call__(self, tuned: Any, objective: Objective, batch: Batch, *keys: int) -> Estimate:
         """Return the mean objective and the estimate."""

@@ -47,11 +47,13 @@ class MethodSection(Section):
     history: Count | None = None
     """Slopes that momentum or adam remember of fresh seeds (64); a pool remembers all its directions."""
     estimate: str | None = None
-    """two_point or one_sided slopes of forward-only methods; clipped or clipped_vector, which hide records."""
+    """two_point or one_sided slopes of forward-only methods; standardised, one-sided and divided by the spread of the
+    losses; clipped or clipped_vector, which hide records."""
     eps: Found = AUTO
     """Perturbation radius of forward-only methods; `auto` is found as the learning rate is."""
     directions_per_step: Small | None = None
-    """Directions whose slopes a forward-only step averages; two_point costs 2 n forward passes, one_sided n + 1."""
+    """Directions whose slopes a forward-only step averages; two_point costs 2 n forward passes, one_sided and
+    standardised n + 1."""
     draw: str | None = None
     """fresh directions every step, discriminative (for paced servers: those like the last step), pool, of which only
     coefficients are sent and which needs `pool`, or weighted (by amplitudes, see fedkseed_pro)."""

@@ -18,6 +18,7 @@ from edgetune.federation.start import Start
 from edgetune.federation.worker import Worker
 from edgetune.measure.realised import sample_weights
 from edgetune.measure.scores import token_f1
+from edgetune.methods.method import TuningMethod
 from edgetune.recipe.asking import asked_devices
 from edgetune.recipe.open_settings import left_open
 from edgetune.recipe.prepare import Prepared
@@ -131,9 +132,7 @@ def find_prepared(prepared: Prepared, *, single: bool, progress: Progress = sile
                 Lines(tuned, records_of(minimised), batch, keys),
                 ahead,
                 method.eps,
-                scale=lambda slope: (
-                    method.local.scale(slope) * method.aggregate.scale(slope, ahead.directions)
-                ),
+                scale=lambda slope: scale_of(method, slope, ahead.directions),
                 least=cache(lambda eps: least_radius(space, sample, max(eps, SMALLEST))),
                 stepped=method.objective is not None,
             )
@@ -141,6 +140,12 @@ def find_prepared(prepared: Prepared, *, single: bool, progress: Progress = sile
     finally:
         release(tuned)
     return found
+
+
+def scale_of(method: TuningMethod, slope: float, count: int) -> float:
+    """Return a method's rate as a multiple of plain descent's along the mean of so many slopes of some size."""
+    unit = method.estimate.scale(slope)
+    return unit * method.local.scale(slope / unit) * method.aggregate.scale(slope / unit, count)
 
 
 def _batches(prepared: Prepared) -> Callable[[int, int], Batch]:

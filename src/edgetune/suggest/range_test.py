@@ -58,6 +58,7 @@ class Suggestion:
         steps: steps that the limit is for: those planned, at least HORIZON.
         reach: how far its random walk may move the weights (`measure_reach`).
         limit: the greatest rate at which it stays within that reach; no higher rate is tried.
+        single: the rate of the best single step along one direction.
     """
 
     learning_rate: float
@@ -70,6 +71,7 @@ class Suggestion:
     steps: int
     reach: float
     limit: float
+    single: float
 
 
 def suggest(
@@ -85,10 +87,10 @@ def suggest(
 
         lr0 = min(n E[g_a g_b] / E[g_a^2 z'H z], reach sqrt(n) / (rms(g) sqrt(max(steps, HORIZON))))
 
-    n is the number of directions that a step averages. Its curvature is E[g_i^2 z_i'H z_i] / n and a part of pairs,
-    between 0 and as much as that of one direction, which cannot be measured in a few passes: the best rate lies
-    between that of one direction and n times it. Trials begin at the upper end and go down as far as it takes. A weight
-    walks by the mean of n independent signs times slopes, 1 / sqrt(n) of one.
+    in units of the estimate (`Estimator.scale`). n is the number of directions that a step averages. Its curvature is
+    E[g_i^2 z_i'H z_i] / n and a part of pairs, between 0 and as much as that of one direction, which cannot be measured
+    in a few passes: the best rate lies between that of one direction and n times it. Trials begin at the upper end and
+    go down as far as it takes. A weight walks by the mean of n independent signs times slopes, 1 / sqrt(n) of one.
 
     Deterministic: a function of the problem, the method and the keys. Training batches only; nothing held out is read.
 
@@ -118,9 +120,10 @@ def suggest(
         progress("range test", 1, stages)
         slopes = measure_slopes(problem, radius, top, DIRECTIONS)
         reach = measure_reach(problem, top, LOOKS)
-        walk = math.hypot(slopes.mean, math.sqrt(slopes.variance)) * math.sqrt(horizon / many)
-        limit = reach / walk
-        centre = min(slopes.rate * many, limit)
+        size = math.hypot(slopes.mean, math.sqrt(slopes.variance))
+        unit = method.estimate.scale(size)
+        limit, single = unit * reach / (size * math.sqrt(horizon / many)), unit * slopes.rate
+        centre = min(single * many, limit)
         progress("range test", 2, stages)
         eps = _two_digits(radius.eps)
         start, done = _mean_loss(problem, probe), dict[float, Trial]()
@@ -133,13 +136,13 @@ def suggest(
                 progress("range test", min(2 + len(done), stages - 1), stages)
             return done[factor].loss if math.isfinite(done[factor].loss) else math.inf
 
-        _bracket(attempt, limit / centre, min(1.0, slopes.rate / centre))
+        _bracket(attempt, limit / centre, min(1.0, single / centre))
         progress("range test", stages, stages)
     finally:
         problem.tuned.reset(None)
     trials = tuple(done[factor] for factor in sorted(done))
     return Suggestion(
-        _choose(trials, start), eps, clear, tuple(radii), slopes, start, trials, horizon, reach, limit
+        _choose(trials, start), eps, clear, tuple(radii), slopes, start, trials, horizon, reach, limit, single
     )
 
 

@@ -128,6 +128,20 @@ def test_another_method_is_compared_by_its_name_and_one_that_cannot_be_is_refuse
             ways_of([name])
 
 
+def test_a_method_in_a_file_is_compared_under_the_files_name(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    lines = [
+        "from dataclasses import replace", "from edgetune.methods.tuning.mezo import METHOD as MEZO",
+        "METHOD = replace(MEZO, name='mine')",
+    ]  # fmt: skip
+    path.write_text("\n".join(lines) + "\n")
+    (way,) = ways_of([str(path)]).items()
+    assert way == ("mine", Way(str(path)))
+    one = forwards._begun(Task(), *way, 8000)
+    assert "/" not in one.name
+    assert recipe_of(one).method.name == str(path)
+
+
 def test_rates_are_chosen_then_measured_on_every_seed_and_nothing_is_done_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

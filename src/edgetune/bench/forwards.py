@@ -160,12 +160,12 @@ def local_steps(trial: Trial) -> int:
 
 
 def ways_of(names: Sequence[str]) -> dict[str, Way]:
-    """Return those that are asked for by their names here or a method's, all if none is named.
+    """Return those that are asked for by their names here, a method's or that of a file with one; all if none is named.
 
     Raises:
         ConfigError: as `variant`.
     """
-    found = {name: WAYS.get(name, Way(name)) for name in names} if names else WAYS
+    found = {Path(name).stem: WAYS.get(name, Way(name)) for name in names} if names else WAYS
     for way in found.values():
         variant(way)
     return found

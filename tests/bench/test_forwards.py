@@ -171,6 +171,14 @@ def test_rates_are_chosen_then_measured_on_every_seed_and_nothing_is_done_twice(
     assert len((tmp_path / ROWS).read_text().splitlines()) == len(ran)
 
 
+def test_rows_are_known_again_where_model_and_data_lie_in_another_folder() -> None:
+    names = [
+        forwards._begun(Task(f"{folder}/stories", f"{folder}/dolly.jsonl"), "mezo", WAYS["mezo"], work).name
+        for folder, work in (("a", 8000), ("b", 8000), ("a", 4000))
+    ]
+    assert names[0] == names[1] != names[2]
+
+
 def test_a_rate_that_a_way_says_takes_the_place_of_the_range_test(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

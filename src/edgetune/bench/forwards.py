@@ -123,8 +123,9 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """Names it among all, by a digest of all that it says."""
-        digest = sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:8]
+        """Names it among all, by a digest of all that it says but the folders of model and data."""
+        said = {key: value for key, value in asdict(self).items() if key not in ("model", "data")}
+        digest = sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:8]
         return f"forwards-{self.task}-{self.way}-{self.phase}-{self.factor:g}-{self.seed}-{digest}"
 
 
@@ -146,9 +147,12 @@ def variant(way: Way) -> TuningMethod:
 
 
 def local_steps(trial: Trial) -> int:
-    """Return the steps between two losses: as many as the work allows.
+    """Return the steps between two losses, as many as the work allows.
 
-    steps = floor(work / (records a step x passes a step x losses)),   at least 1
+        steps = floor(work / (records a step x passes a step x losses)),   at least 1
+
+    Args:
+        trial: its settings say the method's passes.
     """
     said = {
         key.removeprefix("method."): value

@@ -151,5 +151,5 @@ def test_an_adapter_speaks_beside_its_base(desk: Path, low: Path, run: Run) -> N
     pytest.importorskip("xllamacpp")
     run("adapter", str(low), "--base", "model.gguf", "--out", "a.gguf", "--unmeasured")
     asked = ("chat", "model.gguf", "--prompt", "Which crop is watered from Holm?", "--max-tokens", "8")
-    assert run(*asked) != run(*asked, "--lora", "a.gguf")
-    assert "adapter" in run(*asked, "--lora", "none.gguf", code=4)
+    assert run(*asked) != run(*asked, "--adapter", "a.gguf")
+    assert "adapter" in run(*asked, "--adapter", "none.gguf", code=4)

@@ -30,7 +30,7 @@ def bench(
         str,
         typer.Argument(
             help="directions, step, embedded, rows, catchup, federation, case-study, initialisers, compression, "
-            "distillation or combinations."
+            "distillation, combinations or forwards."
         ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -43,7 +43,7 @@ def bench(
         str | None,
         typer.Option(
             help="A model of yours: for step in place of a random one of 90 M weights, for federation beside the "
-            "embedded one, for case-study, initialisers, compression and combinations in its place."
+            "embedded one, for case-study, initialisers, compression, combinations and forwards in its place."
         ),
     ] = None,
     data: Annotated[
@@ -61,8 +61,8 @@ def bench(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="For federation and combinations a tuning method, for initialisers one of them, for compression a "
-            "method or grid; else all."
+            help="For federation, combinations and forwards a tuning method, for initialisers one of them, for "
+            "compression a method or grid; else all."
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(help="For tables: repeats.", min=1)] = 3,
@@ -70,7 +70,8 @@ def bench(
     work: Annotated[
         int,
         typer.Option(
-            help="For federation, initialisers and combinations: forward passes of a record a device.", min=1
+            help="For federation, initialisers, combinations and forwards: forward passes of a record a device.",
+            min=1,
         ),
     ] = 8000,
     out: Annotated[Path, typer.Option(help="For tables: folder of table and runs.")] = Path("out/federation"),
@@ -81,7 +82,8 @@ def bench(
     or a device's catch-up. `federation` is a table of all federated systems at equal device work, `case-study` the
     survey's section III.D, `initialisers` one of LoRA's starts beside tuning all weights, `compression` one of methods,
     grids and calibrations, `distillation` one of lessons of a teacher, `combinations` one of tuning methods by
-    compressions; all go on where they were interrupted.
+    compressions, `forwards` one of tuning methods at equal forward passes, each at the best of its rates; all go on
+    where they were interrupted.
     """
     if what == "compression":
         from edgetune.cli.compression_table import compression_table
@@ -97,6 +99,10 @@ def bench(
         from edgetune.cli.combinations_table import combinations_table
 
         return combinations_table(model or "embedded", data, only or [], seeds, out, jobs, work)
+    if what == "forwards":
+        from edgetune.cli.forwards_table import forwards_table
+
+        return forwards_table(model, data, only or [], seeds, out, jobs, work)
     if what in TABLES:
         return _table(what, model, data, only or [], seeds, out, jobs, work)
     with Display(Console(), quiet=as_json):  # for the import only: what moves would disturb what is timed
@@ -241,7 +247,15 @@ def _catchup() -> Iterator[Ratio]:
 
 
 DEVICES = ("cpu", "cuda")
-TABLES = ("federation", "case-study", "initialisers", "compression", "distillation", "combinations")
+TABLES = (
+    "federation",
+    "case-study",
+    "initialisers",
+    "compression",
+    "distillation",
+    "combinations",
+    "forwards",
+)
 SUITES: dict[str, Callable[[], Iterator[Ratio]]] = {
     "directions": _directions,
     "step": _step,

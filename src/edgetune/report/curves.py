@@ -12,7 +12,19 @@ if TYPE_CHECKING:
 
 Point = tuple[float, float, float]
 """Where, mean, standard deviation."""
-COLOURS = (svg.BLUE, svg.ORANGE, svg.GREEN, "#cc79a7", "#8b6508")
+COLOURS = (
+    svg.BLUE,
+    svg.ORANGE,
+    svg.GREEN,
+    "#cc79a7",
+    "#8b6508",
+    "#56b4e9",
+    "#7a7a7a",
+    "#5b3a8e",
+    "#b8b000",
+    "#a01c5c",
+)
+"""Of lines in their order; the eleventh begins again, dashed."""
 
 
 def curves(name: str, lines: Mapping[str, Sequence[Point]], across: str, up: str) -> str:
@@ -29,12 +41,13 @@ def curves(name: str, lines: Mapping[str, Sequence[Point]], across: str, up: str
     """
 
     def draw(axes: Axes) -> None:
-        for colour, (label, points) in zip(COLOURS, lines.items(), strict=False):
+        for index, (label, points) in enumerate(lines.items()):
+            colour, dashed = COLOURS[index % len(COLOURS)], index >= len(COLOURS)
             x, mean, around = zip(*points, strict=True)
             low = [value - error for value, error in zip(mean, around, strict=True)]
             high = [value + error for value, error in zip(mean, around, strict=True)]
             axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
-            axes.plot(x, mean, "o-", markersize=3, color=colour, label=label)
+            axes.plot(x, mean, "o--" if dashed else "o-", markersize=3, color=colour, label=label)
         axes.set(xlabel=across, ylabel=up)
         axis.legend(axes)
 

@@ -8,14 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from packed_folders import (
-    Layer,
-    compressed_layer,
-    compressed_said,
-    gptq_layer,
-    gptq_said,
-    pack_folder,
-)
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -24,6 +16,14 @@ from edgetune.core.quantised import PackedTensor
 from edgetune.models.backbone import load_backbone
 from edgetune.models.saving import stored_dtype
 from edgetune.models.stored import packed_weights, stored_weights, streamed_weights
+from packed_folders import (
+    Layer,
+    compressed_layer,
+    compressed_said,
+    gptq_layer,
+    gptq_said,
+    pack_folder,
+)
 
 WIDE = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 2}
 Q = "model.layers.0.self_attn.q_proj"

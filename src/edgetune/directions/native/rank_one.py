@@ -66,8 +66,13 @@ def _wide(core: torch.Tensor) -> torch.Tensor:
 
 
 def ranks(kind: Kind, out: torch.Tensor, base: StoredTensor) -> bool:
-    """Say whether a `RankOneTensor` can do this job: tensors that the kernel reads and writes."""
-    return isinstance(kind, RankOneKind) and library() is not None and readable(out) and readable(base)
+    """Say whether a `RankOneTensor` should do this job: tensors that it reads and writes.
+
+    Not of float16, which torch converts faster.
+    """
+    halves = isinstance(base, torch.Tensor) and torch.float16 in (out.dtype, base.dtype)
+    known = isinstance(kind, RankOneKind) and library() is not None and readable(out) and readable(base)
+    return known and not halves
 
 
 class RankOneTensor(TensorDirections):

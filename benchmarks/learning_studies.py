@@ -97,9 +97,9 @@ RANK_ONE = Study(
     ),
     pairs=(("rank one", "dense"),),
     pools=(256, 1024, 4096, 16384),
-    about="""Dense: fresh Rademacher directions, and Hadamard pools. Rank one: `rank_one` fresh, and `rank_one_pool`
-with tiles of 16 x 16 to 128 x 128. Those of 128 x 128 have more rows or columns than every matrix of stories260K,
-and more rows than keys and values of the embedded model, so that some of the K directions coincide there.""",
+    about="""Dense: fresh Rademacher directions and Hadamard pools. Rank one: `rank_one`, fresh, and `rank_one_pool`,
+tiles of 16 x 16 to 128 x 128. Those of 128 x 128 have more rows or columns than every matrix of stories260K, and more
+rows than keys and values of the embedded model, so that some of the K directions coincide there.""",
     after="""## A real model
 
 Not measured here. SmolLM2-135M-Instruct as the file of `make model`, three seeds, half a day on a CPU:

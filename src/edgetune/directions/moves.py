@@ -11,7 +11,7 @@ from edgetune.core.moves import Moves
 from edgetune.core.perturbation import Perturbation
 from edgetune.core.update import Projected
 from edgetune.directions.kind import Kind
-from edgetune.directions.native.tiles import fold, unfold
+from edgetune.directions.native.tiles import add_apart, fold, unfold
 from edgetune.directions.rank_one import RankOneKind
 from edgetune.directions.rank_one_pool import RankOnePool
 from edgetune.directions.source import Source
@@ -46,21 +46,21 @@ class FreshMoves(_Scaled):
     ) -> None:
         """Add `x (W' - W)^T`; see `Moves.linear`."""
         u, v, factors = self._drawn(name, shape, now, x.device)
-        y.baddbmm_(torch.bmm(x, v.unsqueeze(2)).mul_(factors), u.unsqueeze(1))
+        add_apart(y, x.contiguous(), v, u, factors)
 
     def turned(
         self, name: str, shape: tuple[int, int], x: torch.Tensor, y: torch.Tensor, now: Perturbation
     ) -> None:
         """Add `x (W' - W)`; see `Moves.turned`."""
         u, v, factors = self._drawn(name, shape, now, x.device)
-        y.baddbmm_(torch.bmm(x, u.unsqueeze(2)).mul_(factors), v.unsqueeze(1))
+        add_apart(y, x.contiguous(), u, v, factors)
 
     def rows(
         self, name: str, shape: tuple[int, int], ids: torch.Tensor, y: torch.Tensor, now: Perturbation
     ) -> None:
         """Add rows of `W' - W`; see `Moves.rows`."""
         u, v, factors = self._drawn(name, shape, now, ids.device)
-        y.baddbmm_(u.gather(1, ids).unsqueeze(2) * factors, v.unsqueeze(1))
+        y.baddbmm_((u.gather(1, ids) * factors).unsqueeze(2), v.unsqueeze(1))
 
     def vectors(self, name: str, count: int, now: Perturbation, device: torch.device) -> torch.Tensor:
         """Return what is added to a vector at every point, float32 [points, count]."""
@@ -74,12 +74,12 @@ class FreshMoves(_Scaled):
     def _drawn(
         self, name: str, shape: tuple[int, int], now: Perturbation, device: torch.device
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return u [points, m], v [points, n] and the factors [points, 1, 1]."""
-        factors = torch.tensor(self._factors(name, now), device=device).view(-1, 1, 1)
+        """Return u [points, m], v [points, n] and the factors [points, 1]."""
+        factors = torch.tensor(self._factors(name, now), device=device).view(-1, 1)
         points = len(now.scales)
         if not now.seeds:
             u, v = self._kind.factors(self._source, name, now.seed, *shape, device)
-            return u.expand(points, -1), v.expand(points, -1), factors
+            return u.expand(points, -1).contiguous(), v.expand(points, -1).contiguous(), factors
         drawn = {
             seed: self._kind.factors(self._source, name, seed, *shape, device)
             for seed in dict.fromkeys(now.seeds)

@@ -63,6 +63,13 @@ WAYS: dict[str, Way] = {
     BASE: Way("fedkseed"),
     "one-sided-7": Way("decomfl", {"directions_per_step": 7}),
     "fzoo": Way("fzoo"),
+    "rank-one": Way("mezo", {"directions": "rank_one"}),
+    "rank-one-pool": Way("fedkseed", {"directions": "rank_one_pool"}),
+    "rank-one-7": Way("decomfl", {"directions_per_step": 7, "directions": "rank_one"}),
+    "a-direction-a-record": Way(
+        "mezo", {"directions": "rank_one", "estimate": "by_record", "directions_per_step": BATCH}
+    ),
+    "grzo": Way("grzo", {"directions_per_step": BATCH}),
     CEILING: Way("lora"),
 }
 """What is compared, by name: a line more is a method more."""

@@ -14,6 +14,7 @@ from edgetune.bench import rows as bench_rows_module
 from edgetune.bench.directions import bench_directions
 from edgetune.bench.embedded import bench_embedded
 from edgetune.bench.models import random_batch, random_llama
+from edgetune.bench.moved import bench_moved
 from edgetune.bench.rows import bench_rows, break_even
 from edgetune.bench.step import bench_step
 from edgetune.bench.timing import Ratio, compare, take_turns
@@ -71,6 +72,7 @@ def test_the_suites_yield_positive_ratios() -> None:
     rows = [
         *bench_directions(weights=1 << 14, rounds=3, pool=64),
         *bench_step(random_llama(64, 192, 1, 1, 100), rounds=3),
+        *bench_moved(random_llama(64, 192, 1, 1, 100), rounds=3),
     ]
     assert len(rows) >= 10
     assert all(0 < row.low <= row.ratio <= row.high for row in rows)
@@ -85,11 +87,13 @@ def test_every_kernel_can_be_measured(kernel: str, monkeypatch: pytest.MonkeyPat
     rows = [
         *bench_directions(weights=1 << 13, rounds=3, pool=64),
         *bench_step(random_llama(64, 192, 1, 1, 100), rounds=3),
+        *bench_moved(random_llama(64, 192, 1, 1, 100), rounds=3),
         *bench_embedded(rounds=3, steps=1),
         *(bench_rows(64, 1, 100, rounds=3, counts=(2, 5)) if kernel != "torch" else ()),
     ]
     assert all(row.ratio > 0 for row in rows)
     assert any("streamed" in row.what for row in rows) == (kernel != "torch")
+    assert sum("rank_one" in row.what and "step" in row.what for row in rows) == 9
 
 
 def test_the_break_even_is_the_last_count_before_the_cache_loses() -> None:

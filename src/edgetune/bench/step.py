@@ -58,7 +58,7 @@ def bench_step(model: PreTrainedModel, rounds: int = 5, device: str = "cpu") -> 
         seconds = take_turns(
             {
                 ours: mezo_step(tuned, batch),
-                plain: _two_forwards(model, batch),
+                plain: two_forwards(model, batch),
                 published: _in_place(model, batch),
             },
             rounds,
@@ -73,7 +73,7 @@ def bench_step(model: PreTrainedModel, rounds: int = 5, device: str = "cpu") -> 
     for size, tokens in SHAPES[1:]:
         batch, plain = random_batch(size, tokens, vocabulary).to(place), f"two forwards {size}x{tokens}"
         sides = {f"FedKSeed step, {name}": mezo_step(handle, batch) for name, handle in handles.items()}
-        seconds = take_turns({**sides, plain: _two_forwards(model, batch)}, rounds, waiting(place))
+        seconds = take_turns({**sides, plain: two_forwards(model, batch)}, rounds, waiting(place))
         for side in sides:
             yield compare(seconds, side, plain)
 
@@ -100,7 +100,9 @@ def mezo_step(tuned: ProjectedTuned, batch: Batch) -> Callable[[], object]:
     return lambda: local.step(tuned, estimate(tuned, response_loss, batch, 7).update, {})
 
 
-def _two_forwards(model: torch.nn.Module, batch: Batch) -> Callable[[], object]:
+def two_forwards(model: torch.nn.Module, batch: Batch) -> Callable[[], object]:
+    """Return what a two-point step is measured by: the loss of a batch, twice."""
+
     @torch.no_grad()
     def work() -> None:
         for _ in range(2):

@@ -29,8 +29,8 @@ def bench(
     what: Annotated[
         str,
         typer.Argument(
-            help="directions, step, embedded, rows, catchup, federation, case-study, initialisers, compression, "
-            "distillation, combinations or forwards."
+            help="directions, step, embedded, rows, rank-one, catchup, federation, case-study, initialisers, "
+            "compression, distillation, combinations or forwards."
         ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -78,8 +78,8 @@ def bench(
 ) -> None:
     """Measure ratios side by side in one run.
 
-    Directions, a whole step, one of the embedded model, up to how many rows a matrix is better perturbed in the cache,
-    or a device's catch-up. `federation` is a table of all federated systems at equal device work, `case-study` the
+    Directions, a whole step, one of the embedded model, one along directions of rank one, up to how many rows a matrix
+    is better perturbed in the cache, or a device's catch-up. `federation` is a table of all federated systems at equal device work, `case-study` the
     survey's section III.D, `initialisers` one of LoRA's starts beside tuning all weights, `compression` one of methods,
     grids and calibrations, `distillation` one of lessons of a teacher, `combinations` one of tuning methods by
     compressions, `forwards` one of tuning methods at equal forward passes, each at the best of its rates; all go on
@@ -240,6 +240,13 @@ def _rows() -> Iterator[Ratio]:
     return bench_rows()
 
 
+def _moved() -> Iterator[Ratio]:
+    from edgetune.bench.moved import bench_moved
+    from edgetune.bench.step import usual_llama
+
+    return bench_moved(usual_llama())
+
+
 def _catchup() -> Iterator[Ratio]:
     from edgetune.bench.catchup import bench_catchup
 
@@ -261,6 +268,7 @@ SUITES: dict[str, Callable[[], Iterator[Ratio]]] = {
     "step": _step,
     "embedded": _embedded,
     "rows": _rows,
+    "rank-one": _moved,
     "catchup": _catchup,
 }
 ON_GPUS: dict[str, Callable[..., Iterator[Ratio]]] = {

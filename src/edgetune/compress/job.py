@@ -19,7 +19,7 @@ from edgetune.compress.placement import place_of, width_of
 from edgetune.compress.solve import Moments, Solved, solve_stage
 from edgetune.compress.store import SolvedBlock
 from edgetune.compress.streams import Stream, stages, twin
-from edgetune.compress.walk import Then, Walk
+from edgetune.compress.walk import Walk
 from edgetune.core.allocator import trim
 from edgetune.core.events import Event, LayerCompressed, Listener
 from edgetune.core.quantised import BlockGrid
@@ -117,23 +117,23 @@ class BlockJob:
         copy = deepcopy(block) if self.method.aim_dense and streams else None
         twins = {} if copy is None else {twin(layer, block, copy): n for layer, n in numbers.items()}
         was = [before for before in (stream.as_it_was() for stream in streams) if before is not None]
+        for stream in streams:
+            stream.dense = None  # the dense batch alone is to hold it
         with Walk(block, index, streams, numbers) as walk, ExitStack() as stack:
             beside = None if copy is None else stack.enter_context(Walk(copy, index, was, twins))
             for number, stage in enumerate(shared):
-                # In the last stage nobody waits who need not: the widest activations are there a batch at a time.
-                final = number == len(shared) - 1
-                then = Then.STOP if last and final else Then.WAIT
-                ahead = Then.END if final and not last else then
-                before = None if beside is None else beside.inputs(number, then=ahead)
-                moments = _moments(linears[stage[0]], streams, walk.inputs(number, then=then), before)
+                final = number == len(shared) - 1 and not last
+                before = None if beside is None else beside.inputs(number, to_the_end=final)
+                moments = _moments(linears[stage[0]], streams, walk.inputs(number), before)
                 trim()
                 yield stage, moments
             if last:
                 return
-            outputs = walk.finish()
-            dense = [None] * len(streams) if beside is None else beside.finish()
-        for stream, output, before_it in zip(streams, outputs, dense, strict=True):
-            stream.hidden, stream.dense = output, before_it
+            walk.finish()
+            if beside is not None:
+                beside.finish()
+        for stream, dense in zip(streams, was, strict=bool(was)):
+            stream.dense = dense.hidden
 
     def _solved(
         self,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import cast
 
 import torch
@@ -22,7 +23,7 @@ from edgetune.compress.streams import Stream, stages, twin
 from edgetune.compress.walk import Walk
 from edgetune.core.allocator import trim
 from edgetune.core.events import Event, LayerCompressed, Listener
-from edgetune.core.quantised import BlockGrid
+from edgetune.core.quantised import BlockGrid, QuantisedMatrix
 
 FLOAT_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64"}
 """GGUF names of what is left in floating point."""
@@ -62,14 +63,14 @@ class BlockJob:
             report_float(name, parameter, tell)
         shared = stages(block, linears, streams, index)
         reached = {name for stage in shared for name in stage}
-        solved: dict[str, Solved] = {}
-        for stage, moments in self._measured(block, index, linears, shared, streams, last):
-            solved |= self._solved({name: linears[name] for name in stage}, moments, places, tell)
-        for name in linears:
-            if name not in reached:
-                solved |= self._solved({name: linears[name]}, None, places, tell)
-        stored = {name: one.stored.to("cpu") for name, one in solved.items() if one.stored is not None}
-        floats = {name: one.weights.cpu() for name, one in solved.items() if one.stored is None}
+        missed = [([name], None) for name in linears if name not in reached]
+        stored: dict[str, QuantisedMatrix] = {}
+        floats: dict[str, torch.Tensor] = {}
+        for stage, moments in chain(self._measured(block, index, linears, shared, streams, last), missed):
+            solved = self._solved({name: linears[name] for name in stage}, moments, places, tell)
+            stored |= {name: one.stored.to("cpu") for name, one in solved.items() if one.stored is not None}
+            floats |= {name: one.weights.cpu() for name, one in solved.items() if one.stored is None}
+            del moments, solved  # the next pass does without
         return SolvedBlock(stored, floats, events)
 
     def _touches(self, layer: Linear, place: BlockGrid | None) -> bool:
@@ -114,7 +115,7 @@ class BlockJob:
         numbers: dict[nn.Module, int] = {
             linears[name]: number for number, stage in enumerate(shared) for name in stage
         }
-        copy = deepcopy(block) if self.method.aim_dense and streams else None
+        copy = _as_it_is(block) if self.method.aim_dense and streams else None
         twins = {} if copy is None else {twin(layer, block, copy): n for layer, n in numbers.items()}
         was = [before for before in (stream.as_it_was() for stream in streams) if before is not None]
         for stream in streams:
@@ -127,6 +128,7 @@ class BlockJob:
                 moments = _moments(linears[stage[0]], streams, walk.inputs(number), before)
                 trim()
                 yield stage, moments
+                del moments
             if last:
                 return
             walk.finish()
@@ -159,18 +161,30 @@ class BlockJob:
 def _moments(
     layer: Linear,
     streams: Sequence[Stream],
-    inputs: Iterable[torch.Tensor | None],
-    before: Iterable[torch.Tensor | None] | None,
+    inputs: Iterator[torch.Tensor | None],
+    before: Iterator[torch.Tensor | None] | None,
 ) -> Moments | None:
     """Return the moments of a stage's inputs, with those of the dense model where it walks beside."""
     hessian = Hessian(width_of(layer), layer.weight.device, dense=before is not None)
-    for stream, here, there in zip(streams, inputs, before or [None] * len(streams), strict=True):
-        if here is None:
-            continue
-        x, y = stream.tokens(here), None if there is None else stream.tokens(there)
-        # Tokens that the dense model sends elsewhere (another expert) have no partners: they count as unchanged.
-        hessian.add(x, y if y is not None and len(y) == len(x) else None)
+    for stream in streams:  # no name holds a batch's inputs while the next one's are computed
+        _add(hessian, stream, next(inputs), None if before is None else next(before))
     return Moments(hessian.matrix, hessian.drift) if hessian.tokens else None
+
+
+def _add(
+    hessian: Hessian, stream: Stream, here: torch.Tensor | None, there: torch.Tensor | None
+) -> None:
+    if here is None:
+        return
+    x, y = stream.tokens(here), None if there is None else stream.tokens(there)
+    # Tokens that the dense model sends elsewhere (another expert) have no partners: they count as unchanged.
+    hessian.add(x, y if y is not None and len(y) == len(x) else None)
+
+
+def _as_it_is(block: nn.Module) -> nn.Module:
+    """Return a copy that keeps the weights which this one has now, in the same memory: nobody writes to them."""
+    weights = {id(one): nn.Parameter(one.detach(), requires_grad=False) for one in block.parameters()}
+    return deepcopy(block, weights)
 
 
 def report_float(name: str, parameter: torch.Tensor, listener: Listener) -> None:

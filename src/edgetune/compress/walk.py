@@ -71,9 +71,9 @@ class Walk:
             stage: one more than the last time; all stages before count as solved.
             to_the_end: whether each batch goes on behind the block: its layers need no solving.
         """
+        self._behind = to_the_end
         for number in range(len(self._streams)):
             yield self._walked(number, stage, to_the_end=to_the_end)
-        self._behind = to_the_end
 
     def finish(self) -> None:
         """Walk behind the block, unless the batches are there."""

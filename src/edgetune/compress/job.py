@@ -171,9 +171,7 @@ def _moments(
     return Moments(hessian.matrix, hessian.drift) if hessian.tokens else None
 
 
-def _add(
-    hessian: Hessian, stream: Stream, here: torch.Tensor | None, there: torch.Tensor | None
-) -> None:
+def _add(hessian: Hessian, stream: Stream, here: torch.Tensor | None, there: torch.Tensor | None) -> None:
     if here is None:
         return
     x, y = stream.tokens(here), None if there is None else stream.tokens(there)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgetune.compress.streams import Stream
+from edgetune.compress.streams import Enough, Stream
 
 
 class Walk:
@@ -88,7 +88,7 @@ class Walk:
             output = stream.run(self._block, self._index)
             if to_the_end and now.found is not None and now.found._version != now.version:
                 now.found = self._walked(number, stage, to_the_end=False)  # written to after it was read
-        except _Enough:
+        except Enough:
             to_the_end = False
         if to_the_end:
             stream.hidden = output
@@ -101,7 +101,7 @@ class Walk:
         if stage == now.stage and now.found is None:
             now.found, now.version = arguments[0], arguments[0]._version
         if stage >= now.stage and now.stops:
-            raise _Enough
+            raise Enough
 
     def _called(self, part: nn.Module, forward: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
         """Return what a part of the block returned before, if it must return the same again."""
@@ -151,10 +151,6 @@ class _Kept:
     def intact(self) -> bool:
         """Whether nothing was."""
         return all(tensor._version == version for tensor, version in self._versions)
-
-
-class _Enough(BaseException):
-    """The stage was reached; what comes after is of no use. Not an `Exception`, which a block may catch."""
 
 
 def inputs_of(layer: nn.Module, block: nn.Module, stream: Stream, index: int) -> torch.Tensor | None:

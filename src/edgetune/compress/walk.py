@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from edgetune.compress.streams import Enough, Stream
+from edgetune.core.allocator import THRESHOLD, trim
 
 
 class Walk:
@@ -94,6 +95,8 @@ class Walk:
             stream.hidden = output
             self._kept[number].clear()
         self._pass = _Pass(stage)
+        if stream.hidden.nbytes >= THRESHOLD:
+            trim()  # the pass is gone, and what reads its inputs needs as much
         return now.found
 
     def _read(self, layer: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:

@@ -37,7 +37,8 @@ LONGEST = 512
 MEASURED = 16_384
 """Tokens that are measured on where text is held out of the calibration's."""
 FIFTH = 5
-BATCH = 16
+TOGETHER = 2_048
+"""Tokens of a batch, or one sequence."""
 
 
 def measure(
@@ -122,7 +123,10 @@ def _pieces(path: Path) -> Iterator[str]:
 def _batches(rows: Sequence[Sequence[int]]) -> list[Batch]:
     """Return batches of sequences of one length, every token but the first a label."""
     ids = torch.tensor([list(row) for row in rows])
-    return [Batch(part, torch.ones_like(part), part) for part in torch.split(ids, BATCH)]
+    return [
+        Batch(part, torch.ones_like(part), part)
+        for part in torch.split(ids, max(1, TOGETHER // ids.shape[1]))
+    ]
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from edgetune.compress.streams import Call, Stream, hooked
+from edgetune.compress.streams import Call, Enough, Stream, hooked
 from edgetune.core.batch import Batch
 from edgetune.core.errors import DataError
 
@@ -32,15 +32,47 @@ def capture(
     streams: list[Stream] = []
     passing = False
     for batch in calibration:
-        ids = batch if isinstance(batch, torch.Tensor) else batch.input_ids
-        mask = torch.ones_like(ids) if isinstance(batch, torch.Tensor) else batch.attention_mask
-        if ids.ndim != 2 or not ids.numel():
-            raise DataError(f"a calibration batch must be [batch, length] token ids, not {list(ids.shape)}")
+        ids, mask = _read(batch)
         with instead(blocks, _same) if passing else contextlib.nullcontext():
             streams.append(_called(model, blocks, ids, mask))
         if len(streams) == 1 and len(calibration) > 1:
             passing = _may_pass_by(model, blocks, ids, mask, streams[0])
     return streams
+
+
+def first_states(
+    model: PreTrainedModel, blocks: nn.ModuleList, calibration: Sequence[torch.Tensor | Batch]
+) -> list[torch.Tensor]:
+    """Return what the first block reads of each batch, float [batch, length, width]; no block runs.
+
+    Args:
+        model: any decoder.
+        blocks: its blocks.
+        calibration: as in `capture`.
+    """
+    found: list[torch.Tensor] = []
+
+    def keep(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        found.append(arguments[0] if arguments else keywords["hidden_states"])
+        raise Enough
+
+    with hooked([blocks[0].register_forward_pre_hook(keep, with_kwargs=True)]):
+        for batch in calibration:
+            with contextlib.suppress(Enough):
+                _run(model, *_read(batch))
+    return found
+
+
+def _read(batch: torch.Tensor | Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return ids and mask."""
+    ids = batch if isinstance(batch, torch.Tensor) else batch.input_ids
+    if ids.ndim != 2 or not ids.numel():
+        raise DataError(f"a calibration batch must be [batch, length] token ids, not {list(ids.shape)}")
+    return ids, torch.ones_like(ids) if isinstance(batch, torch.Tensor) else batch.attention_mask
+
+
+def _run(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor) -> None:
+    model.base_model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False)
 
 
 def _called(model: PreTrainedModel, blocks: nn.ModuleList, ids: torch.Tensor, mask: torch.Tensor) -> Stream:
@@ -55,9 +87,7 @@ def _called(model: PreTrainedModel, blocks: nn.ModuleList, ids: torch.Tensor, ma
         calls.append((arguments[1:], rest))
 
     with hooked(block.register_forward_pre_hook(keep, with_kwargs=True) for block in blocks):
-        model.base_model(
-            input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False
-        )
+        _run(model, ids, mask)
     return Stream(hidden[0], calls, mask.flatten().bool().to(model.device))
 
 

@@ -16,7 +16,7 @@ from edgetune.compress.hessian import Hessian
 from edgetune.compress.method import CompressionMethod
 from edgetune.compress.ordered import solve_in_order
 from edgetune.compress.solve import Moments, solve_stage
-from edgetune.compress.streams import Stream, hooked
+from edgetune.compress.streams import Enough, Stream, hooked
 from edgetune.core.events import Listener
 from edgetune.core.quantised import BlockGrid, QuantisedMatrix
 
@@ -81,15 +81,11 @@ def _behind(model: PreTrainedModel, blocks: nn.ModuleList, hidden: torch.Tensor,
 
     def keep(_: nn.Module, arguments: tuple[Any, ...]) -> None:
         seen.append(arguments[0])
-        raise _Enough
+        raise Enough
 
     head = cast(Any, model).get_output_embeddings()
     ids = torch.zeros(hidden.shape[:2], dtype=torch.long, device=model.device)
     hook, output = head.register_forward_pre_hook(keep), hidden if plain else (hidden,)
-    with instead(blocks, lambda *_, **__: output), hooked([hook]), contextlib.suppress(_Enough):
+    with instead(blocks, lambda *_, **__: output), hooked([hook]), contextlib.suppress(Enough):
         model(input_ids=ids, use_cache=False)
     return seen[0]
-
-
-class _Enough(Exception):
-    """The head was reached; its product is of no use."""

@@ -193,7 +193,7 @@ def _inverse_upper(hessian: torch.Tensor, diagonal: torch.Tensor) -> torch.Tenso
             continue
         _invert_lower(lower)
         upper = _reversed(lower, torch.float32)
-        if bool(torch.isfinite(upper).all()):
+        if all(bool(torch.isfinite(end)) for end in upper.aminmax()):  # both are NaN where one entry is
             return upper
     return None
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import cast
 
 import torch
@@ -19,10 +20,10 @@ from edgetune.compress.placement import place_of, width_of
 from edgetune.compress.solve import Moments, Solved, solve_stage
 from edgetune.compress.store import SolvedBlock
 from edgetune.compress.streams import Stream, stages, twin
-from edgetune.compress.walk import Then, Walk
+from edgetune.compress.walk import Walk
 from edgetune.core.allocator import trim
 from edgetune.core.events import Event, LayerCompressed, Listener
-from edgetune.core.quantised import BlockGrid
+from edgetune.core.quantised import BlockGrid, QuantisedMatrix
 
 FLOAT_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64"}
 """GGUF names of what is left in floating point."""
@@ -62,14 +63,14 @@ class BlockJob:
             report_float(name, parameter, tell)
         shared = stages(block, linears, streams, index)
         reached = {name for stage in shared for name in stage}
-        solved: dict[str, Solved] = {}
-        for stage, moments in self._measured(block, index, linears, shared, streams, last):
-            solved |= self._solved({name: linears[name] for name in stage}, moments, places, tell)
-        for name in linears:
-            if name not in reached:
-                solved |= self._solved({name: linears[name]}, None, places, tell)
-        stored = {name: one.stored.to("cpu") for name, one in solved.items() if one.stored is not None}
-        floats = {name: one.weights.cpu() for name, one in solved.items() if one.stored is None}
+        missed = [([name], None) for name in linears if name not in reached]
+        stored: dict[str, QuantisedMatrix] = {}
+        floats: dict[str, torch.Tensor] = {}
+        for stage, moments in chain(self._measured(block, index, linears, shared, streams, last), missed):
+            solved = self._solved({name: linears[name] for name in stage}, moments, places, tell)
+            stored |= {name: one.stored.to("cpu") for name, one in solved.items() if one.stored is not None}
+            floats |= {name: one.weights.cpu() for name, one in solved.items() if one.stored is None}
+            del moments, solved  # the next pass does without
         return SolvedBlock(stored, floats, events)
 
     def _touches(self, layer: Linear, place: BlockGrid | None) -> bool:
@@ -114,26 +115,27 @@ class BlockJob:
         numbers: dict[nn.Module, int] = {
             linears[name]: number for number, stage in enumerate(shared) for name in stage
         }
-        copy = deepcopy(block) if self.method.aim_dense and streams else None
+        copy = _as_it_is(block) if self.method.aim_dense and streams else None
         twins = {} if copy is None else {twin(layer, block, copy): n for layer, n in numbers.items()}
         was = [before for before in (stream.as_it_was() for stream in streams) if before is not None]
+        for stream in streams:
+            stream.dense = None  # the dense batch alone is to hold it
         with Walk(block, index, streams, numbers) as walk, ExitStack() as stack:
             beside = None if copy is None else stack.enter_context(Walk(copy, index, was, twins))
             for number, stage in enumerate(shared):
-                # In the last stage nobody waits who need not: the widest activations are there a batch at a time.
-                final = number == len(shared) - 1
-                then = Then.STOP if last and final else Then.WAIT
-                ahead = Then.END if final and not last else then
-                before = None if beside is None else beside.inputs(number, then=ahead)
-                moments = _moments(linears[stage[0]], streams, walk.inputs(number, then=then), before)
+                final = number == len(shared) - 1 and not last
+                before = None if beside is None else beside.inputs(number, to_the_end=final)
+                moments = _moments(linears[stage[0]], streams, walk.inputs(number), before)
                 trim()
                 yield stage, moments
+                del moments
             if last:
                 return
-            outputs = walk.finish()
-            dense = [None] * len(streams) if beside is None else beside.finish()
-        for stream, output, before_it in zip(streams, outputs, dense, strict=True):
-            stream.hidden, stream.dense = output, before_it
+            walk.finish()
+            if beside is not None:
+                beside.finish()
+        for stream, dense in zip(streams, was, strict=bool(was)):
+            stream.dense = dense.hidden
 
     def _solved(
         self,
@@ -159,18 +161,28 @@ class BlockJob:
 def _moments(
     layer: Linear,
     streams: Sequence[Stream],
-    inputs: Iterable[torch.Tensor | None],
-    before: Iterable[torch.Tensor | None] | None,
+    inputs: Iterator[torch.Tensor | None],
+    before: Iterator[torch.Tensor | None] | None,
 ) -> Moments | None:
     """Return the moments of a stage's inputs, with those of the dense model where it walks beside."""
     hessian = Hessian(width_of(layer), layer.weight.device, dense=before is not None)
-    for stream, here, there in zip(streams, inputs, before or [None] * len(streams), strict=True):
-        if here is None:
-            continue
-        x, y = stream.tokens(here), None if there is None else stream.tokens(there)
-        # Tokens that the dense model sends elsewhere (another expert) have no partners: they count as unchanged.
-        hessian.add(x, y if y is not None and len(y) == len(x) else None)
+    for stream in streams:  # no name holds a batch's inputs while the next one's are computed
+        _add(hessian, stream, next(inputs), None if before is None else next(before))
     return Moments(hessian.matrix, hessian.drift) if hessian.tokens else None
+
+
+def _add(hessian: Hessian, stream: Stream, here: torch.Tensor | None, there: torch.Tensor | None) -> None:
+    if here is None:
+        return
+    x, y = stream.tokens(here), None if there is None else stream.tokens(there)
+    # Tokens that the dense model sends elsewhere (another expert) have no partners: they count as unchanged.
+    hessian.add(x, y if y is not None and len(y) == len(x) else None)
+
+
+def _as_it_is(block: nn.Module) -> nn.Module:
+    """Return a copy that keeps the weights which this one has now, in the same memory: nobody writes to them."""
+    weights = {id(one): nn.Parameter(one.detach(), requires_grad=False) for one in block.parameters()}
+    return deepcopy(block, weights)
 
 
 def report_float(name: str, parameter: torch.Tensor, listener: Listener) -> None:

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from edgetune.compress.blocks import decoder_blocks, replace_data
-from edgetune.compress.capture import capture
+from edgetune.compress.capture import capture, first_states
 from edgetune.compress.head import solvable_head, solve_head
 from edgetune.compress.job import BlockJob, report_float
 from edgetune.compress.method import CompressionMethod
@@ -63,9 +63,10 @@ def compress_model(
     Raises:
         DataError: if calibration is needed and there is none, or a batch is not [batch, length].
         ModelError: if the model is no decoder, or weights or activations are not finite.
-    Cost: one forward pass over the calibration tokens, and tokens * d^2 multiply-adds and one sweep a stage. Memory:
-        what a `Walk` keeps and one Hessian at a time (4 d^2 bytes, 3 times that while it is factorised). Aiming at
-        the dense outputs, the dense blocks run beside: twice of everything but the sweeps, and one block more.
+    Cost: what a `Walk` costs over the calibration tokens, and tokens * d^2 multiply-adds and one sweep a stage. Memory:
+        two hidden states a token, the widest activations of one batch and one Hessian at a time (4 d^2 bytes, 3 times
+        that while it is factorised). Aiming at the dense outputs, the dense blocks run beside: twice of everything
+        but the sweeps, and one block more.
     Source: OPTQ, section 4 (setup), with the stages of the reference code's `--true-sequential`.
     """
     blocks = decoder_blocks(model)
@@ -80,11 +81,11 @@ def compress_model(
     model.train(False)
     try:
         outside, head = _outside(model, names, method, grids, solves=bool(calibration))
-        before = capture(model, blocks, calibration) if method.aim_dense else []
+        before = first_states(model, blocks, calibration) if method.aim_dense else []
         results |= _round_embeddings(model, outside, listener)
         streams = capture(model, blocks, calibration) if method.reads else []
         for stream, dense in zip(streams, before, strict=False):
-            stream.dense = dense.hidden
+            stream.dense = dense
         del before
         job = BlockJob(names, method, grids, listener)
         for index, block in enumerate(blocks):

@@ -126,6 +126,10 @@ def twin(module: nn.Module, block: nn.Module, copy: nn.Module) -> nn.Module:
     return copy.get_submodule(path)
 
 
+class Enough(BaseException):
+    """A pass went as far as it was wanted. Not an `Exception`, which a model may catch."""
+
+
 @contextlib.contextmanager
 def hooked(handles: Iterable[Any]) -> Iterator[None]:
     """Remove hooks at the end, whatever happens."""

@@ -27,8 +27,8 @@ TIMES_WIDEST = 4
 """Tokens for every input of the widest layer."""
 LONGEST = 2_048
 """Tokens of a sequence at most: what calibration of language models is measured with."""
-TOGETHER = 4_096
-"""Tokens of a batch: the widest activation of a block is of so many rows."""
+TOGETHER = 2_048
+"""Tokens of a batch, or one record: the widest activations of a block are of so many rows."""
 SOME = 64
 """Records that are encoded at a time."""
 TEXT = (".txt", ".raw", ".text")

@@ -78,12 +78,12 @@ def bench(
 ) -> None:
     """Measure ratios side by side in one run.
 
-    Directions, a whole step, one of the embedded model, one along directions of rank one, up to how many rows a matrix
-    is better perturbed in the cache, or a device's catch-up. `federation` is a table of all federated systems at equal
-    device work, `case-study` the survey's section III.D, `initialisers` one of LoRA's starts beside tuning all weights, `compression` one of methods,
-    grids and calibrations, `distillation` one of lessons of a teacher, `combinations` one of tuning methods by
-    compressions, `forwards` one of tuning methods at equal forward passes, each at the best of its rates; all go on
-    where they were interrupted.
+    Directions, a whole step, one of the embedded model, one along directions of rank one, up to how many rows a
+    matrix is better perturbed in the cache, or a device's catch-up. `federation` is a table of all federated
+    systems at equal device work, `case-study` the survey's section III.D, `initialisers` one of LoRA's starts
+    beside tuning all weights, `compression` one of methods, grids and calibrations, `distillation` one of lessons
+    of a teacher, `combinations` one of tuning methods by compressions, `forwards` one of tuning methods at equal
+    forward passes, each at the best of its rates; all go on where they were interrupted.
     """
     if what == "compression":
         from edgetune.cli.compression_table import compression_table

@@ -25,6 +25,7 @@ from edgetune.directions.kept import KeptSpace
 from edgetune.directions.moves import signs_matrix
 from edgetune.directions.space import BoundSpace
 from edgetune.estimators import TwoPoint
+from edgetune.measure.allocator import allocator_peak
 from edgetune.models.quiet import quiet
 from edgetune.tune import FoldedTuned, ProjectedTuned, StackedTuned, projected
 from edgetune.updates import Sgd
@@ -184,6 +185,24 @@ def test_a_pool_never_writes_to_its_base(tiny_model: Any) -> None:
     assert all(torch.equal(one, copies[name]) for name, one in base.items())
     tuned.reset(None)
     assert close(response_loss(tuned.model, batch), torch.tensor(before))
+
+
+def test_a_step_needs_the_activations_of_twice_the_batch_and_little_more(tiny_model: Any) -> None:
+    """Signs of rows and columns are drawn before; what a step adds to them is the folded rows of a layer."""
+    tuned, plain, ids = folded(tiny_model()), tiny_model(), batch_of(2, 40).input_ids
+    batch, twice = (Batch(one, torch.ones_like(one), one) for one in (ids, torch.cat([ids, ids])))
+
+    def step() -> None:
+        Sgd(1e-6).step(tuned, TwoPoint(1e-3)(tuned, response_loss, batch, 7).update, {})
+
+    def forward() -> None:
+        with torch.no_grad():
+            response_loss(plain, twice)
+
+    step()
+    forward()
+    largest = twice.input_ids.numel() * 100 * 4  # the logits
+    assert allocator_peak(step) < allocator_peak(forward) + largest / 2
 
 
 @kinds

@@ -94,6 +94,10 @@ METHODS: dict[str, TuningMethod] = {
     ),
     "fzoo": with_options(tuning_method("fzoo"), {"learning_rate": 1e-2, "directions_per_step": 3, **STEPS}),
     "grzo": with_options(tuning_method("grzo"), {"learning_rate": 1e-2, "directions_per_step": 3, **STEPS}),
+    "tiled": with_options(
+        tuning_method("fedkseed"),
+        {"directions": "rank_one_pool", "pool": 64, "learning_rate": 1e-3, "eps": 1e-3, **STEPS},
+    ),
     "linear_pool": with_options(
         tuning_method("fedkseed"),
         {"target": "linear", "directions": "rank_one_pool", "pool": 64, "learning_rate": 1e-3, "eps": 1e-3}

@@ -35,6 +35,7 @@ PRIVATE = ["dpzero", "dp_aggzo", "hidden_devices"]
 both = pytest.mark.parametrize("name", ["fedkseed", "lora"])
 DIRECTED = [
     "fedkseed",
+    "tiled",
     "linear_pool",
     "signs",
     "mezo",
@@ -203,6 +204,8 @@ def reply_of(server: Server, device: int, worker: Worker) -> bytes:
         ("tune", "adapter"),
         ("federate", "prefix"),
         ("federate", "bitfit"),
+        ("federate", "tiled"),
+        ("tune", "tiled"),
         ("federate", "linear_pool"),
         ("federate", "fedselft"),
         ("federate", "fedpeptao"),
@@ -302,6 +305,9 @@ def test_one_device_alone_is_the_federation_of_one(name: str, toy: MakeToy) -> N
         ("full", "llama"),
         ("full", "gpt2"),
         ("linear", "gpt2"),
+        ("tiled", "llama"),
+        ("tiled", "gpt2"),
+        ("grzo", "gpt2"),
         ("linear_pool", "llama"),
         ("linear_pool", "gpt2"),
         ("bitfit", "llama"),

@@ -74,8 +74,9 @@ def test_a_run_on_a_file_goes_on_where_it_stopped(base: Path, tmp_path: Path) ->
     assert coefficients(federated(base, tmp_path / "parts", 2)) == coefficients(whole)
 
 
+@pytest.mark.parametrize("directions", ["hadamard", "rank_one_pool"])
 def test_blocks_that_layers_compute_with_stay_blocks_where_weights_are_streamed(
-    base: Path, tmp_path: Path
+    directions: str, base: Path, tmp_path: Path
 ) -> None:
     loaded = load_backbone(base)
     weights = base_tensors(loaded, None)
@@ -85,7 +86,8 @@ def test_blocks_that_layers_compute_with_stay_blocks_where_weights_are_streamed(
         values = stored.dequantise() if isinstance(stored, PackedTensor) else stored
         assert torch.equal(values, weight), name
     fused, streamed = (
-        federated(base, tmp_path / name, 1, "--residency", name) for name in ("fused", "streamed")
+        federated(base, tmp_path / name, 1, "--residency", name, "--set", f"method.directions={directions}")
+        for name in ("fused", "streamed")
     )
     assert streamed.base_digest == fused.base_digest
     assert coefficients(streamed) == pytest.approx(coefficients(fused), rel=0.05, abs=1e-7)

@@ -37,8 +37,13 @@ SMALL = ["--set", "data.records=80", "--set", "data.held_out=8", "--set", "data.
 ANSWERS = ["--set", "evaluation.max_new_tokens=8", "--set", "evaluation.samples=0"]
 
 
-def federated(out: Path, residency: str) -> Ledger:
+kinds = pytest.mark.parametrize("directions", ["hadamard", "rank_one_pool"])
+
+
+def federated(out: Path, residency: str, directions: str = "hadamard") -> Ledger:
     options = [
+        "--set",
+        f"method.directions={directions}",
         "--residency",
         residency,
         "--set",
@@ -50,8 +55,11 @@ def federated(out: Path, residency: str) -> Ledger:
     return read_ledger(out / "tuned.ledger")
 
 
-def test_a_streamed_run_is_the_fused_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fused, streamed = (federated(tmp_path / name, name) for name in ("fused", "streamed"))
+@kinds
+def test_a_streamed_run_is_the_fused_run(
+    directions: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fused, streamed = (federated(tmp_path / name, name, directions) for name in ("fused", "streamed"))
     assert streamed.base_digest == fused.base_digest
     assert isinstance(streamed.update, Projected)
     assert isinstance(fused.update, Projected)
@@ -60,9 +68,12 @@ def test_a_streamed_run_is_the_fused_run(tmp_path: Path, capsys: pytest.CaptureF
     edgetune.load("embedded", tmp_path / "streamed" / "tuned.ledger")  # checks the recorded digest
 
 
+@kinds
 @pytest.mark.parametrize("grid", ["q8_0", "q4_0"])
-def test_a_run_on_a_rounded_base(grid: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ledger = federated(tmp_path, f"streamed-{grid}")
+def test_a_run_on_a_rounded_base(
+    grid: str, directions: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = federated(tmp_path, f"streamed-{grid}", directions)
     backbone = load_backbone("embedded")
     assert ledger.extra == {"base_grid": grid.upper()}
     assert ledger.base_digest != backbone.digest

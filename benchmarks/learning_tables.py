@@ -181,7 +181,7 @@ def _verdict(study: Study, summary: Mapping[str, Any]) -> list[str]:
         low, high = one["mean"] - LIMIT * one["error"], one["mean"] + LIMIT * one["error"]
         lines.append(
             f"Mean over K, {one['task']}: {study.subject} - {one['other']} lies between {low:+.4f} and "
-            f"{high:+.4f} nats (two standard errors)."
+            f"{high:+.4f} nats (two standard errors{', worse' if one['worse'] else ''})."
         )
     return [*lines, f"Steps dropped for a loss that was not finite: {summary['dropped']}."]
 

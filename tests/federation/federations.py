@@ -94,6 +94,11 @@ METHODS: dict[str, TuningMethod] = {
     ),
     "fzoo": with_options(tuning_method("fzoo"), {"learning_rate": 1e-2, "directions_per_step": 3, **STEPS}),
     "grzo": with_options(tuning_method("grzo"), {"learning_rate": 1e-2, "directions_per_step": 3, **STEPS}),
+    "lozo": with_options(tuning_method("lozo"), {"learning_rate": 1e-3, "interval": 3, **STEPS}),
+    "subzero": with_options(
+        tuning_method("subzero"),
+        {"learning_rate": 1e-3, "directions_per_step": 3, "interval": 3, **STEPS},
+    ),
     "linear_pool": with_options(
         tuning_method("fedkseed"),
         {"target": "linear", "directions": "rank_one_pool", "pool": 64, "learning_rate": 1e-3, "eps": 1e-3}

@@ -98,9 +98,7 @@ def lozo(key: bytes, name: str, seed: int, i: int, j: int, rows: int) -> float:
 def _walsh(x: list[float]) -> list[float]:
     span = 1
     while span < len(x):
-        x = [
-            _single(x[i - span] - x[i]) if i & span else _single(x[i] + x[i + span]) for i in range(len(x))
-        ]
+        x = [_single(x[i - span] - x[i]) if i & span else _single(x[i] + x[i + span]) for i in range(len(x))]
         span *= 2
     return x
 

@@ -1,4 +1,4 @@
-"""Directions of low rank in a shared subspace: by their formulas, by independent decompositions, by their statistics."""
+"""Directions of low rank in a shared subspace: by formulas, independent decompositions, statistics."""
 
 from __future__ import annotations
 
@@ -52,9 +52,7 @@ def test_matrices_equal_the_defining_formula_bit_for_bit_and_vectors_are_gaussia
     rows, columns, name = 37, 21, "läyer.w"
     exact = [EXACT[type(kind)](KEY, name, seed, i, j, rows) for i in range(rows) for j in range(columns)]
     assert draw(kind, (rows, columns), seed, name).flatten().tolist() == exact
-    assert torch.equal(
-        draw(kind, (100,), seed), Gaussian().values(Source(KEY), "w", seed, 0, 100, CPU)
-    )
+    assert torch.equal(draw(kind, (100,), seed), Gaussian().values(Source(KEY), "w", seed, 0, 100, CPU))
     assert torch.equal(draw(kind, (4, 6, 10), seed), draw(kind, (24, 10), seed).view(4, 6, 10))
 
 

@@ -74,6 +74,7 @@ class Intervals(Fresh):
             interval, place = divmod(step, self.interval)
             first = fresh_seed(seed, "interval", who, interval)
             drawn += [
-                subspace_of(first) | (first + index) & LOW for index in range(place * each, (place + 1) * each)
+                subspace_of(first) | (first + index) & LOW
+                for index in range(place * each, (place + 1) * each)
             ]
         return drawn

@@ -36,9 +36,7 @@ class SubspaceKind(Kind):
         """Return what all directions share whose seeds have the upper 32 bits of this one."""
 
     @abstractmethod
-    def within(
-        self, source: Source, name: str, seed: int, common: Common, rows: int, columns: int
-    ) -> Rows:
+    def within(self, source: Source, name: str, seed: int, common: Common, rows: int, columns: int) -> Rows:
         """Return a direction of a matrix, to be formed some rows at a time.
 
         Args:

@@ -25,10 +25,10 @@ class SubZero(SubspaceKind):
         z = U Z V^T / r,   U = D tile(H_r) [m, r],   V = E tile(H_r) [n, r],   Z [r, r] Gaussian,   r = 16
         z[i, j] = D_i M[i mod r, j mod r] E_j,   M = H_r Z H_r / r
 
-    The signs D and E come from the stream of the upper 32 bits alone, behind the bits that Z takes there, Z from that of
-    the whole seed. Columns of U, and of V, are exactly orthogonal on whole tiles of r. The paper takes the QR factors of
+    The signs D and E come from the stream of the upper 32 bits alone, behind the bits that Z takes there, Z from that
+    of the whole seed. Columns of U, and of V, are exactly orthogonal on whole tiles of r. The paper takes QR factors of
     Gaussian matrices, whose bits differ from machine to machine, with columns of norm 1; here entries of z have unit
-    variance, so that eps and rates are those of dense directions.
+    variance, so that eps and rates are those of dense directions. A row shares its coordinates with every r-th one.
 
     Cost: (rows + columns) / 512 ChaCha20 blocks a matrix, 8 for Z, and one pass.
     Source: Yu et al. 2024, arXiv:2410.08989 (SubZero); many queries in one subspace: arXiv:2608.15665 (SubZero+);
@@ -50,7 +50,10 @@ class SubZero(SubspaceKind):
         d, e = common
         drawn = Gaussian().values(source, name, seed, 0, RANK * RANK, d.device).view(RANK, RANK)
         core = walsh(walsh(drawn).T.contiguous()).T.mul(1 / RANK)
-        row, column = torch.arange(rows, device=d.device) % RANK, torch.arange(columns, device=d.device) % RANK
+        row, column = (
+            torch.arange(rows, device=d.device) % RANK,
+            torch.arange(columns, device=d.device) % RANK,
+        )
 
         def formed(part: slice) -> torch.Tensor:
             pattern = core[:, column].mul_(e)

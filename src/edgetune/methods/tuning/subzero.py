@@ -15,8 +15,8 @@ METHOD = replace(
     travels="one coefficient a direction of a local step up, those of missed rounds down; no subspace",
     memory="inference + scratch of the largest matrix",
     source=(
-        "Yu et al. 2024, arXiv:2410.08989; arXiv:2608.15665 (QR factors there, signed Hadamard columns here; its Adam on"
-        " the core is left out: a ledger is a sum of directions)"
+        "Yu et al. 2024, arXiv:2410.08989; arXiv:2608.15665 (QR factors there, signed Hadamard columns here; its Adam"
+        " on the core is left out: a ledger is a sum of directions; rates are ours)"
     ),
     directions=Intervals(SubZero(), interval=50),
     estimate=OneSided(eps=1e-3, directions=8),

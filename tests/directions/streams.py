@@ -79,3 +79,39 @@ def rank_one_pool_vector(key: bytes, name: str, k: int, j: int, size: int) -> in
     a, b = k // wide, k % wide
     sign = (-1) ** (bin(j // wide % tall & a).count("1") + bin(j % wide & b).count("1"))
     return rademacher(key, name, 0, j) * sign
+
+
+def _single(x: float) -> float:
+    return float(struct.unpack("<f", struct.pack("<f", x))[0])
+
+
+def lozo(key: bytes, name: str, seed: int, i: int, j: int, rows: int) -> float:
+    above, common = (rows * 2 + 31) // 32 * 32, seed - seed % 2**32
+    half = _single(2**-0.5)
+    total = 0.0
+    for r in range(2):
+        u = _single(_single(gaussian(key, name, seed, i * 2 + r)) * half)
+        total = _single(total + _single(u * _single(gaussian(key, name, common, above + j * 2 + r))))
+    return total
+
+
+def _walsh(x: list[float]) -> list[float]:
+    span = 1
+    while span < len(x):
+        x = [_single(x[i - span] - x[i]) if i & span else _single(x[i] + x[i + span]) for i in range(len(x))]
+        span *= 2
+    return x
+
+
+@cache
+def _core(key: bytes, name: str, seed: int) -> list[list[float]]:
+    z = [[_single(gaussian(key, name, seed, 16 * a + b)) for b in range(16)] for a in range(16)]
+    across = [_walsh(row) for row in z]
+    down = [_walsh([row[b] for row in across]) for b in range(16)]
+    return [[down[b][a] / 16 for b in range(16)] for a in range(16)]
+
+
+def subzero(key: bytes, name: str, seed: int, i: int, j: int, rows: int) -> float:
+    common, above = seed - seed % 2**32, 4096 + (rows + 511) // 512 * 512
+    signs = rademacher(key, name, common, 4096 + i) * rademacher(key, name, common, above + j)
+    return signs * _core(key, name, seed)[i % 16][j % 16]

@@ -98,6 +98,11 @@ METHODS: dict[str, TuningMethod] = {
         tuning_method("fedkseed"),
         {"directions": "rank_one_pool", "pool": 64, "learning_rate": 1e-3, "eps": 1e-3, **STEPS},
     ),
+    "lozo": with_options(tuning_method("lozo"), {"learning_rate": 1e-3, "interval": 3, **STEPS}),
+    "subzero": with_options(
+        tuning_method("subzero"),
+        {"learning_rate": 1e-3, "directions_per_step": 3, "interval": 3, **STEPS},
+    ),
     "linear_pool": with_options(
         tuning_method("fedkseed"),
         {"target": "linear", "directions": "rank_one_pool", "pool": 64, "learning_rate": 1e-3, "eps": 1e-3}

@@ -45,6 +45,8 @@ DIRECTED = [
     "decomfl_pool",
     "fzoo",
     "grzo",
+    "lozo",
+    "subzero",
 ]
 SERVED = ["fedkseed_pro", "one_byte", "one_byte_pairs", "feedsign", "fwdllm", "discriminative"]
 DENSE = [
@@ -189,6 +191,10 @@ def reply_of(server: Server, device: int, worker: Worker) -> bytes:
         ("tune", "fzoo"),
         ("federate", "grzo"),
         ("tune", "grzo"),
+        ("federate", "lozo"),
+        ("tune", "lozo"),
+        ("federate", "subzero"),
+        ("tune", "subzero"),
         ("federate", "one_byte"),
         ("federate", "one_byte_pairs"),
         ("federate", "feedsign"),
@@ -271,14 +277,14 @@ def test_a_folder_of_another_configuration_is_not_resumed(toy: MakeToy) -> None:
         toy(fingerprint="g").federate(2)
 
 
-@pytest.mark.parametrize("name", ["fedkseed", "signs", "mezo", "decomfl", "fzoo", "grzo"])
+@pytest.mark.parametrize("name", ["fedkseed", "signs", "mezo", "decomfl", "fzoo", "grzo", "lozo", "subzero"])
 def test_one_device_alone_is_the_federation_of_one(name: str, toy: MakeToy) -> None:
     federated, alone = toy(name, run="f"), toy(name, run="s")
     federated.devices = {0: federated.devices[0]}
     first, second = federated.federate(3, 1.0), alone.tune(3)
     assert first.directions == second.directions
     table = [np.zeros(64, np.float64), np.zeros(64, np.float64)]
-    if name in {"mezo", "decomfl", "fzoo", "grzo"}:
+    if name in {"mezo", "decomfl", "fzoo", "grzo", "lozo", "subzero"}:
         assert first.digest == second.digest
         return
     for sums, ledger in zip(table, (first, second), strict=True):

@@ -13,9 +13,10 @@ from edgetune.aggregate import Controlled, FedEx, Ffa, Mean, Paced, ServerAdam, 
 from edgetune.core.errors import ConfigError
 from edgetune.core.part import GRADIENTS, Part
 from edgetune.data.sampling import Poisson
-from edgetune.directions import Gaussian, Hadamard, Rademacher
+from edgetune.directions import Gaussian, Hadamard, Lozo, Rademacher
 from edgetune.directions.discriminative import Discriminative
 from edgetune.directions.draw import Fresh, Pool
+from edgetune.directions.intervals import Intervals
 from edgetune.directions.weighted import WeightedPool
 from edgetune.estimators import Backprop, ByRecord, OneSided, Standardised, TwoPoint
 from edgetune.measure.objective import Answers
@@ -31,6 +32,7 @@ from edgetune.wire import Changed, Coefficients, Float32, Log, Table, Tensors
 KSEED, MEZO, LORA = (tuning_method(name) for name in ("fedkseed", "mezo", "lora"))
 DPZERO, FZOO, GRZO = (tuning_method(name) for name in ("dpzero", "fzoo", "grzo"))
 MEZO_LORA, PREFIX = tuning_method("mezo_lora"), tuning_method("mezo_prefix")
+LOZO = tuning_method("lozo")
 FWDLLM, SELFT = tuning_method("fwdllm"), tuning_method("fedselft")
 CHOOSING = with_options(FWDLLM, {"draw": "discriminative"})
 DECAY = with_options(KSEED, {"schedule": "cosine", "schedule_steps": 200})
@@ -171,6 +173,8 @@ def test_parts_that_do_not_fit_are_refused(
         (FWDLLM, "keep_slopes", 0.1, {"aggregate": Paced(1e-2, 0.0, keep=0.1)}),
         (FWDLLM, "keep_last", True, {"aggregate": Paced(1e-2, 0.0, keep_last=True)}),
         (CHOOSING, "candidates", 7, {"directions": Discriminative(Gaussian(), candidates=7)}),
+        (LOZO, "interval", 7, {"directions": Intervals(Lozo(), interval=7)}),
+        (LOZO, "draw", "fresh", {"directions": Fresh(Lozo())}),
         (KSEED, "up_values", "float32", {"up": Coefficients(Float32())}),
         (KSEED, "down_values", "float32", {"down": Table(Float32())}),
         (LORA, "server", "momentum", {"server": ServerMomentum()}),
@@ -223,6 +227,10 @@ def test_an_option_left_out_changes_nothing() -> None:
         (LORA, {"directions": "gaussian"}, "no directions"),
         (MEZO, {"directions": "hadamard"}, "form a pool"),
         (KSEED, {"directions": "gausian"}, "did you mean 'gaussian'"),
+        (MEZO, {"interval": 8}, "no interval"),
+        (LOZO, {"interval": 0}, "1 to 1,048,576 steps"),
+        (LOZO, {"directions": "gaussian"}, "no subspace"),
+        (MEZO, {"draw": "intervals"}, "no subspace"),
         (KSEED, {"rank": 8}, "no rank"),
         (KSEED, {"alpha": 8}, "no alpha"),
         (KSEED, {"learning_rate": -1.0}, "learning rate"),

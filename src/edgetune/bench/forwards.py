@@ -63,6 +63,8 @@ WAYS: dict[str, Way] = {
     BASE: Way("fedkseed"),
     "one-sided-7": Way("decomfl", {"directions_per_step": 7}),
     "fzoo": Way("fzoo"),
+    "lozo": Way("lozo"),
+    "subzero": Way("subzero"),
     "rank-one": Way("mezo", {"directions": "rank_one"}),
     "rank-one-pool": Way("fedkseed", {"directions": "rank_one_pool"}),
     "rank-one-7": Way("decomfl", {"directions_per_step": 7, "directions": "rank_one"}),

@@ -3,13 +3,15 @@
 from edgetune.directions.gaussian import Gaussian
 from edgetune.directions.hadamard import Hadamard
 from edgetune.directions.kind import Kind
+from edgetune.directions.lozo import Lozo
 from edgetune.directions.rademacher import Rademacher
 from edgetune.directions.rank_one import RankOne
 from edgetune.directions.rank_one_pool import RankOnePool
 from edgetune.directions.source import CachedSource, Source
+from edgetune.directions.subzero import SubZero
 
 KINDS: dict[str, type[Kind]] = {
-    kind.name: kind for kind in (Rademacher, Gaussian, Hadamard, RankOne, RankOnePool)
+    kind.name: kind for kind in (Rademacher, Gaussian, Hadamard, RankOne, RankOnePool, Lozo, SubZero)
 }
 """Kinds of direction by the name that ledgers and recipes use."""
 
@@ -25,9 +27,11 @@ __all__ = [
     "Gaussian",
     "Hadamard",
     "Kind",
+    "Lozo",
     "Rademacher",
     "RankOne",
     "RankOnePool",
     "Source",
+    "SubZero",
     "made_of",
 ]

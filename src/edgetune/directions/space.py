@@ -25,6 +25,7 @@ from edgetune.directions.rank_one import RankOneKind
 from edgetune.directions.rank_one_pool import RankOnePool
 from edgetune.directions.source import CachedSource, Source
 from edgetune.directions.stored import StoredReader
+from edgetune.directions.subspace import SubspaceKind
 
 
 class BoundSpace:
@@ -49,7 +50,7 @@ class BoundSpace:
         self._level, self._triton = compiled_level(), triton_wanted()
         self.few = few_rows(self._level)
         drawn = Source(key)
-        if self._level is not None and isinstance(kind, RankOneKind):
+        if self._level is not None and isinstance(kind, RankOneKind | SubspaceKind):
             drawn = CompiledSource(key, self._level)
         self._source = CachedSource(key, drawn) if kind.sized else drawn
         self._tensors: dict[str, native.TensorDirections] = {}

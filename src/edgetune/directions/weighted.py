@@ -16,6 +16,7 @@ from edgetune.core.part import AMPLITUDES, CARRIED, STALE
 from edgetune.core.update import Coefficients, Projected, Update, Weighed
 from edgetune.directions.discriminative import Discriminative
 from edgetune.directions.draw import Fresh, Pool
+from edgetune.directions.intervals import Intervals
 
 UNIT, GRADES = 1 << 20, 255
 """Weight of the least amplitude, and the steps from it to the greatest."""
@@ -89,7 +90,7 @@ class WeightedPool(Pool):
 
 
 DRAWS: dict[str, type[Fresh] | type[Pool]] = {
-    kind.name: kind for kind in (Fresh, Pool, WeightedPool, Discriminative)
+    kind.name: kind for kind in (Fresh, Pool, WeightedPool, Discriminative, Intervals)
 }
 """Ways to draw directions by the name that recipes use."""
 

@@ -59,11 +59,14 @@ class MethodSection(Section):
     standardised n + 1, by_record 2 for as many directions as a batch has records."""
     draw: str | None = None
     """fresh directions every step, discriminative (for paced servers: those like the last step), pool, of which only
-    coefficients are sent and which needs `pool`, or weighted (by amplitudes, see fedkseed_pro)."""
+    coefficients are sent and which needs `pool`, weighted (by amplitudes, see fedkseed_pro), or intervals (fresh, in a
+    subspace that stays for some steps)."""
     directions: str | None = None
-    """rademacher, gaussian, hadamard, rank_one or rank_one_pool."""
+    """rademacher, gaussian, hadamard, rank_one, rank_one_pool, or of low rank: lozo (2), subzero (16)."""
     pool: Annotated[int, Field(ge=0, le=1 << 20)] | None = None
     """Number of directions of a pool."""
+    interval: Annotated[int, Field(ge=1, le=1 << 20)] | None = None
+    """Steps of a device for which the subspace of lozo and subzero directions stays (50)."""
     candidates: Annotated[int, Field(ge=1, le=1000)] | None = None
     """Directions that are drawn for each that discriminative sampling keeps (10)."""
     keep_last: bool | None = None

@@ -98,6 +98,6 @@ class SubspaceKind(Kind):
         for first in range(0, rows, each):
             part = slice(first, min(first + each, rows))
             total = read[part].to(torch.float32, copy=True)
-            for direction, value in drawn:
-                total += direction(part).mul_(value)
+            for direction, coefficient in drawn:
+                total += direction(part).mul_(coefficient)
             to[part] = total

@@ -28,8 +28,8 @@ class SubZero(SubspaceKind):
     The signs D and E come from the stream of the upper 32 bits alone, behind the bits that Z takes there, Z from that
     of the whole seed. Columns of U, and of V, are exactly orthogonal on whole tiles of r. The paper takes QR factors of
     Gaussian matrices, whose bits differ from machine to machine, with columns of norm 1; here entries of z have unit
-    variance, so that eps and rates are those of dense directions. A row shares its coordinates with every r-th one up to
-    a sign: below some 100 rows, subspaces of different intervals overlap.
+    variance, so that eps and rates are those of dense directions. A row shares its coordinates with every r-th one up
+    to a sign: below some 100 rows, subspaces of different intervals overlap.
 
     Cost: (rows + columns) / 512 ChaCha20 blocks a matrix, 8 for Z, and one pass.
     Source: Yu et al. 2024, arXiv:2410.08989 (SubZero); many queries in one subspace: arXiv:2608.15665 (SubZero+);

@@ -15,6 +15,7 @@ import torch
 from edgetune.core.errors import ConfigError
 from edgetune.core.keys import pool_key
 from edgetune.core.ledger import DirectionsSpec
+from edgetune.core.remainder import held, join
 from edgetune.core.update import Projected
 from edgetune.directions import Gaussian, Lozo, Rademacher, RankOne, Source, SubZero
 from edgetune.directions.draw import Fresh, describe
@@ -132,6 +133,20 @@ def test_replay_is_the_additions_of_the_steps_rounded_once(
     once = torch.empty_like(base)
     BoundSpace(kind, KEY).axpy(once, base, 0.1, "w", TOP + 3)
     assert torch.equal(once, (base.float() + torch.tensor(0.1) * draw(kind, shape, TOP + 3)).to(dtype))
+
+
+@kinds
+def test_sixteen_bit_weights_follow_each_step_with_what_their_rounding_left(kind: SubspaceKind) -> None:
+    base, update = (
+        random(40, 30).bfloat16(),
+        Projected(np.array([TOP, TOP + 1]), np.array([0.1, 0.2], np.float32)),
+    )
+    weight, remainder = base.clone(), torch.zeros(40, 30, dtype=torch.int16)
+    BoundSpace(kind, KEY).follow(weight, remainder, update, "w")
+    exact = held(base.float(), torch.bfloat16)
+    for seed, value in zip(update.keys.tolist(), update.coefficients.tolist(), strict=True):
+        exact = held(exact + torch.tensor(value) * draw(kind, (40, 30), seed), torch.bfloat16)
+    assert torch.equal(join(weight, remainder), exact)
 
 
 @kinds

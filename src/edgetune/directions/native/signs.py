@@ -37,12 +37,15 @@ class CompiledSource(Source):
         return torch.from_numpy(packed).view(-1, WORDS)[skipped:]
 
     def signs(self, name: str, seed: int, start: int, count: int, device: torch.device) -> torch.Tensor:
-        """Return [count] of +1 and -1: float32 if they were drawn in C, else int8."""
-        if start or device.type != "cpu":
+        """Return [count] of +1 and -1: float32 if they were drawn in C, else int8.
+
+        Those for a GPU are drawn here too: a row of signs is small, and the cipher in torch is a thousand launches.
+        """
+        if start:
             return super().signs(name, seed, start, count, device)
         drawn = torch.zeros(count)
         self._tensor(name).axpy(drawn, drawn, 1.0, seed, level=self._level)
-        return drawn
+        return drawn.to(device)
 
     def _tensor(self, name: str) -> TensorDirections:
         if name not in self._tensors:

@@ -22,7 +22,6 @@ from edgetune.core.quantised import GRIDS, PackedTensor
 from edgetune.core.update import Dense, Projected
 from edgetune.directions import RankOne, RankOnePool
 from edgetune.directions.kept import KeptSpace
-from edgetune.directions.moves import signs_matrix
 from edgetune.directions.space import BoundSpace
 from edgetune.estimators import TwoPoint
 from edgetune.measure.allocator import allocator_peak
@@ -322,8 +321,24 @@ def test_what_is_refused(tiny_model: Any) -> None:
     assert type(projected(tiny_model(), KeptSpace(RankOne(), KEY))) is ProjectedTuned
 
 
-def test_the_matrix_of_signs_is_hadamard_s() -> None:
-    matrix = signs_matrix(8)
-    for i in range(8):
-        for k in range(8):
-            assert matrix[i, k] == (-1) ** (i & k).bit_count()
+@kinds
+@torch.no_grad()
+def test_points_that_turn_out_not_to_be_told_apart_are_walked_one_by_one(kind: Any, tiny_model: Any) -> None:
+    """A later batch may show what the probe did not: here a layer that sees all tokens but one, and that one."""
+    _, moved = handles(tiny_model(), kind)
+    batch, points = batch_of(), [(1, 1e-2), (2, -1e-2)]
+    expected, own = moved.line_losses(batch, points)[0], moved.own_line_losses(batch, [4, 5, 6], (1e-2,))[0]
+    layer: Any = moved.model.get_submodule("model.layers.0.mlp")
+    whole = layer.forward
+
+    def apart(x: torch.Tensor) -> torch.Tensor:
+        rows = x.flatten(0, 1)
+        return torch.cat([whole(rows[:-1]), whole(rows[-1:])]).view_as(x)
+
+    layer.forward = apart
+    for found, same in (
+        (moved.line_losses(batch, points)[0], expected),
+        (moved.own_line_losses(batch, [4, 5, 6], (1e-2,))[0], own),
+    ):
+        assert close(found, same)
+    assert not moved.inspect()

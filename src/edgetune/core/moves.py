@@ -15,7 +15,6 @@ class Moves(ABC):
     """What a handle's weights differ by from those that its modules hold, at every point of a forward pass.
 
     Points come one after the other: x of a layer is [points, rows, inputs], whatever a point's rows are.
-
     """
 
     sums: ClassVar[bool]

@@ -10,6 +10,7 @@ import torch
 from edgetune.core.moves import Moves
 from edgetune.core.perturbation import Perturbation
 from edgetune.core.update import Projected
+from edgetune.directions.hadamard import walsh
 from edgetune.directions.kind import Kind
 from edgetune.directions.native.tiles import add_apart, fold, unfold
 from edgetune.directions.rank_one import RankOneKind
@@ -107,7 +108,7 @@ class PoolMoves(_Scaled):
         self._kind = kind
         self._core = kind.core(Projected.none())
         tall, wide = kind.tile
-        self._sides = tuple(signs_matrix(size) for size in (tall, wide))
+        self._sides = tuple(walsh(torch.eye(size)) for size in (tall, wide))
         self._last: tuple[Perturbation, float, torch.Tensor] | None = None
 
     def become(self, state: Projected) -> None:
@@ -175,11 +176,3 @@ def moves_of(kind: Kind, source: Source, scales: Mapping[str, float]) -> Moves |
     if isinstance(kind, RankOnePool):
         return PoolMoves(kind, source, scales)
     return FreshMoves(kind, source, scales) if isinstance(kind, RankOneKind) else None
-
-
-def signs_matrix(size: int) -> torch.Tensor:
-    """Return Hadamard's matrix in natural order, float32 [size, size]: `(-1)^popcount(i & k)`."""
-    matrix = torch.ones(1, 1)
-    while len(matrix) < size:
-        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
-    return matrix

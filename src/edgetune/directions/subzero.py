@@ -56,8 +56,9 @@ class SubZero(SubspaceKind):
             torch.arange(columns, device=d.device) % RANK,
         )
 
+        pattern = core[:, column].mul_(e)
+
         def formed(part: slice) -> torch.Tensor:
-            pattern = core[:, column].mul_(e)
             return pattern[row[part]].mul_(d[part].unsqueeze(1))
 
         return formed

@@ -102,7 +102,8 @@ class FoldedTuned(StackedTuned):
         """Return the matrix of a layer that holds no floats, float32 [outputs, inputs], found by multiplying."""
         module = self._foreign[name]
         (plain,) = (one.plain for one in self._readers if isinstance(one, MovedReader) and one.weight == name)
-        eye = torch.eye(module.in_features)
+        held = [*module.parameters(), *module.buffers()]
+        eye = torch.eye(module.in_features, device=held[0].device if held else None)
         return (plain(eye) - plain(torch.zeros_like(eye[:1]))).T.float().contiguous()
 
     @torch.no_grad()

@@ -64,7 +64,7 @@ class MovedReader(Reader):
         with self._shown():
             y: torch.Tensor = self._plain(x)
         points = len(now.scales)
-        if x.shape[0] == 1 and points * now.records > 1:  # positions, the same for all records
+        if points > 1 and x.shape[0] == 1:  # positions, the same for all records
             x, y = (one.expand(points * now.records, *one.shape[1:]) for one in (x, y))
         now.check(y)
         out = y.float().contiguous()
@@ -98,8 +98,7 @@ class MovedLinear(MovedReader):
 
     def move(self, now: Perturbation, x: torch.Tensor, y: torch.Tensor) -> None:
         """Add `x (W' - W)^T` and what moves the bias."""
-        if "weight" in self._own:
-            self._multiply(self._own["weight"], x.reshape(len(y), -1, x.shape[-1]).float(), y, now)
+        self._multiply(self._own["weight"], x.reshape(len(y), -1, x.shape[-1]).float(), y, now)
         if "bias" in self._own:
             y += self._moving.moves.vectors(self._own["bias"], y.shape[-1], now, y.device).unsqueeze(1)
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from edgetune.core.batch import Batch, Objective, RecordLosses, mean_losses, response_loss, response_losses
 from edgetune.core.moves import Moves
-from edgetune.core.perturbation import Perturbation
+from edgetune.core.perturbation import NotStackableError, Perturbation
 from edgetune.core.tuned import Space
 from edgetune.tune.moved import attach_moved
 from edgetune.tune.projected import ProjectedTuned
@@ -106,14 +106,15 @@ class StackedTuned(ProjectedTuned):
             float32 [points, records] sums and int64 [records] counts.
         Cost: a forward pass a point; as many together as make `TOGETHER` tokens.
         """
-        each = max(1, TOGETHER // max(1, batch.input_ids.numel())) if self.inspect() else 1
-        found = []
+        each, found = self._together(batch) or 1, []
         for first in range(0, len(points), each):
             seeds, scales = zip(*points[first : first + each], strict=True)
             apart = seeds if len(set(seeds)) > 1 else ()
-            sums, counts = self._walk(batch, Perturbation(seeds[0], scales, len(batch.input_ids), apart))
-            found.append(sums)
-        return torch.cat(found), counts
+            walked = self._walk(batch, Perturbation(seeds[0], scales, len(batch.input_ids), apart))
+            if walked is None:
+                return self.line_losses(batch, points)
+            found.append(walked)
+        return torch.cat([sums for sums, _ in found]), found[0][1]
 
     @torch.no_grad()
     def own_line_losses(
@@ -133,7 +134,7 @@ class StackedTuned(ProjectedTuned):
         Cost: a forward pass of the batch for every scale, all together up to `TOGETHER` tokens; one a record where a
             model mixes its records.
         """
-        each = max(1, TOGETHER // max(1, batch.input_ids.numel())) if self.inspect() else 0
+        each = self._together(batch)
         if not each:
             alone = zip(batch.split(1), seeds, strict=True)
             found = [self.line_losses(one, [(seed, scale) for scale in scales]) for one, seed in alone]
@@ -142,10 +143,21 @@ class StackedTuned(ProjectedTuned):
         for first in range(0, len(scales), each):
             some = scales[first : first + each]
             spread = tuple(scale for scale in some for _ in seeds)
-            sums, counts = self._walk(batch, Perturbation(seeds[0], spread, 1, tuple(seeds) * len(some)))
-            parts.append(sums)
-        return torch.cat(parts), counts
+            walked = self._walk(batch, Perturbation(seeds[0], spread, 1, tuple(seeds) * len(some)))
+            if walked is None:
+                return self.own_line_losses(batch, seeds, scales)
+            parts.append(walked)
+        return torch.cat([sums for sums, _ in parts]), parts[0][1]
 
-    def _walk(self, batch: Batch, now: Perturbation) -> tuple[torch.Tensor, torch.Tensor]:
+    def _together(self, batch: Batch) -> int:
+        """Return how many points share a forward pass; 0 if the model mixes its records."""
+        return max(1, TOGETHER // max(1, batch.input_ids.numel())) if self.inspect() else 0
+
+    def _walk(self, batch: Batch, now: Perturbation) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Return sums and counts; None if the points turn out not to be told apart, as they are not from then on."""
         self._weights.recover()
-        return one_walk(self, self._model, batch, now)
+        try:
+            return one_walk(self, self._model, batch, now)
+        except NotStackableError:
+            self._stacks = False
+            return None

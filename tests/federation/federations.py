@@ -108,6 +108,11 @@ METHODS: dict[str, TuningMethod] = {
         {"target": "linear", "directions": "rank_one_pool", "pool": 64, "learning_rate": 1e-3, "eps": 1e-3}
         | STEPS,
     ),
+    "fedskip": with_options(tuning_method("fedskip"), {"pool": 64, "learning_rate": 3e-2, **STEPS}),
+    "fedskip_hadamard": with_options(
+        tuning_method("fedskip"), {"pool": 64, "directions": "hadamard", "learning_rate": 3e-2, **STEPS}
+    ),
+    "skipgrad": with_options(tuning_method("skipgrad"), {"learning_rate": 0.3, "micro_batch": 0, **STEPS}),
     "one_byte": with_options(tuning_method("one_byte"), {"learning_rate": 2e-3, **STEPS}),
     "one_byte_pairs": with_options(
         tuning_method("one_byte"), {"learning_rate": 2e-3, "directions_per_step": 2, **STEPS}

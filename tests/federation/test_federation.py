@@ -47,9 +47,12 @@ DIRECTED = [
     "grzo",
     "lozo",
     "subzero",
+    "fedskip",
+    "fedskip_hadamard",
 ]
 SERVED = ["fedkseed_pro", "one_byte", "one_byte_pairs", "feedsign", "fwdllm", "discriminative"]
 DENSE = [
+    "skipgrad",
     "fedselft",
     "fedpeptao",
     "lora",

@@ -21,6 +21,7 @@ from edgetune.tune import (
     LinearLayers,
     Lora,
     Prefix,
+    Writers,
     has_bottlenecks,
     merges,
     release,
@@ -30,7 +31,7 @@ from edgetune.tune.bottleneck import CHILD
 
 IDS = torch.arange(1, 21).view(2, 10)
 MASK = torch.ones_like(IDS)
-OWN = [BitFit(), LinearLayers(), FullProjected()]
+OWN = [BitFit(), LinearLayers(), Writers(), FullProjected()]
 ALL = [Lora(2, 4.0), Lora(2, 4.0, freeze_a=True), Adapter(), Prefix(3), *OWN]
 families = pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "qwen2", "gemma"])
 targets = pytest.mark.parametrize("target", ALL, ids=lambda one: one.name)

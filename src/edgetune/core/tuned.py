@@ -73,8 +73,24 @@ class StoredReads(Protocol):
         ...
 
 
+class Slopes(Protocol):
+    """A gradient seen along all directions of a pool."""
+
+    def add(self, name: str, gradient: torch.Tensor) -> None:
+        """Take in the gradient of a tensor."""
+        ...
+
+    def mean(self) -> Projected:
+        """Return `(1 / K) sum_k <G, z_k> z_k`."""
+        ...
+
+
 class Space(Adds, Protocol):
     """The directions of one key: added, replayed, multiplied by."""
+
+    def projection(self) -> Slopes:
+        """Return what takes slopes along all directions of a pool that one transform sums."""
+        ...
 
     @property
     def stored(self) -> StoredReads:

@@ -11,7 +11,7 @@ import torch
 from edgetune.core.errors import ConfigError
 from edgetune.core.keys import fresh_seed, key_id, pool_key, stream
 from edgetune.core.ledger import DirectionsSpec
-from edgetune.core.part import DIRECTIONS, FRESH, POOL, SHARED, SLOPES, Part, by_name, pool_of
+from edgetune.core.part import ALL_AT_ONCE, DIRECTIONS, FRESH, POOL, SHARED, SLOPES, Part, by_name, pool_of
 from edgetune.core.tuned import Adds
 from edgetune.core.update import Projected, Update
 from edgetune.directions import KINDS, made_of
@@ -140,7 +140,8 @@ class Pool(Drawn):
     def gives(self) -> frozenset[str]:
         """Directions that are numbered from 0 to K - 1."""
         shared = {SHARED} if self.shared else set()
-        return frozenset({DIRECTIONS, POOL, pool_of(self.size)} | shared)
+        summed = {ALL_AT_ONCE} if self.kind.sized else set()
+        return frozenset({DIRECTIONS, POOL, pool_of(self.size)} | shared | summed)
 
     @property
     def needs(self) -> frozenset[str]:

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 
 from edgetune.core.errors import ConfigError
-from edgetune.directions.kind import Elementwise
+from edgetune.directions.kind import Elementwise, Summed
 from edgetune.directions.source import Source
 
 ROW_STREAM, COLUMN_STREAM = 0, 1
@@ -54,7 +54,7 @@ def hadamard_column(index: int, size: int, device: torch.device) -> torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Hadamard(Elementwise):
+class Hadamard(Elementwise, Summed):
     """A pool of K directions, each alone i.i.d. Rademacher, any two exactly orthogonal on whole blocks.
 
         z_k[bP + i] = D_b[i] * (-1)^popcount(i & k) * S_b[k]
@@ -141,6 +141,24 @@ class Hadamard(Elementwise):
             total = walsh(signed).reshape(-1)[: base.numel() - start]
             total *= rows[start : start + len(total)]
             flat_out[start : start + len(total)] = total.add_(flat_base[start : start + len(total)].float())
+
+    def project(self, total: torch.Tensor | None, gradient: torch.Tensor, source: Source, name: str) -> torch.Tensor:
+        """Add `sum_b S_b H (D_b G_b)` over the blocks b of a tensor; see `Summed.project`."""
+        found = torch.zeros(self.padded, device=gradient.device) if total is None else total
+        rows, columns = self._streams(source, name, gradient.numel(), gradient.device)
+        flat, step = gradient.reshape(-1), ROWS_AT_ONCE * self.padded
+        for start in range(0, gradient.numel(), step):
+            signed = rows[start : start + step].float()
+            count = min(step, gradient.numel() - start)
+            signed[:count] *= flat[start : start + count].float()
+            signed[count:] = 0
+            signs = columns[start : start + step].view(-1, self.padded)
+            found += walsh(signed.view(-1, self.padded)).mul_(signs).sum(dim=0)
+        return found
+
+    def slopes(self, total: torch.Tensor) -> torch.Tensor:
+        """Return the total's first K numbers."""
+        return total[: self.size]
 
     def _streams(
         self, source: Source, name: str, count: int, device: torch.device

@@ -91,6 +91,29 @@ class Kind(ABC):
         """
 
 
+class Summed(Kind):
+    """Pools whose sum is one transform; its transpose takes slopes along all directions at once."""
+
+    @abstractmethod
+    def project(self, total: torch.Tensor | None, gradient: torch.Tensor, source: Source, name: str) -> torch.Tensor:
+        """Add what a tensor's gradient says to what those before it said.
+
+        Args:
+            total: what this method returned for the tensors before; None before the first.
+            gradient: [...], any float dtype.
+            source: the key streams.
+            name: the parameter's name.
+
+        Returns:
+            Float32, of as many numbers as the pool has directions, or a few more.
+        Cost: a pass over the tensor, or one and a transform.
+        """
+
+    @abstractmethod
+    def slopes(self, total: torch.Tensor) -> torch.Tensor:
+        """Return `<G, z_k>` for every direction k, float32 [K], G being all gradients of a total of `project`."""
+
+
 class Elementwise(Kind):
     """Kinds whose element j of a flattened tensor depends on j alone, whatever the tensor's shape."""
 

@@ -8,17 +8,18 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from edgetune.core.errors import ConfigError
 from edgetune.core.update import Projected
 from edgetune.directions.hadamard import COLUMN_STREAM, ROW_STREAM, hadamard_column, walsh
-from edgetune.directions.kind import CHUNK
+from edgetune.directions.kind import CHUNK, Summed
 from edgetune.directions.rank_one import RankOneKind, as_matrix
 from edgetune.directions.source import Source
 
 
 @dataclass(frozen=True, slots=True)
-class RankOnePool(RankOneKind):
+class RankOnePool(RankOneKind, Summed):
     """A pool of K = P Q directions of rank one, any two orthogonal on whole tiles of P rows and Q columns.
 
         z_k[i, j] = D_i H_P[i mod P, a] H_Q[j mod Q, b] E_j,   k = a Q + b,   H[i, k] = (-1)^popcount(i & k)
@@ -171,6 +172,41 @@ class RankOnePool(RankOneKind):
         if whole < rows:
             rest = torch.addcmul(read[whole:].float(), d[whole:].unsqueeze(1), pattern[: rows - whole])
             to[whole:] = rest
+
+    def project(self, total: torch.Tensor | None, gradient: torch.Tensor, source: Source, name: str) -> torch.Tensor:
+        """Add `fold(D G E)`, the sum of the tiles of P rows and Q columns; see `Summed.project`.
+
+        Cost: a pass over the tensor; scratch of CHUNK numbers, or P rows.
+        """
+        tall, wide = self.tile
+        found = torch.zeros(tall, wide, device=gradient.device) if total is None else total
+        if not gradient.numel():
+            return found
+        if gradient.dim() < 2:
+            signs = self.row_signs(source, name, gradient.numel(), gradient.device)
+            found += _folded(gradient.reshape(-1).float() * signs, tall * wide).view(tall, wide)
+            return found
+        rows, columns = as_matrix(gradient.shape)
+        d = self.row_signs(source, name, rows, gradient.device)
+        e = self.column_signs(source, name, columns, gradient.device)
+        read, each = gradient.reshape(rows, columns), max(1, CHUNK // (tall * columns)) * tall
+        for first in range(0, rows, each):
+            part = slice(first, min(first + each, rows))
+            across = _folded((read[part].float() * e).mul_(d[part].unsqueeze(1)), wide)
+            found += _folded(across.T, tall).T
+        return found
+
+    def slopes(self, total: torch.Tensor) -> torch.Tensor:
+        """Return `H_P total H_Q`, its first K numbers: the transpose of `core`."""
+        across = walsh(total)
+        return walsh(across.T.contiguous()).T.reshape(-1)[: self.size]
+
+
+def _folded(values: torch.Tensor, length: int) -> torch.Tensor:
+    """Add up the last dimension in pieces of a length, the last of which may be shorter: the transpose of `_tiled`."""
+    count = values.shape[-1]
+    padded = functional.pad(values, (0, -count % length))
+    return padded.view(*values.shape[:-1], -1, length).sum(dim=-2)
 
 
 def _tiled(values: torch.Tensor, count: int) -> torch.Tensor:

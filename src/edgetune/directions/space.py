@@ -7,6 +7,7 @@ from functools import cached_property
 
 import torch
 
+from edgetune.core.errors import ConfigError
 from edgetune.core.moves import Moves
 from edgetune.core.quantised import PackedTensor, StoredTensor
 from edgetune.core.remainder import held, join, split
@@ -15,12 +16,13 @@ from edgetune.directions import gpu, native
 from edgetune.directions.few import few_rows
 from edgetune.directions.hadamard import Hadamard
 from edgetune.directions.kernel import compiled_level, triton_wanted
-from edgetune.directions.kind import Elementwise, Kind
+from edgetune.directions.kind import Elementwise, Kind, Summed
 from edgetune.directions.moves import moves_of
 from edgetune.directions.native.product import Matrix, multiplies
 from edgetune.directions.native.rank_one import RankedTerms, RankOneTensor, ranks
 from edgetune.directions.native.remainder import follow, follows
 from edgetune.directions.native.signs import CompiledSource
+from edgetune.directions.projection import Projection
 from edgetune.directions.rank_one import RankOneKind
 from edgetune.directions.rank_one_pool import RankOnePool
 from edgetune.directions.source import CachedSource, Source
@@ -65,6 +67,16 @@ class BoundSpace:
     def moves(self, scales: Mapping[str, float]) -> Moves | None:
         """Return what directions of rank one add to the outputs of layers; None of all others."""
         return moves_of(self.kind, self._source, scales)
+
+    def projection(self) -> Projection:
+        """Return what takes slopes along all directions of a pool, of gradients that come one tensor at a time.
+
+        Raises:
+            ConfigError: if no transform sums these directions.
+        """
+        if not isinstance(self.kind, Summed):
+            raise ConfigError(f"slopes along all {self.kind.name} directions would take a pass over them each")
+        return Projection(self.kind, self._source)
 
     @property
     def alignment(self) -> int:

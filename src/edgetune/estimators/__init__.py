@@ -7,12 +7,16 @@ from edgetune.estimators.clipped import Clipped, ClippedVector
 from edgetune.estimators.estimator import Estimator
 from edgetune.estimators.jvp import Jvp
 from edgetune.estimators.one_sided import OneSided
+from edgetune.estimators.skip_gradient import SkipGradient
+from edgetune.estimators.skip_slopes import SkipSlopes
 from edgetune.estimators.standardised import Standardised
 from edgetune.estimators.two_point import TwoPoint
 
 ESTIMATES: dict[str, type[Estimator]] = {
     kind.name: kind
-    for kind in (TwoPoint, OneSided, Standardised, ByRecord, Jvp, Clipped, ClippedVector, Backprop)
+    for kind in (
+        TwoPoint, OneSided, Standardised, ByRecord, Jvp, Clipped, ClippedVector, SkipGradient, SkipSlopes, Backprop,
+    )  # fmt: skip
 }
 """Estimators by the name that recipes use."""
 
@@ -26,6 +30,8 @@ __all__ = [
     "Estimator",
     "Jvp",
     "OneSided",
+    "SkipGradient",
+    "SkipSlopes",
     "Standardised",
     "TwoPoint",
 ]

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from edgetune.core.batch import Batch, Objective, RecordLosses, weight_of
-from edgetune.core.update import Dense, Estimate
-from edgetune.estimators.backprop import Backprop
+from edgetune.core.update import Dense, Estimate, Projected, Update
 from edgetune.estimators.by_record import each_alone
 from edgetune.estimators.estimator import Estimator
 
@@ -39,16 +38,32 @@ class Accumulate:
         parts = batch.split(self.micro_batch)
         weights = [weight_of(objective, part) for part in parts]
         shares = [weight / max(1, sum(weights)) for weight in weights]
-        if not isinstance(self.estimate, Backprop):
+        if not self.estimate.adds:
             return self.estimate(_Summed(tuned, parts, shares), objective, batch, *keys)
-        loss, total = 0.0, {name: weight.new_zeros(weight.shape) for name, weight in tuned.named_weights()}
+        loss, total = 0.0, _Total()
         for part, share in zip(parts, shares, strict=True):
-            found = self.estimate(tuned, objective, part)
+            found = self.estimate(tuned, objective, part, *keys)
             loss += share * found.loss
-            if isinstance(found.update, Dense):
-                for name, gradient in found.update.tensors.items():
-                    total[name].add_(gradient, alpha=share)
-        return Estimate(loss, Dense(total))
+            total.add(found.update, share)
+        return Estimate(loss, total.update)
+
+
+class _Total:
+    """A sum of updates that are weighed; dense ones are added in place."""
+
+    def __init__(self) -> None:
+        self.update: Update = Projected.none()
+        self._dense: dict[str, torch.Tensor] = {}
+
+    def add(self, update: Update, share: float) -> None:
+        if isinstance(update, Projected):
+            projected = self.update if isinstance(self.update, Projected) else Projected.none()
+            self.update = (projected + update.scaled(share)).merged()
+            return
+        for name, gradient in update.tensors.items():
+            total = self._dense.get(name)
+            self._dense[name] = gradient * share if total is None else total.add_(gradient, alpha=share)
+        self.update = Dense(self._dense)
 
 
 class _Summed:

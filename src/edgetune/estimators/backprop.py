@@ -35,6 +35,11 @@ class Backprop(Estimator):
         return 3
 
     @property
+    def adds(self) -> bool:
+        """Yes."""
+        return True
+
+    @property
     def gives(self) -> frozenset[str]:
         """A gradient of every weight that is tuned."""
         return frozenset({GRADIENTS})

@@ -25,6 +25,11 @@ class Estimator(Part):
     def passes(self) -> int:
         """Forward passes that a step costs; a backward pass counts as two."""
 
+    @property
+    def adds(self) -> bool:
+        """Whether an estimate of a batch is the mean of those of its parts, weighed as the objective does."""
+        return False
+
     def scale(self, slope: float) -> float:
         """Return the rate of steps along this estimate as a multiple of that along mean slopes of some size."""
         return 1.0

@@ -139,6 +139,7 @@ SETTINGS: dict[str, list[str]] = {
     "BOTTLENECK": ["reduction", "seed"],
     "BITFIT": [],
     "LINEAR": [],
+    "WRITERS": [],
     "FULL": [],
 }
 """What an adapter's configuration must say, the setting of its size first."""

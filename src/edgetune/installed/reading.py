@@ -22,14 +22,18 @@ from edgetune.federation.residency import grid_named
 from edgetune.federation.worker import BASE_GRID
 from edgetune.installed.change import Change, LowRank, Replaced, Summed
 from edgetune.models.digest import tensor_digest
-from edgetune.tune import BitFit, LinearLayers, merges
+from edgetune.tune import BitFit, LinearLayers, Writers, merges
 from edgetune.tune.initial import uniform
 from edgetune.tune.scaled import ScaledSpace
 from edgetune.tune.target import Placing
 
 PEFT = "base_model.model."
 """What peft puts before the names of a model's modules."""
-SOME: Mapping[str, Placing] = {"BITFIT": BitFit(), "LINEAR": LinearLayers()}
+SOME: Mapping[str, Placing] = {
+    "BITFIT": BitFit(),
+    "LINEAR": LinearLayers(),
+    "WRITERS": Writers(),
+}
 """Targets that are some of a model's own parameters, by what a ledger calls them."""
 
 

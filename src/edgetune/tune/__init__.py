@@ -4,7 +4,7 @@ from edgetune.tune.bottleneck import Adapter, has_bottlenecks
 from edgetune.tune.dense import DenseTuned
 from edgetune.tune.folded import FoldedTuned
 from edgetune.tune.handles import projected, streamed
-from edgetune.tune.own import BitFit, LinearLayers
+from edgetune.tune.own import BitFit, LinearLayers, Writers
 from edgetune.tune.plain import plain_model, release
 from edgetune.tune.projected import ProjectedTuned
 from edgetune.tune.projected_adapter import ProjectedAdapter
@@ -16,7 +16,7 @@ from edgetune.tune.target import Target
 from edgetune.tune.targets import FullProjected, Lora, Prefix
 
 TARGETS: dict[str, type[Target]] = {
-    kind.name: kind for kind in (FullProjected, LinearLayers, Lora, Adapter, Prefix, BitFit)
+    kind.name: kind for kind in (FullProjected, LinearLayers, Writers, Lora, Adapter, Prefix, BitFit)
 }
 """What can be tuned, by the name that recipes use."""
 
@@ -37,6 +37,7 @@ __all__ = [
     "StackedTuned",
     "StreamedTuned",
     "Target",
+    "Writers",
     "has_bottlenecks",
     "merges",
     "plain_model",

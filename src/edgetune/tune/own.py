@@ -1,23 +1,29 @@
-"""A model's own parameters as what is tuned: all of them, the matrices of linear layers, or the biases."""
+"""A model's own parameters as what is tuned: the matrices of linear layers, those that write, or the biases."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from edgetune.core.errors import ModelError
+from edgetune.core.part import TENSORS, WRITES
+from edgetune.core.skips import MATRICES, head_of, writers
 from edgetune.core.tuned import Space
 from edgetune.tune.dense import DenseTuned
 from edgetune.tune.placed import Placed
 from edgetune.tune.projected import ProjectedTuned
 from edgetune.tune.projected_adapter import ProjectedAdapter
 from edgetune.tune.target import Placing
+from edgetune.tune.walk import probe_batch
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class OwnPlaced(Placed):
@@ -65,82 +71,34 @@ def need_float32(placed: Placed) -> Placed:
     return placed
 
 
-@dataclass(frozen=True, slots=True)
-class BitFit(Placing):
-    """The model's biases; where it has none (Llama, Gemma), the scales of its norms.
+class OwnWeights(Placing):
+    """A target that is some of a model's own parameters, the same ones wherever its ledger is opened."""
 
-        y = W x + b: b is tuned;   y = g x / |x|: g is tuned
+    __slots__ = ()
+    kind: ClassVar[str]
+    """What a ledger calls it."""
 
-    Cost: a thousandth of the weights or less.
-    Source: Ben Zaken et al. 2022, arXiv:2106.10199, for models with biases.
-    """
+    @abstractmethod
+    def chosen(self, model: nn.Module) -> set[str]:
+        """Return the names of the parameters.
 
-    name: ClassVar[str] = "bitfit"
+        Raises:
+            ModelError: if the model has none.
+        """
 
     def place(
         self, model: PreTrainedModel, seed: int, base: Mapping[str, torch.Tensor] | None = None
     ) -> Placed:
-        """Choose the biases, or where there are none, the other vectors; seed and base play no part.
+        """Choose the parameters; seed and base play no part.
 
         Raises:
-            ModelError: if the model has neither.
+            ModelError: as `chosen`.
         """
-        biases = _biases(model)
-        if not biases:
-            raise ModelError("this model has neither biases nor scales of norms", hint="tune lora")
-        return OwnPlaced(model, lambda name: name in biases, {"peft_type": "BITFIT"})
+        chosen = self.chosen(model)
+        return OwnPlaced(model, lambda name: name in chosen, {"peft_type": self.kind})
 
     @classmethod
-    def described(cls, said: Mapping[str, Any]) -> BitFit:
-        """Return the target of a ledger."""
-        return cls()
-
-    def open(
-        self,
-        model: PreTrainedModel,
-        space: Space | None,
-        seed: int,
-        base: Mapping[str, torch.Tensor] | None = None,
-    ) -> DenseTuned | ProjectedTuned:
-        """Return the tuned handle.
-
-        Raises:
-            ModelError: as `place`, or if gradients would move half-precision weights.
-        """
-        if space is None:
-            return DenseTuned(need_float32(self.place(model, seed, base)))
-        return Placing.open(self, model, space, seed, base)
-
-
-@dataclass(frozen=True, slots=True)
-class LinearLayers(Placing):
-    """The matrices of linear layers, and neither norms, biases nor embeddings: what a low-rank adapter can hold.
-
-        y = W x + b: W is tuned
-
-    A head that is the embedding table once more is left out too. Along directions of rank one the ledger is then an
-    adapter without loss (`edgetune adapter`).
-
-    Cost: as all weights.
-    """
-
-    name: ClassVar[str] = "linear"
-
-    def place(
-        self, model: PreTrainedModel, seed: int, base: Mapping[str, torch.Tensor] | None = None
-    ) -> Placed:
-        """Choose the matrices; seed and base play no part.
-
-        Raises:
-            ModelError: if the model has no linear layer.
-        """
-        chosen = _matrices(model)
-        if not chosen:
-            raise ModelError("this model has no linear layers", hint="tune all weights")
-        return OwnPlaced(model, lambda name: name in chosen, {"peft_type": "LINEAR"})
-
-    @classmethod
-    def described(cls, said: Mapping[str, Any]) -> LinearLayers:
+    def described(cls, said: Mapping[str, Any]) -> Self:
         """Return the target of a ledger."""
         return cls()
 
@@ -160,13 +118,85 @@ class LinearLayers(Placing):
         return DenseTuned(need_float32(placed)) if space is None else ProjectedAdapter(placed, space, base)
 
 
-def _matrices(model: nn.Module) -> set[str]:
-    tables = {id(one.weight) for one in model.modules() if isinstance(one, nn.Embedding)}
-    linear = {id(one.weight) for one in model.modules() if isinstance(one, nn.Linear | Conv1D)} - tables
-    return {name for name, one in model.named_parameters() if id(one) in linear and one.is_floating_point()}
+@dataclass(frozen=True, slots=True)
+class BitFit(OwnWeights):
+    """The model's biases; where it has none (Llama, Gemma), the scales of its norms.
+
+        y = W x + b: b is tuned;   y = g x / |x|: g is tuned
+
+    Cost: a thousandth of the weights or less.
+    Source: Ben Zaken et al. 2022, arXiv:2106.10199, for models with biases.
+    """
+
+    name: ClassVar[str] = "bitfit"
+    kind: ClassVar[str] = "BITFIT"
+
+    def chosen(self, model: nn.Module) -> set[str]:
+        """Return the biases, or where there are none, the other vectors."""
+        named = {name: one for name, one in model.named_parameters() if one.is_floating_point()}
+        biases = {name for name in named if name.rsplit(".", 1)[-1] == "bias"}
+        found = biases or {name for name, one in named.items() if one.ndim == 1}
+        if not found:
+            raise ModelError("this model has neither biases nor scales of norms", hint="tune lora")
+        return found
 
 
-def _biases(model: nn.Module) -> set[str]:
-    named = {name: one for name, one in model.named_parameters() if one.is_floating_point()}
-    biases = {name for name in named if name.rsplit(".", 1)[-1] == "bias"}
-    return biases or {name for name, one in named.items() if one.ndim == 1}
+@dataclass(frozen=True, slots=True)
+class LinearLayers(OwnWeights):
+    """The matrices of linear layers, and neither norms, biases nor embeddings: what a low-rank adapter can hold.
+
+        y = W x + b: W is tuned
+
+    A head that is the embedding table once more is left out too. Along directions of rank one the ledger is then an
+    adapter without loss (`edgetune adapter`).
+
+    Cost: as all weights.
+    """
+
+    name: ClassVar[str] = "linear"
+    kind: ClassVar[str] = "LINEAR"
+
+    def chosen(self, model: nn.Module) -> set[str]:
+        """Return the matrices."""
+        tables = {id(one.weight) for one in model.modules() if isinstance(one, nn.Embedding)}
+        linear = {id(one.weight) for one in model.modules() if isinstance(one, MATRICES)} - tables
+        found = {
+            name
+            for name, one in model.named_parameters()
+            if id(one) in linear and one.is_floating_point()
+        }
+        if not found:
+            raise ModelError("this model has no linear layers", hint="tune all weights")
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Writers(OwnWeights):
+    """The matrices that write into the residual stream, and the head: what gradients along skip connections reach.
+
+        h <- h + W x: W is tuned;   logits = H norm(h): H is tuned
+
+    Of a Llama block `o_proj` and `down_proj`; of any other, the layers whose output reaches the logits through no other
+    layer (`core.skips.writers`). A head that is the embedding table is tuned in both places.
+
+    Cost: about two fifths of the weights of a block.
+    Source: the reading and writing of the stream: Elhage et al. 2021, A Mathematical Framework for Transformer Circuits.
+    """
+
+    name: ClassVar[str] = "writers"
+    kind: ClassVar[str] = "WRITERS"
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """Weights whose gradients pass through no other layer."""
+        return frozenset({TENSORS, WRITES})
+
+    def chosen(self, model: nn.Module) -> set[str]:
+        """Return the matrices, the head's among them."""
+        batch, head = probe_batch(model), head_of(model)
+        names = writers(model, batch) if batch is not None else ()
+        if not names:
+            raise ModelError("no linear layer of this model writes into a residual stream", hint="tune lora")
+        modules = [*map(model.get_submodule, names), *([head] if head is not None else [])]
+        ids = {id(one.weight) for one in modules}
+        return {name for name, one in model.named_parameters() if id(one) in ids and one.is_floating_point()}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from edgetune.core.tuned import Space
+from edgetune.core.update import Projected
 from edgetune.tune.placed import Placed
 from edgetune.tune.projected import ProjectedTuned
 
@@ -35,6 +37,39 @@ class ProjectedAdapter(ProjectedTuned):
             weight.requires_grad_(False)
         super().__init__(placed.model, space, base=base, weights=placed.weights)
         self._placed = placed
+
+    @contextmanager
+    def slopes(self) -> Iterator[Callable[[], Projected]]:
+        """While entered, gradients that a backward pass brings to the tensors are taken along all of a pool.
+
+        Returns:
+            What returns the mean over the pool of the gradients so far, `(1 / K) sum_k <G, z_k> z_k`.
+
+        Raises:
+            ConfigError: if no transform sums the directions.
+        Cost: one gradient at a time, and K numbers.
+        """
+        seen, weights = self._directions.projection(), self._weights.parameters
+
+        def taker(name: str) -> Callable[[torch.Tensor], None]:
+            def take(weight: torch.Tensor) -> None:
+                assert weight.grad is not None  # noqa: S101 - called once it has come
+                seen.add(name, weight.grad)
+                weight.grad = None
+
+            return take
+
+        hooks = []
+        try:
+            for name, weight in weights.items():
+                weight.requires_grad_(True)
+                hooks.append(weight.register_post_accumulate_grad_hook(taker(name)))
+            yield seen.mean
+        finally:
+            for hook in hooks:
+                hook.remove()
+            for weight in weights.values():
+                weight.requires_grad_(False)
 
     def adapter(self) -> dict[str, Any] | None:
         """Return what was placed as plain JSON values, and what the initial values follow from."""

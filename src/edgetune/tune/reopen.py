@@ -12,7 +12,7 @@ from edgetune.core.errors import ModelError
 from edgetune.core.tuned import Space
 from edgetune.tune.bottleneck import Adapter
 from edgetune.tune.dense import DenseTuned
-from edgetune.tune.own import BitFit, LinearLayers
+from edgetune.tune.own import BitFit, LinearLayers, Writers
 from edgetune.tune.projected import ProjectedTuned
 from edgetune.tune.target import Placing
 from edgetune.tune.targets import FullProjected, Lora, Prefix
@@ -23,10 +23,11 @@ PLACED: dict[str, type[Placing]] = {
     "BOTTLENECK": Adapter,
     "BITFIT": BitFit,
     "LINEAR": LinearLayers,
+    "WRITERS": Writers,
     "FULL": FullProjected,
 }
 """Targets by what a ledger calls them."""
-OWN = frozenset({"BITFIT", "FULL", "LINEAR"})
+OWN = frozenset({"BITFIT", "FULL", "LINEAR", "WRITERS"})
 """Those that are weights of the model: they begin where the base is, whatever the seed."""
 
 

@@ -1,0 +1,94 @@
+"""Gradients along skip connections alone: the paths from weights to the loss that pass through no matrix but the head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from edgetune.core.batch import Batch
+
+MATRICES = (nn.Linear, Conv1D)
+"""Modules that multiply by a matrix."""
+
+
+@contextmanager
+def skips_alone(model: nn.Module) -> Iterator[None]:
+    """While entered, no gradient passes through a linear layer other than the head.
+
+        h_L = h_0 + sum_l B_l x_l,   x_l taken as constants:   dL/dB_l = sum_t e_t x_lt^T,   e_t = dL/dh_Lt
+
+    A layer's own matrix gets its gradient, what it was given gets none. So only matrices that write into the residual
+    stream get one, and the error e of the last hidden state reaches them over the skip connections, through the norms
+    behind them where a model has some.
+
+    Args:
+        model: a causal language model; its layers are hooked meanwhile.
+    """
+    hooks = [one.register_forward_pre_hook(_apart, with_kwargs=True) for one in _inner(model).values()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def writers(model: nn.Module, batch: Batch) -> tuple[str, ...]:
+    """Return the linear layers that write into the residual stream, by the names of their modules.
+
+    Those are the layers whose output reaches the logits through no other layer but the head: the last ones of attention
+    and of the feed-forward network, whatever a family calls them.
+
+    Args:
+        model: a causal language model of which gradients can be taken.
+        batch: some token ids.
+    Cost: a forward pass and a small backward pass.
+    """
+    given: dict[str, torch.Tensor] = {}
+
+    def cut(name: str) -> Callable[[nn.Module, Any, torch.Tensor], torch.Tensor]:
+        def hook(module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
+            given[name] = output.detach().requires_grad_()
+            return given[name]
+
+        return hook
+
+    hooks = [one.register_forward_hook(cut(name)) for name, one in _inner(model).items()]
+    try:
+        with torch.enable_grad():
+            logits = model(
+                input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
+            ).logits
+            reached = torch.autograd.grad(logits.float().square().mean(), list(given.values()), allow_unused=True)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return tuple(name for name, gradient in zip(given, reached, strict=True) if gradient is not None)
+
+
+def head_of(model: nn.Module) -> nn.Module | None:
+    """Return the module that makes logits, None if the model has none of its own."""
+    find: Callable[[], nn.Module | None] = getattr(model, "get_output_embeddings", lambda: None)
+    return find()
+
+
+def _inner(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the linear layers of a model but its head, by name."""
+    head = head_of(model)
+    return {
+        name: one for name, one in model.named_modules() if isinstance(one, MATRICES) and one is not head
+    }
+
+
+def _apart(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return tuple(_alone(one) for one in args), {key: _alone(one) for key, one in kwargs.items()}
+
+
+def _alone(value: Any) -> Any:
+    return value.detach() if isinstance(value, torch.Tensor) else value

@@ -1,0 +1,51 @@
+"""The gradient along skip connections: one forward pass, an outer product a layer, and no pass backwards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from edgetune.core.batch import Batch, Objective
+from edgetune.core.part import WRITES
+from edgetune.core.skips import skips_alone
+from edgetune.core.update import Dense, Estimate
+from edgetune.estimators.backprop import Backprop
+
+
+@dataclass(frozen=True, slots=True)
+class SkipGradient(Backprop):
+    """The part of the gradient that reaches weights over skip connections, past every block behind them.
+
+        h_L = h_0 + sum_l B_l x_l,   e_t = dL / dh_Lt:   estimate of dL/dB_l = sum_t e_t x_lt^T
+
+    In the exact gradient e_t of a layer is multiplied by the Jacobians of all blocks behind it, I + J_l+1, I + J_l+2, ...;
+    here they are I. The head's gradient, and the last feed-forward layer's, are exact. An estimate that is biased and
+    has no variance but the batch's, where slopes along directions are unbiased and have that of the directions.
+
+    Cost: a forward pass, in which the inputs of the layers that write are kept until the loss is known, and for each of
+        them a product as large as its own; counted as two passes.
+    Source: this package; the error that reaches layers directly: direct feedback alignment, Nokland 2016,
+        arXiv:1609.01596, whose feedback is random; residual networks as sums: Veit et al. 2016, arXiv:1605.06431.
+    """
+
+    name: ClassVar[str] = "skip_gradient"
+
+    @property
+    def passes(self) -> int:
+        """Two: the second one is the products of the layers that write, of which a block has a part."""
+        return 2
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Weights that skip connections reach."""
+        return frozenset({WRITES})
+
+    def __call__(self, tuned: Any, objective: Objective, batch: Batch, *keys: int) -> Estimate:
+        """Return the loss and the estimate; `keys` are not used."""
+        weights = dict(tuned.named_weights())
+        with skips_alone(tuned.model), torch.enable_grad():
+            loss = objective(tuned.model, batch)
+            gradients = torch.autograd.grad(loss, list(weights.values()))
+        return Estimate(float(loss.detach()), Dense(dict(zip(weights, gradients, strict=True))))

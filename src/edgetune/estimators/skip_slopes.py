@@ -1,0 +1,61 @@
+"""The gradient along skip connections as slopes along all directions of a pool: K numbers from one forward pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from edgetune.core.batch import Batch, Objective
+from edgetune.core.part import ALL_AT_ONCE, SLOPES, WRITES
+from edgetune.core.skips import skips_alone
+from edgetune.core.update import Estimate
+from edgetune.estimators.estimator import Estimator
+
+
+@dataclass(frozen=True, slots=True)
+class SkipSlopes(Estimator):
+    """The slope of the loss along every direction of a pool, by the gradient along skip connections.
+
+        G_l = sum_t e_t x_lt^T   (see `SkipGradient`),   estimate = (1 / K) sum_k <G, z_k> z_k
+
+    What the mean of K two-point slopes is of the exact gradient, without their 2 K forward passes.
+
+    Cost: that of `SkipGradient`, and a pass over each gradient, of which one exists at a time.
+    Source: this package.
+    """
+
+    name: ClassVar[str] = "skip_slopes"
+
+    @property
+    def directions(self) -> int:
+        """1: a step takes all of a pool, whichever is drawn."""
+        return 1
+
+    @property
+    def passes(self) -> int:
+        """Two, as of `SkipGradient`."""
+        return 2
+
+    @property
+    def adds(self) -> bool:
+        """Yes: a gradient of a batch is the mean of those of its parts."""
+        return True
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """Slopes, one number a direction."""
+        return frozenset({SLOPES})
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """A pool, over weights that skip connections reach."""
+        return frozenset({ALL_AT_ONCE, WRITES})
+
+    def __call__(self, tuned: Any, objective: Objective, batch: Batch, *keys: int) -> Estimate:
+        """Return the loss and the estimate; `keys` are not used."""
+        with skips_alone(tuned.model), torch.enable_grad(), tuned.slopes() as slopes:
+            loss = objective(tuned.model, batch)
+            loss.backward()
+        return Estimate(float(loss.detach()), slopes())

@@ -72,6 +72,9 @@ WAYS: dict[str, Way] = {
         "mezo", {"directions": "rank_one", "estimate": "by_record", "directions_per_step": BATCH}
     ),
     "grzo": Way("grzo", {"directions_per_step": BATCH}),
+    "fedskip": Way("fedskip"),
+    "fedskip-hadamard": Way("fedskip", {"directions": "hadamard"}),
+    "skipgrad": Way("skipgrad"),
     CEILING: Way("lora"),
 }
 """What is compared, by name: a line more is a method more."""

@@ -1,4 +1,4 @@
-"""Gradients along skip connections alone: the paths from weights to the loss that pass through no matrix but the head."""
+"""Gradients along skip connections alone: paths from weights to the loss that pass no matrix but the head."""
 
 from __future__ import annotations
 
@@ -63,7 +63,9 @@ def writers(model: nn.Module, batch: Batch) -> tuple[str, ...]:
             logits = model(
                 input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
             ).logits
-            reached = torch.autograd.grad(logits.float().square().mean(), list(given.values()), allow_unused=True)
+            reached = torch.autograd.grad(
+                logits.float().square().mean(), list(given.values()), allow_unused=True
+            )
     finally:
         for hook in hooks:
             hook.remove()
@@ -79,9 +81,7 @@ def head_of(model: nn.Module) -> nn.Module | None:
 def _inner(model: nn.Module) -> dict[str, nn.Module]:
     """Return the linear layers of a model but its head, by name."""
     head = head_of(model)
-    return {
-        name: one for name, one in model.named_modules() if isinstance(one, MATRICES) and one is not head
-    }
+    return {name: one for name, one in model.named_modules() if isinstance(one, MATRICES) and one is not head}
 
 
 def _apart(

@@ -34,6 +34,13 @@ class Dense:
     tensors: Mapping[str, torch.Tensor]
 
     @property
+    def size(self) -> float:
+        """Root mean square of all elements: how far it moves a weight."""
+        count = sum(tensor.numel() for tensor in self.tensors.values())
+        total = sum(float(tensor.detach().double().square().sum()) for tensor in self.tensors.values())
+        return math.sqrt(total / max(1, count))
+
+    @property
     def is_finite(self) -> bool:
         """Whether no element is NaN or infinite."""
         return all(bool(torch.isfinite(tensor).all()) for tensor in self.tensors.values())
@@ -59,6 +66,11 @@ class Projected:
     def __post_init__(self) -> None:
         if self.keys.shape != self.coefficients.shape or self.keys.ndim != 1:
             raise ValueError("keys and coefficients must be vectors of one length")
+
+    @property
+    def size(self) -> float:
+        """How far it moves a weight, root mean square, where directions are signs of which no two are alike."""
+        return math.sqrt(float(np.square(self.merged().coefficients.astype(np.float64)).sum()))
 
     @property
     def is_finite(self) -> bool:

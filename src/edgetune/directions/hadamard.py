@@ -142,7 +142,9 @@ class Hadamard(Elementwise, Summed):
             total *= rows[start : start + len(total)]
             flat_out[start : start + len(total)] = total.add_(flat_base[start : start + len(total)].float())
 
-    def project(self, total: torch.Tensor | None, gradient: torch.Tensor, source: Source, name: str) -> torch.Tensor:
+    def project(
+        self, total: torch.Tensor | None, gradient: torch.Tensor, source: Source, name: str
+    ) -> torch.Tensor:
         """Add `sum_b S_b H (D_b G_b)` over the blocks b of a tensor; see `Summed.project`."""
         found = torch.zeros(self.padded, device=gradient.device) if total is None else total
         rows, columns = self._streams(source, name, gradient.numel(), gradient.device)

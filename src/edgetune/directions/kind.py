@@ -95,7 +95,9 @@ class Summed(Kind):
     """Pools whose sum is one transform; its transpose takes slopes along all directions at once."""
 
     @abstractmethod
-    def project(self, total: torch.Tensor | None, gradient: torch.Tensor, source: Source, name: str) -> torch.Tensor:
+    def project(
+        self, total: torch.Tensor | None, gradient: torch.Tensor, source: Source, name: str
+    ) -> torch.Tensor:
         """Add what a tensor's gradient says to what those before it said.
 
         Args:

@@ -173,7 +173,9 @@ class RankOnePool(RankOneKind, Summed):
             rest = torch.addcmul(read[whole:].float(), d[whole:].unsqueeze(1), pattern[: rows - whole])
             to[whole:] = rest
 
-    def project(self, total: torch.Tensor | None, gradient: torch.Tensor, source: Source, name: str) -> torch.Tensor:
+    def project(
+        self, total: torch.Tensor | None, gradient: torch.Tensor, source: Source, name: str
+    ) -> torch.Tensor:
         """Add `fold(D G E)`, the sum of the tiles of P rows and Q columns; see `Summed.project`.
 
         Cost: a pass over the tensor; scratch of CHUNK numbers, or P rows.

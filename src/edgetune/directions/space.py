@@ -75,7 +75,9 @@ class BoundSpace:
             ConfigError: if no transform sums these directions.
         """
         if not isinstance(self.kind, Summed):
-            raise ConfigError(f"slopes along all {self.kind.name} directions would take a pass over them each")
+            raise ConfigError(
+                f"slopes along all {self.kind.name} directions would take a pass over them each"
+            )
         return Projection(self.kind, self._source)
 
     @property

@@ -15,8 +15,17 @@ from edgetune.estimators.two_point import TwoPoint
 ESTIMATES: dict[str, type[Estimator]] = {
     kind.name: kind
     for kind in (
-        TwoPoint, OneSided, Standardised, ByRecord, Jvp, Clipped, ClippedVector, SkipGradient, SkipSlopes, Backprop,
-    )  # fmt: skip
+        TwoPoint,
+        OneSided,
+        Standardised,
+        ByRecord,
+        Jvp,
+        Clipped,
+        ClippedVector,
+        SkipGradient,
+        SkipSlopes,
+        Backprop,
+    )
 }
 """Estimators by the name that recipes use."""
 

@@ -20,8 +20,8 @@ class SkipGradient(Backprop):
 
         h_L = h_0 + sum_l B_l x_l,   e_t = dL / dh_Lt:   estimate of dL/dB_l = sum_t e_t x_lt^T
 
-    In the exact gradient e_t of a layer is multiplied by the Jacobians of all blocks behind it, I + J_l+1, I + J_l+2, ...;
-    here they are I. The head's gradient, and the last feed-forward layer's, are exact. An estimate that is biased and
+    In the exact gradient e_t is multiplied by the Jacobians I + J of all blocks behind the layer; here they are I. The
+    gradients of a head of its own and of the last feed-forward layer are exact. An estimate that is biased and
     has no variance but the batch's, where slopes along directions are unbiased and have that of the directions.
 
     Cost: a forward pass, in which the inputs of the layers that write are kept until the loss is known, and for each of

@@ -29,8 +29,8 @@ class MethodSection(Section):
     name: str = "fedkseed"
     """A name listed by `edgetune methods`, or on the command line a .py file that defines METHOD."""
     target: str | None = None
-    """What is tuned: full (all weights), linear (matrices of linear layers), lora, adapter (a bottleneck), prefix or
-    bitfit (biases, else norms)."""
+    """What is tuned: full (all weights), linear (matrices of linear layers), writers (those that write into the
+    residual stream, and the head), lora, adapter (a bottleneck), prefix or bitfit (biases, else norms)."""
     objective: str | None = None
     """loss, or for forward-only methods token_f1 or accuracy of greedy answers (both raised; eps must be larger)."""
     answer_tokens: Count | None = None
@@ -49,7 +49,8 @@ class MethodSection(Section):
     """Slopes that momentum or adam remember of fresh seeds (64); a pool remembers all its directions."""
     estimate: str | None = None
     """two_point or one_sided slopes of forward-only methods; standardised, one-sided and divided by the spread of the
-    losses; by_record, a direction a record; clipped or clipped_vector, which hide records."""
+    losses; by_record, a direction a record; clipped or clipped_vector, which hide records; skip_gradient of
+    writers, or skip_slopes, the same along a whole pool."""
     standardised: bool | None = None
     """Whether slopes of by_record are divided by their spread."""
     eps: Found = AUTO

@@ -1,17 +1,19 @@
-"""A cautious learning rate for gradients by back-propagation, from the optimiser's own first step."""
+"""A cautious learning rate for gradients, from the optimiser's own first step."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from edgetune.core.batch import Batch, Objective
 from edgetune.core.errors import DivergenceError
 from edgetune.core.keys import stream
 from edgetune.core.tuned import Tuned
-from edgetune.core.update import Dense, Update
+from edgetune.core.update import Dense, Projected, Update
 from edgetune.methods.method import TuningMethod
 from edgetune.suggest.quick import HORIZON, WANDERED, Quick, two_digits
 
@@ -19,8 +21,6 @@ PAIRS, RECORDS = 2, 4
 """Pairs of independent batches, and records on which a step is judged."""
 RUNGS = 8
 """Rates that are tried one way, each four times the last."""
-SHARE = 1 / 8
-"""Of the rate of the best first step: AdamW's momentum adds up some ten steps."""
 
 
 def find_rate(
@@ -32,12 +32,13 @@ def find_rate(
     steps: int,
     seed: int,
 ) -> Quick:
-    """Take an eighth of the rate at which the optimiser's first step wins most on other records.
+    """Take a share of the rate at which the optimiser's first step wins most on other records.
 
-        lr = min(R / 8, r / sqrt(T)),   R = argmin_lr L_b(step of lr along the gradient of batch a)
+        lr = min(c R, r / (m sqrt(T))),   R = argmin_lr L_b(step of lr along the gradient of batch a)
 
-    AdamW moves every weight by about lr a step; r is how far all of them may move at random before the loss rises by a
-    tenth, T the steps. The smallest R of the pairs (a, b) counts.
+    c is the optimiser's caution, 1/8 of AdamW and 1/2 of SGD; m is how far a step of rate 1 moves a weight, which is 1
+    of AdamW and the gradient's size of SGD; r is how far all of them may move at random before the loss rises by a
+    tenth, T the steps. The smallest R of the pairs (a, b) counts, and the largest m.
 
     Args:
         tuned: the handle, at its base; left there.
@@ -52,7 +53,7 @@ def find_rate(
     Cost: two gradients of a training batch, some 14 forward passes of 4 records for their rates, 6 for r.
     Source: measured, see docs/log.md: on stories260K R is 0.01; 0.001 to 0.01 learn, 0.03 does not.
     """
-    spent, best = 0, list[float]()
+    spent, best, moved = 0, list[float](), list[float]()
 
     @torch.no_grad()
     def loss(other: Batch) -> float:
@@ -63,7 +64,7 @@ def find_rate(
     for pair in range(PAIRS):
         tuned.reset(None)
         given, other = batch(2 * pair, method.batch_size), batch(2 * pair + 1, RECORDS)
-        estimate = method.estimator(tuned, objective, given)
+        estimate = method.estimator(tuned, objective, given, 0)
         spent += 3 * len(given.input_ids)
         if not estimate.is_finite:
             raise DivergenceError(
@@ -77,6 +78,7 @@ def find_rate(
             found = loss(other)
             return found if math.isfinite(found) else math.inf
 
+        moved.append(method.local.reach(estimate.update))
         best.append(_lowest(after, method.learning_rate, loss(other)))
     found = min(best)
     if found == 0:
@@ -84,9 +86,10 @@ def find_rate(
             "no rate of a first step lowers the loss of other records",
             hint="use a larger method.batch_size or other data",
         )
-    reach = _reach(tuned, found, loss, batch, seed)
+    move = max(moved)
+    reach = _reach(tuned, found * move, loss, batch, _walk(tuned, method.pool_size, seed))
     tuned.reset(None)
-    rate = min(SHARE * found, reach / math.sqrt(max(steps, HORIZON)))
+    rate = min(method.local.caution * found, reach / (move * math.sqrt(max(steps, HORIZON))))
     return Quick(two_digits(rate), None, clear=True, records=spent)
 
 
@@ -110,7 +113,7 @@ def _reach(
     radius: float,
     loss: Callable[[Batch], float],
     batch: Callable[[int, int], Batch],
-    seed: int,
+    walk: Callable[[float, int], Update],
 ) -> float:
     """Return how far all weights may move at random, by the square law through one radius."""
     rises, levels = list[float](), list[float]()
@@ -118,9 +121,7 @@ def _reach(
         other, found = batch(2 * PAIRS + line, RECORDS), list[float]()
         for scale in (radius, 0.0, -radius):
             tuned.reset(None)
-            tuned.apply(Dense({
-                name: scale * _signs(weight, seed, line, name) for name, weight in tuned.named_weights()
-            }))  # fmt: skip
+            tuned.apply(walk(scale, line))
             found.append(loss(other))
         levels.append(found[1])
         rises.append(abs((found[0] + found[2]) / 2 - found[1]))
@@ -130,6 +131,21 @@ def _reach(
     return radius * min(8.0, math.sqrt(most / rise)) if rise else 8 * radius
 
 
-def _signs(weight: torch.Tensor, seed: int, line: int, name: str) -> torch.Tensor:
-    drawn = stream(seed, "suggest", "signs", line, name).integers(0, 2, tuple(weight.shape))
-    return torch.from_numpy(2 * drawn - 1).to(weight)
+def _walk(tuned: Tuned, pool: int, seed: int) -> Callable[[float, int], Update]:
+    """Return what moves all weights at random by some distance, root mean square: (distance, number of the move)."""
+
+    def signs(line: int, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+        drawn = stream(seed, "suggest", "signs", line, name).integers(0, 2, shape)
+        return (2 * drawn - 1).astype(np.float32)
+
+    def along_pool(distance: float, line: int) -> Update:
+        each = np.float32(distance / math.sqrt(pool))
+        return Projected(np.arange(pool, dtype=np.int64), each * signs(line, "pool", (pool,)))
+
+    def everywhere(distance: float, line: int) -> Update:
+        return Dense({
+            name: distance * torch.from_numpy(signs(line, name, tuple(weight.shape))).to(weight)
+            for name, weight in tuned.named_weights()
+        })  # fmt: skip
+
+    return along_pool if pool else everywhere

@@ -161,9 +161,7 @@ class LinearLayers(OwnWeights):
         tables = {id(one.weight) for one in model.modules() if isinstance(one, nn.Embedding)}
         linear = {id(one.weight) for one in model.modules() if isinstance(one, MATRICES)} - tables
         found = {
-            name
-            for name, one in model.named_parameters()
-            if id(one) in linear and one.is_floating_point()
+            name for name, one in model.named_parameters() if id(one) in linear and one.is_floating_point()
         }
         if not found:
             raise ModelError("this model has no linear layers", hint="tune all weights")
@@ -180,7 +178,7 @@ class Writers(OwnWeights):
     layer (`core.skips.writers`). A head that is the embedding table is tuned in both places.
 
     Cost: about two fifths of the weights of a block.
-    Source: the reading and writing of the stream: Elhage et al. 2021, A Mathematical Framework for Transformer Circuits.
+    Source: who writes into the stream: Elhage et al. 2021, A Mathematical Framework for Transformer Circuits.
     """
 
     name: ClassVar[str] = "writers"

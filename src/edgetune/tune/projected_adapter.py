@@ -50,6 +50,7 @@ class ProjectedAdapter(ProjectedTuned):
         Cost: one gradient at a time, and K numbers.
         """
         seen, weights = self._directions.projection(), self._weights.parameters
+        hooks: list[Any] = []
 
         def taker(name: str) -> Callable[[torch.Tensor], None]:
             def take(weight: torch.Tensor) -> None:
@@ -59,11 +60,11 @@ class ProjectedAdapter(ProjectedTuned):
 
             return take
 
-        hooks = []
         try:
             for name, weight in weights.items():
                 weight.requires_grad_(True)
-                hooks.append(weight.register_post_accumulate_grad_hook(taker(name)))
+                tensor: Any = weight
+                hooks.append(tensor.register_post_accumulate_grad_hook(taker(name)))
             yield seen.mean
         finally:
             for hook in hooks:

@@ -38,6 +38,8 @@ class AdamW(Optimiser):
     weight_decay: float = 0.0
     proximal: float = 0.0
     name: ClassVar[str] = "adamw"
+    caution: ClassVar[float] = 1 / 8
+    """Momentum adds up some ten steps."""
     options: ClassVar[Mapping[str, str]] = {
         "learning_rate": "lr",
         "weight_decay": "weight_decay",
@@ -63,6 +65,10 @@ class AdamW(Optimiser):
             state[f"m.{name}"], state[f"v.{name}"] = torch.zeros_like(weight), torch.zeros_like(weight)
             state[f"t.{name}"] = torch.zeros((), dtype=torch.float32)
         return state
+
+    def reach(self, gradient: Update) -> float:
+        """Return 1: every weight moves by about the rate, however small its gradient."""
+        return 1.0
 
     @torch.no_grad()
     def step(self, tuned: Tuned, estimate: Update, state: dict[str, torch.Tensor], rate: float = 1.0) -> None:

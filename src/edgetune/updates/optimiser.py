@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 
@@ -18,6 +19,8 @@ class Optimiser(Part):
 
     __slots__ = ()
     lr: float
+    caution: ClassVar[float] = 1 / 2
+    """Share of the best first step's rate that a run may take: half of it costs little, twice may cost the run."""
 
     @abstractmethod
     def start(self, tuned: Tuned) -> dict[str, torch.Tensor]:
@@ -38,6 +41,10 @@ class Optimiser(Part):
             ConfigError: if steps are not slopes times a rate.
         """
         raise ConfigError(f"the steps of {self.title} do not follow from slopes alone")
+
+    def reach(self, gradient: Update) -> float:
+        """Return how far a step of rate 1 along a gradient moves a weight, root mean square."""
+        return gradient.size
 
     def scale(self, slope: float) -> float:
         """Return this optimiser's rate as a multiple of plain descent's, where slopes are of some size."""

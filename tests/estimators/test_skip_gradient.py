@@ -57,7 +57,7 @@ def test_the_layers_that_write_are_found_whatever_they_are_called(family: str, t
     model = tiny_model(family)
     batch = probe_batch(model)
     assert batch is not None
-    found = writers(model, batch)
+    found = writers(model, batch.input_ids)
     assert len(found) == 4
     assert {name.split(".", 3)[-1].removeprefix("layers.").lstrip("01.") for name in found} == set(
         FAMILIES[family]
@@ -84,12 +84,22 @@ def test_norms_behind_a_layer_and_blocks_side_by_side_hide_no_writer() -> None:
         model = made.from_config(config).eval()
         batch = probe_batch(model)
         assert batch is not None
-        assert {name.rpartition(".")[2] for name in writers(model, batch)} == set(ends)
+        assert {name.rpartition(".")[2] for name in writers(model, batch.input_ids)} == set(ends)
 
 
 def test_a_model_without_a_residual_stream_is_refused(tiny_model: Any) -> None:
     with pytest.raises(ModelError, match="writes into a residual stream"):
         Writers().place(nn.LayerNorm(3), 0)  # type: ignore[arg-type]
+
+
+def test_a_tied_head_is_left_out_if_that_is_wanted(tiny_model: Any) -> None:
+    model = tiny_model("qwen2")
+    whole, blocks = Writers().chosen(model), Writers(head=False).chosen(model)
+    assert whole - blocks == {"model.embed_tokens.weight"}
+    assert len(blocks) == 4
+    assert Writers(tensors=("model.embed_tokens.weight",)).chosen(model) == {"model.embed_tokens.weight"}
+    with pytest.raises(ModelError, match="a tensor that this model has not"):
+        Writers(tensors=("elsewhere",)).chosen(model)
 
 
 def test_it_is_the_sum_of_outer_products_of_the_last_error_and_the_inputs(tiny_model: Any) -> None:
@@ -245,6 +255,8 @@ def test_other_weights_and_other_pools_are_refused() -> None:
     with pytest.raises(ConfigError, match="needs a pool that one transform sums"):
         with_options(fedskip, {"directions": "rademacher"})
     assert with_options(fedskip, {"directions": "hadamard"}).directions == Pool(Hadamard(4096), 4096)
+    with pytest.raises(ConfigError, match="does not go with slopes that are derivatives of the loss"):
+        with_options(fedskip, {"objective": "token_f1"})
     with pytest.raises(ConfigError, match="a pass over them each"):
         BoundSpace(Rademacher(), KEY, pooled=True).projection()
 

@@ -20,7 +20,16 @@ from edgetune.directions.space import BoundSpace
 from edgetune.federation.residency import base_tensors, rounded_digest
 from edgetune.models.backbone import load_backbone
 from edgetune.models.digest import tensor_digest
-from edgetune.tune import BitFit, FullProjected, LinearLayers, Lora, ProjectedTuned, StreamedTuned, Target
+from edgetune.tune import (
+    BitFit,
+    FullProjected,
+    LinearLayers,
+    Lora,
+    ProjectedTuned,
+    StreamedTuned,
+    Target,
+    Writers,
+)
 
 KEY = pool_key(7)
 POOL = DirectionsSpec("hadamard", 64, key_id(KEY), 7)
@@ -57,6 +66,7 @@ KINDS = {
     "low_rounded": Kind(directions=RANK_ONE_POOL, grid="Q8_0"),
     "low_fresh": Kind(directions=RANK_ONE),
     "low_linear": Kind(LinearLayers(), RANK_ONE_POOL),
+    "low_writers": Kind(Writers(), RANK_ONE_POOL),
     "low_bitfit": Kind(BitFit(), RANK_ONE_POOL),
 }
 

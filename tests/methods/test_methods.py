@@ -25,14 +25,14 @@ from edgetune.methods.catalogue import compression_method, compression_names, tu
 from edgetune.methods.method import TuningMethod
 from edgetune.methods.options import OPTIONS, defaults, with_options
 from edgetune.survey import Gap, GradientNorms, PromptLayers
-from edgetune.tune import Adapter, ByNorm, ByTable, FullProjected, Lora, Prefix
+from edgetune.tune import Adapter, ByNorm, ByTable, FullProjected, Lora, Prefix, Writers
 from edgetune.updates import Adam, AdamW, Constant, Cosine, Linear, Momentum, Sgd
 from edgetune.wire import Changed, Coefficients, Float32, Log, Table, Tensors
 
 KSEED, MEZO, LORA = (tuning_method(name) for name in ("fedkseed", "mezo", "lora"))
 DPZERO, FZOO, GRZO = (tuning_method(name) for name in ("dpzero", "fzoo", "grzo"))
 MEZO_LORA, PREFIX = tuning_method("mezo_lora"), tuning_method("mezo_prefix")
-LOZO = tuning_method("lozo")
+LOZO, SKIPGRAD = tuning_method("lozo"), tuning_method("skipgrad")
 FWDLLM, SELFT = tuning_method("fwdllm"), tuning_method("fedselft")
 CHOOSING = with_options(FWDLLM, {"draw": "discriminative"})
 DECAY = with_options(KSEED, {"schedule": "cosine", "schedule_steps": 200})
@@ -147,6 +147,8 @@ def test_parts_that_do_not_fit_are_refused(
         (LORA, "freeze_a", True, {"target": Lora(8, 16.0, freeze_a=True)}),
         (LORA, "aggregate", "ffa", {"target": Lora(8, 16.0, freeze_a=True), "aggregate": Ffa()}),
         (LORA, "aggregate", "fedex", {"aggregate": FedEx()}),
+        (SKIPGRAD, "head", False, {"target": Writers(head=False)}),
+        (SKIPGRAD, "estimate", "backprop", {"estimate": Backprop()}),
         (DECAY, "schedule", "linear", {"schedule": Linear(200)}),
         (DECAY, "schedule_steps", 900, {"schedule": Cosine(900)}),
         (KSEED, "warmup", 7, {"schedule": Constant(7)}),

@@ -147,6 +147,12 @@ def check_adapter(adapter: Any) -> dict[str, Any] | None:
             value is None or (is_unsigned(value, 1 << 32) and value >= least),
             f"the adapter's {setting} is {value!r}",
         )
+    names = adapter.get("tensors")
+    require(
+        names is None
+        or (isinstance(names, list) and bool(names) and all(isinstance(one, str) for one in names)),
+        "the adapter's tensors are no list of names",
+    )
     for setting in ("lora_alpha", "initial_scale"):
         value = adapter.get(setting)
         real = isinstance(value, int | float) and not isinstance(value, bool)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 SLOPES = "slopes along directions"
+DIFFERENTIATED = "slopes that are derivatives of the loss"
 GRADIENTS = "dense gradients"
 DIRECTIONS = "directions"
 POOL = "a pool of directions"

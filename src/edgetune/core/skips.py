@@ -10,8 +10,6 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from edgetune.core.batch import Batch
-
 MATRICES = (nn.Linear, Conv1D)
 """Modules that multiply by a matrix."""
 
@@ -37,7 +35,7 @@ def skips_alone(model: nn.Module) -> Iterator[None]:
             hook.remove()
 
 
-def writers(model: nn.Module, batch: Batch) -> tuple[str, ...]:
+def writers(model: nn.Module, ids: torch.Tensor) -> tuple[str, ...]:
     """Return the linear layers that write into the residual stream, by the names of their modules.
 
     Those are the layers whose output reaches the logits through no other layer but the head: the last ones of attention
@@ -45,7 +43,7 @@ def writers(model: nn.Module, batch: Batch) -> tuple[str, ...]:
 
     Args:
         model: a causal language model of which gradients can be taken.
-        batch: some token ids.
+        ids: int64 [records, tokens], on the model's device.
     Cost: a forward pass and a small backward pass.
     """
     given: dict[str, torch.Tensor] = {}
@@ -60,9 +58,7 @@ def writers(model: nn.Module, batch: Batch) -> tuple[str, ...]:
     hooks = [one.register_forward_hook(cut(name)) for name, one in _inner(model).items()]
     try:
         with torch.enable_grad():
-            logits = model(
-                input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
-            ).logits
+            logits = model(input_ids=ids, use_cache=False).logits
             reached = torch.autograd.grad(
                 logits.float().square().mean(), list(given.values()), allow_unused=True
             )

@@ -15,7 +15,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from edgetune.core.batch import Batch, Objective
-from edgetune.core.part import DIRECTIONS, SLOPES
+from edgetune.core.part import DIFFERENTIATED, DIRECTIONS, SLOPES
 from edgetune.core.update import Estimate
 from edgetune.estimators.estimator import Estimator
 from edgetune.estimators.slopes import check_slopes, mean_of_slopes
@@ -52,7 +52,7 @@ class Jvp(Estimator):
     @property
     def gives(self) -> frozenset[str]:
         """Slopes, one number a direction."""
-        return frozenset({SLOPES})
+        return frozenset({SLOPES, DIFFERENTIATED})
 
     @property
     def needs(self) -> frozenset[str]:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 
 from edgetune.core.batch import Batch, Objective
-from edgetune.core.part import ALL_AT_ONCE, SLOPES, WRITES
+from edgetune.core.part import ALL_AT_ONCE, DIFFERENTIATED, SLOPES, WRITES
 from edgetune.core.skips import skips_alone
 from edgetune.core.update import Estimate
 from edgetune.estimators.estimator import Estimator
@@ -46,7 +46,7 @@ class SkipSlopes(Estimator):
     @property
     def gives(self) -> frozenset[str]:
         """Slopes, one number a direction."""
-        return frozenset({SLOPES})
+        return frozenset({SLOPES, DIFFERENTIATED})
 
     @property
     def needs(self) -> frozenset[str]:

@@ -139,7 +139,7 @@ SETTINGS: dict[str, list[str]] = {
     "BOTTLENECK": ["reduction", "seed"],
     "BITFIT": [],
     "LINEAR": [],
-    "WRITERS": [],
+    "WRITERS": ["tensors"],
     "FULL": [],
 }
 """What an adapter's configuration must say, the setting of its size first."""
@@ -157,7 +157,7 @@ def _fitting(adapter: dict[str, Any], backbone: Backbone, where: Path | None) ->
         if adapter.get(setting) is None:
             raise ModelError(f"the ledger's adapter lacks the setting {setting!r}", where=where)
     size = settings[0] if settings else ""
-    if adapter.get(size, 0) > width:
+    if isinstance(adapter.get(size), int) and adapter[size] > width:
         raise ModelError(
             f"the ledger's adapter has {size} = {adapter[size]}, the model's width is {width}", where=where
         )

@@ -29,11 +29,7 @@ from edgetune.tune.target import Placing
 
 PEFT = "base_model.model."
 """What peft puts before the names of a model's modules."""
-SOME: Mapping[str, Placing] = {
-    "BITFIT": BitFit(),
-    "LINEAR": LinearLayers(),
-    "WRITERS": Writers(),
-}
+SOME: Mapping[str, type[Placing]] = {"BITFIT": BitFit, "LINEAR": LinearLayers, "WRITERS": Writers}
 """Targets that are some of a model's own parameters, by what a ledger calls them."""
 
 
@@ -81,7 +77,7 @@ def _change(ledger: Ledger, outline: PreTrainedModel, key: bytes | None, where: 
         return Replaced(update.tensors)
     space, terms = _directions(ledger, outline, key)
     placing = SOME.get(str(kind))
-    only = None if placing is None else frozenset(placing.place(outline, 0).weights)
+    only = None if placing is None else frozenset(placing.described(said).place(outline, 0).weights)
     return Summed(space, terms, only, grid_named(ledger.extra.get(BASE_GRID)))
 
 

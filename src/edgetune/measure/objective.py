@@ -11,7 +11,7 @@ from torch import nn
 
 from edgetune.core.batch import IGNORED, Batch
 from edgetune.core.errors import ConfigError
-from edgetune.core.part import SLOPES, Part
+from edgetune.core.part import DIFFERENTIATED, SLOPES, Part
 from edgetune.measure.evaluate import generate
 from edgetune.measure.scores import Score
 
@@ -55,6 +55,11 @@ class Answers(Part):
     def needs(self) -> frozenset[str]:
         """Slopes: it has no gradient to propagate back."""
         return frozenset({SLOPES})
+
+    @property
+    def refuses(self) -> frozenset[str]:
+        """Derivatives: it is constant but for jumps."""
+        return frozenset({DIFFERENTIATED})
 
     def bind(self, tokenizer: PreTrainedTokenizerBase) -> ScoredAnswers:
         """Return the objective for a model with this tokenizer."""

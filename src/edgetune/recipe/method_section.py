@@ -31,6 +31,8 @@ class MethodSection(Section):
     target: str | None = None
     """What is tuned: full (all weights), linear (matrices of linear layers), writers (those that write into the
     residual stream, and the head), lora, adapter (a bottleneck), prefix or bitfit (biases, else norms)."""
+    head: bool | None = None
+    """Whether writers include the head; without it a pool's ledger is an adapter for llama.cpp without loss."""
     objective: str | None = None
     """loss, or for forward-only methods token_f1 or accuracy of greedy answers (both raised; eps must be larger)."""
     answer_tokens: Count | None = None

@@ -175,13 +175,21 @@ class Writers(OwnWeights):
         h <- h + W x: W is tuned;   logits = H norm(h): H is tuned
 
     Of a Llama block `o_proj` and `down_proj`; of any other, the layers whose output reaches the logits through no other
-    layer (`core.skips.writers`). A head that is the embedding table is tuned in both places.
+    layer (`core.skips.writers`). A head that is the embedding table is tuned in both places. A ledger names all, so that
+    it is opened without a look at the model.
+
+    Args:
+        head: whether the head is tuned; without it the ledger of a pool of rank one is an adapter without loss.
+        tensors: their names, where they are known.
 
     Cost: about two fifths of the weights of a block.
     Source: who writes into the stream: Elhage et al. 2021, A Mathematical Framework for Transformer Circuits.
     """
 
+    head: bool = True
+    tensors: tuple[str, ...] = ()
     name: ClassVar[str] = "writers"
+    options: ClassVar[Mapping[str, str]] = {"head": "head"}
     kind: ClassVar[str] = "WRITERS"
 
     @property
@@ -190,11 +198,43 @@ class Writers(OwnWeights):
         return frozenset({TENSORS, WRITES})
 
     def chosen(self, model: nn.Module) -> set[str]:
-        """Return the matrices, the head's among them."""
+        """Return the matrices, the head's among them.
+
+        Raises:
+            ModelError: if no layer writes into a residual stream, or a tensor that was named is none of the model's.
+        """
+        floats = {name: one for name, one in model.named_parameters() if one.is_floating_point()}
+        if self.tensors:
+            missing = sorted(set(self.tensors) - floats.keys())
+            if missing:
+                raise ModelError("the ledger tunes a tensor that this model has not", where=missing[0])
+            return set(self.tensors)
         batch, head = probe_batch(model), head_of(model)
-        names = writers(model, batch) if batch is not None else ()
+        names = writers(model, batch.input_ids) if batch is not None else ()
         if not names:
             raise ModelError("no linear layer of this model writes into a residual stream", hint="tune lora")
-        modules = [*map(model.get_submodule, names), *([head] if head is not None else [])]
+        modules = [*map(model.get_submodule, names), *([head] if self.head and head is not None else [])]
         ids = {id(one.weight) for one in modules}
-        return {name for name, one in model.named_parameters() if id(one) in ids and one.is_floating_point()}
+        return {name for name, one in floats.items() if id(one) in ids}
+
+    def place(
+        self, model: PreTrainedModel, seed: int, base: Mapping[str, torch.Tensor] | None = None
+    ) -> Placed:
+        """Choose the matrices; a ledger says which.
+
+        Raises:
+            ModelError: as `chosen`.
+        """
+        chosen = self.chosen(model)
+        return OwnPlaced(
+            model, lambda name: name in chosen, {"peft_type": self.kind, "tensors": sorted(chosen)}
+        )
+
+    @classmethod
+    def described(cls, said: Mapping[str, Any]) -> Self:
+        """Return the target of a ledger.
+
+        Raises:
+            KeyError: if it names no tensors.
+        """
+        return cls(tensors=tuple(said["tensors"]))

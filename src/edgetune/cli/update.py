@@ -238,7 +238,8 @@ def _missing(base: Base, parts: Parts, left: tuple[str, ...], text: Path | None,
         with Display(Console(), doing="measuring"):
             far = divergence_without(base, parts.change, left, text)
         said += f"; KL to the whole fine-tune {far.every:.1e} nats a token, of {far.tokens:,}"
-    return f"{said}\nmethod.target=linear tunes what an adapter can hold and nothing else"
+    fit = "method.target=linear (of fedskip: method.head=false)"
+    return f"{said}\n{fit} tunes what an adapter can hold and nothing else"
 
 
 def _say(file: Path, done: Done) -> str:

@@ -175,8 +175,8 @@ class Writers(OwnWeights):
         h <- h + W x: W is tuned;   logits = H norm(h): H is tuned
 
     Of a Llama block `o_proj` and `down_proj`; of any other, the layers whose output reaches the logits through no other
-    layer (`core.skips.writers`). A head that is the embedding table is tuned in both places. A ledger names all, so that
-    it is opened without a look at the model.
+    layer (`core.skips.writers`). A head that is the embedding table is tuned in both places. A ledger names all, so
+    that it is opened without a look at the model.
 
     Args:
         head: whether the head is tuned; without it the ledger of a pool of rank one is an adapter without loss.

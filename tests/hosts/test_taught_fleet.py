@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,28 @@ def test_devices_that_learn_on_their_own_responses_give_the_simulations_ledger(
     alone = _simulated(fleet, tmp_path / "alone")
     assert alone == _rounds(fleet.out)
     assert len(alone) == 2
+    assert fleet.digest == read_ledger(tmp_path / "alone" / "tuned.ledger").digest
+
+
+@pytest.mark.fleet
+def test_a_server_and_a_device_that_are_killed_change_no_bit_of_what_is_learnt_on_own_responses(
+    tmp_path: Path, teachers: tuple[Path, Path]
+) -> None:
+    taught = {"distillation.teacher": str(teachers[0]), "distillation.on_policy": 0.5,
+              "distillation.max_new_tokens": 4, "distillation.regenerate_every": 2}  # fmt: skip
+    with Processes(tmp_path) as processes:
+        fleet = Federation(tmp_path, processes, "fedkseed", 2, 2, settings=taught)
+        server, devices = (
+            fleet.server(),
+            [fleet.device(id, more=("--teacher", teachers[0])).start() for id in (0, 1)],
+        )
+        server.start("after_first_reply:2")
+        assert server.wait(120) == -signal.SIGKILL, server.said
+        devices[1].kill()
+        devices[1].start()
+        server.start()
+        assert [one.wait(120) for one in (server, *devices)] == [0, 0, 0], server.said
+    _simulated(fleet, tmp_path / "alone")
     assert fleet.digest == read_ledger(tmp_path / "alone" / "tuned.ledger").digest
 
 

@@ -18,6 +18,11 @@ from edgetune.models.quiet import quiet
 from edgetune.run import pipeline
 
 pytest.importorskip("flwr")
+TEACHER = "distillation.teacher"
+TAUGHT: dict[str, Any] = {
+    "distillation.on_policy": 0.5, "distillation.max_new_tokens": 4, "distillation.beta": 0.25,
+    "distillation.regenerate_every": 2,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +42,9 @@ def teachers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def _simulated(fleet: Federation, out: Path) -> list[dict[str, Any]]:
+    """Do the run in this process, and see that it ends as the fleet's did."""
     pipeline.run(fleet.recipe, out, stages=pipeline.TUNING)
+    assert fleet.digest == read_ledger(out / "tuned.ledger").digest
     return _rounds(out)
 
 
@@ -61,50 +68,41 @@ def _ended(fleet: Federation, *devices: Any) -> str:
 def test_devices_that_learn_on_their_own_responses_give_the_simulations_ledger(
     tmp_path: Path, teachers: tuple[Path, Path], method: str, many: int
 ) -> None:
-    taught = {"distillation.teacher": str(teachers[0]), "distillation.on_policy": 0.5, "distillation.max_new_tokens": 4,
-              "distillation.beta": 0.25, "distillation.regenerate_every": 2}  # fmt: skip
     with Processes(tmp_path) as processes:
-        fleet = Federation(tmp_path, processes, method, many, 2, settings=taught)
+        fleet = Federation(tmp_path, processes, method, many, 2, {**TAUGHT, TEACHER: str(teachers[0])})
         for id, path in enumerate(teachers[:1] * many):
             (tmp_path / f"copy-{id}").symlink_to(path)
         devices = [fleet.device(id, more=("--teacher", tmp_path / f"copy-{id}")) for id in range(many)]
         _ended(fleet, *devices)
         assert "learns from copy-0" in devices[0].said
-    alone = _simulated(fleet, tmp_path / "alone")
-    assert alone == _rounds(fleet.out)
-    assert len(alone) == 2
-    assert fleet.digest == read_ledger(tmp_path / "alone" / "tuned.ledger").digest
+    assert _simulated(fleet, tmp_path / "alone") == _rounds(fleet.out)
+    assert len(_rounds(fleet.out)) == 2
 
 
 @pytest.mark.fleet
 def test_a_server_and_a_device_that_are_killed_change_no_bit_of_what_is_learnt_on_own_responses(
     tmp_path: Path, teachers: tuple[Path, Path]
 ) -> None:
-    taught = {"distillation.teacher": str(teachers[0]), "distillation.on_policy": 0.5,
-              "distillation.max_new_tokens": 4, "distillation.regenerate_every": 2}  # fmt: skip
     with Processes(tmp_path) as processes:
-        fleet = Federation(tmp_path, processes, "fedkseed", 2, 2, settings=taught)
-        server, devices = (
-            fleet.server(),
-            [fleet.device(id, more=("--teacher", teachers[0])).start() for id in (0, 1)],
-        )
-        server.start("after_first_reply:2")
+        fleet = Federation(tmp_path, processes, "fedkseed", 2, 2, {**TAUGHT, TEACHER: str(teachers[0])})
+        devices = [fleet.device(id, more=("--teacher", teachers[0])).start() for id in (0, 1)]
+        server = fleet.server().start("after_first_reply:2")
         assert server.wait(120) == -signal.SIGKILL, server.said
         devices[1].kill()
         devices[1].start()
         server.start()
         assert [one.wait(120) for one in (server, *devices)] == [0, 0, 0], server.said
-    _simulated(fleet, tmp_path / "alone")
-    assert fleet.digest == read_ledger(tmp_path / "alone" / "tuned.ledger").digest
+    assert len(_simulated(fleet, tmp_path / "alone")) == 2
 
 
-def test_a_device_with_another_teacher_or_none_ends_and_the_others_go_on(
+def test_a_device_with_another_teacher_or_none_ends_and_a_good_one_is_taken(
     tmp_path: Path, teachers: tuple[Path, Path]
 ) -> None:
-    taught = {"distillation.teacher": str(teachers[0]), "distillation.max_new_tokens": 4,
-              "federation.minimum_replies": 1, "federation.participation": 0.34}  # fmt: skip
+    few = {"federation.minimum_replies": 1, "federation.participation": 0.34}
     with Processes(tmp_path) as processes:
-        fleet = Federation(tmp_path, processes, "fedkseed", 3, 2, settings=taught)
+        fleet = Federation(
+            tmp_path, processes, "fedkseed", 3, 2, {**TAUGHT, TEACHER: str(teachers[0]), **few}
+        )
         server = fleet.server("127.0.0.1", "--timeout", "3", "--wait", "1").start()
         server.wait_for("listening on")
         none = fleet.device(1).start()

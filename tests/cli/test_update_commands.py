@@ -147,6 +147,28 @@ def test_peft_gets_all_of_it(desk: Path, low: Path, run: Run) -> None:
     assert "lm_head is the embedding table once more" in said
 
 
+def test_an_adapters_folder_says_what_it_is_and_what_opens_it(desk: Path, low: Path, run: Run) -> None:
+    from huggingface_hub import ModelCard
+
+    run("adapter", str(low), "--base", "embedded", "--out", "folder")
+    found = ModelCard.load("folder/README.md")
+    assert (found.data.library_name, found.data.license) == ("peft", "apache-2.0")
+    assert found.data.pipeline_tag == "text-generation"
+    assert {"edgetune", "lora", "peft"} <= set(found.data.tags or ())
+    assert found.data.base_model is None, "the embedded model is none of the Hub's"
+    for said in (read_ledger(low).digest, "30 layers", "To do it again"):
+        assert said in found.text
+
+
+def test_an_adapters_readme_of_somebody_else_is_not_written_over(desk: Path, low: Path, run: Run) -> None:
+    Path("folder").mkdir()
+    Path("folder/README.md").write_text("mine")
+    assert "something here already" in run(
+        "adapter", str(low), "--base", "embedded", "--out", "folder", code=6
+    )
+    assert Path("folder/README.md").read_text() == "mine"
+
+
 def test_an_adapter_speaks_beside_its_base(desk: Path, low: Path, run: Run) -> None:
     pytest.importorskip("xllamacpp")
     run("adapter", str(low), "--base", "model.gguf", "--out", "a.gguf", "--unmeasured")

@@ -281,22 +281,48 @@ def test_one_request_takes_other_adapters_and_the_next_does_not(
     assert said(served, lora=[{"id": 0, "scale": 0.0}]) == fresh["base"]
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        {"id": 0, "scale": 1}, "x", 7, None, [1], [{"id": 0}], [{"scale": 1}], [{"id": "0", "scale": 1}],
-        [{"id": 0, "scale": "1"}], [{"id": 2, "scale": 1}], [{"id": -1, "scale": 1}], [{"id": True, "scale": 1}],
-        [{"id": 0, "scale": True}], [{"id": 0, "scale": 101}], [{"id": 0, "scale": float("nan")}],
-        [{"id": 0, "scale": 1}, {"id": 0, "scale": 0}], [{"id": 2**40, "scale": 1}],
-    ],
-    ids=repr,
-)  # fmt: skip
+MALFORMED: list[Any] = [
+    {"id": 0, "scale": 1}, "x", 7, None, [1], [{"id": 0}], [{"scale": 1}], [{"id": "0", "scale": 1}],
+    [{"id": 0, "scale": "1"}], [{"id": 2, "scale": 1}], [{"id": -1, "scale": 1}], [{"id": True, "scale": 1}],
+    [{"id": 0, "scale": True}], [{"id": 0, "scale": 101}], [{"id": 0, "scale": float("nan")}],
+    [{"id": 0, "scale": 1}, {"id": 0, "scale": 0}], [{"id": 2**40, "scale": 1}],
+    [{"id": 0, "scale": 10**400}], [{"id": 10**400, "scale": 1}],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("body", MALFORMED, ids=repr)
 def test_what_names_no_adapters_is_refused_and_changes_nothing(served: Address, body: Any) -> None:
     assert put(served, [{"id": 1, "scale": 0.25}])[0] == 200
     status, found = put(served, body)
     assert (status, found["error"]["type"]) == (400, "invalid_request_error")
     listed = ask(served, "GET", "/lora-adapters", Authorization=f"Bearer {KEY}")[2]
     assert [one["scale"] for one in listed] == [0.0, 0.25]
+
+
+def refused(address: Address, lora: Any, route: str = "/v1/chat/completions") -> str:
+    body = {"messages": MESSAGES, "prompt": "hi", "max_tokens": 2, "lora": lora}
+    status, _, found = ask(address, "POST", route, body, Authorization=f"Bearer {KEY}")
+    assert (status, found["error"]["type"]) == (400, "invalid_request_error"), lora
+    return str(found["error"]["message"])
+
+
+@pytest.mark.parametrize("lora", [one for one in MALFORMED if one is not None], ids=repr)
+def test_one_request_that_names_no_adapters_is_refused_before_llama_cpp_turns_all_off(
+    served: Address, fresh: dict[str, str], lora: Any
+) -> None:
+    put(served, [{"id": 0, "scale": 1}])
+    for route in ("/v1/chat/completions", "/v1/completions"):
+        assert "lora" in refused(served, lora, route) or "scale" in refused(served, lora, route)
+    assert said(served) == fresh["a"]
+    assert said(served, lora=None) == fresh["a"]
+
+
+def test_a_server_without_adapters_refuses_to_answer_as_if_there_were_one(files: dict[str, Path]) -> None:
+    with running_server(files["base"], key=KEY) as (address, _):
+        plain = said(address)
+        assert "no adapter 0 of 0" in refused(address, [{"id": 0, "scale": 1}])
+        assert "is expected" in refused(address, "fleet")
+        assert said(address, lora=[]) == said(address, lora=None) == plain
 
 
 def test_adapters_ask_for_the_key_and_refuse_web_pages(served: Address) -> None:

@@ -108,12 +108,14 @@ class Federation:
             "server", *self.server_words(f"{listen}:{self.port}", *more), prefix=prefix
         )
 
-    def device(self, number: int, server: str = "", *, prefix: Sequence[str] = ()) -> Started:
+    def device(
+        self, number: int, server: str = "", *, prefix: Sequence[str] = (), more: Sequence[str | Path] = ()
+    ) -> Started:
         """Return a device, which is not started yet."""
         return self.processes.ready(
             f"device-{number}", "device", "--server", server or f"127.0.0.1:{self.port}",
             "--data", self.folder / "shares" / f"{number}.jsonl", "--key", self.certs / "keys" / f"{number}.key",
-            "--state", self.folder / "state" / str(number), prefix=prefix,
+            "--state", self.folder / "state" / str(number), *more, prefix=prefix,
         )  # fmt: skip
 
     @property

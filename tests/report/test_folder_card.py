@@ -43,6 +43,15 @@ def test_a_hub_library_reads_it_and_a_person_does() -> None:
         assert said in found.text
 
 
+def test_the_card_of_an_adapter_names_its_base_and_the_library_that_puts_it_on() -> None:
+    found = ModelCard(folder_card(replace(MADE, library="peft", tags=("edgetune", "lora")))).data
+    assert (found.library_name, found.base_model, found.tags) == (
+        "peft",
+        "meta/Little-1B",
+        ["edgetune", "lora"],
+    )
+
+
 @pytest.mark.parametrize("licence", ["apache-2.0", "", "Only on Sundays: ask", "llama3.2"])
 def test_the_licence_goes_on_to_what_is_made_of_the_folder(tmp_path: Path, licence: str) -> None:
     assert write_folder_card(tmp_path, replace(MADE, licence=licence)) == tmp_path / "README.md"

@@ -11,7 +11,6 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from edgetune.cli.app import execute
-from edgetune.core.errors import ConfigError
 from edgetune.core.event_log import read_events
 from edgetune.core.ledger import read_ledger
 from edgetune.export.gguf_file import write_gguf
@@ -191,9 +190,3 @@ def test_a_student_of_a_configuration_alone_comes_nearer_to_its_teacher(
     events = read_events(tmp_path / "out" / "events.jsonl")
     losses = [one["train_loss"] for one in events if one["event"] == "round"]
     assert losses[-1] < 0.8 * losses[0]
-
-
-def test_devices_on_other_hosts_are_refused_a_teacher_they_are_not_told_of(tmp_path: Path) -> None:
-    recipe = load_recipe(None, ["distillation.teacher=embedded"])
-    with pytest.raises(ConfigError, match="not told of a teacher"):
-        pipeline.run(recipe, tmp_path, stages=pipeline.TUNING, elsewhere=object())  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Model cards of what runs leave, and of the folders that `prune`, `compress --format` and `apply` write."""
+"""Model cards of what runs leave, and of the folders that `prune`, `compress --format`, `apply` and `adapter` write."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from edgetune.report.folder_card import Made, write_folder_card
 from edgetune.report.grids import Grid
 
 if TYPE_CHECKING:
+    from edgetune.core.ledger import Ledger
     from edgetune.installed.base import Base
     from edgetune.measure.divergence import Divergence
     from edgetune.recipe.prepare import Prepared
@@ -118,21 +120,41 @@ def card_of_applied(folder: Path, name: str, base: Base, ledgers: Sequence[Path]
         OutputError: if it cannot be written.
     """
     from edgetune.core.ledger import read_ledger
+
+    write_folder_card(folder, _tuned(name, base, [read_ledger(path) for path in ledgers], f"Applied: {said}"))
+
+
+def card_of_adapter(folder: Path, name: str, base: Base, ledger: Ledger, said: str) -> None:
+    """Write the card of a folder that `edgetune adapter` wrote for peft.
+
+    Args:
+        folder: with the adapter.
+        name: the base, as it was asked for.
+        base: the base.
+        ledger: what the adapter is of.
+        said: what is in it, one line.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    made = _tuned(name, base, [ledger], f"Adapter: {said}; the base is not in this folder")
+    write_folder_card(folder, replace(made, library="peft", tags=(*made.tags, "peft", "lora")))
+
+
+def _tuned(name: str, base: Base, ledgers: Sequence[Ledger], said: str) -> Made:
     from edgetune.measure.versions import versions
     from edgetune.models.licence import licence_of
 
-    read = [read_ledger(path) for path in ledgers]
     facts = [
         f"Ledger: `{one.method}`, {one.round} rounds, digest `{one.digest}`, for base `{one.base_digest}`"
-        for one in read
+        for one in ledgers
     ]
     weights = sum(one.numel() for one in base.outline.parameters())
-    methods = " + ".join(one.method for one in read)
-    made = Made(
+    methods = " + ".join(one.method for one in ledgers)
+    return Made(
         f"tuned with {methods}", name, weights, base.digest, licence_of(base.path), _command(), versions(),
-        facts=[*facts, f"Applied: {said}"],
+        facts=[*facts, said],
     )  # fmt: skip
-    write_folder_card(folder, made)
 
 
 def _write(

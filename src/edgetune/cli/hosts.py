@@ -18,7 +18,17 @@ from edgetune.core.errors import ConfigError
 from edgetune.hosts import PORT
 
 WHERE = ("model", "device", "residency", "data", "test_data", "columns", "held_out_category")
-HOW = ("method", "participation", "rounds", "learning_rate", "metric", "extract", "seed", "threads")
+HOW = (
+    "method",
+    "participation",
+    "rounds",
+    "teacher",
+    "learning_rate",
+    "metric",
+    "extract",
+    "seed",
+    "threads",
+)
 Certs = Annotated[Path, typer.Option("--certs", help="Folder of `edgetune certs`.")]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Without TLS: for a network of your own.")]
 
@@ -96,6 +106,13 @@ def device(
         Path | None,
         typer.Option(show_default=False, help="Your own .py file of the run's method, which is executed."),
     ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            show_default=False,
+            help="Whom to learn from where the run has a teacher: your copy of it, or your file of `edgetune teach`.",
+        ),
+    ] = None,
     named: Annotated[
         str | None,
         typer.Option(
@@ -137,7 +154,7 @@ def device(
         address(server, "--server")
         limits = limits_of(max_threads, max_memory, only_when)
         scratch = state or cache_folder("devices") / key.stem
-        own = Own(data, columns(named) if named else None, model, method, scratch, limits)
+        own = Own(data, columns(named) if named else None, model, method, scratch, limits, teacher)
 
         def say(line: str) -> None:
             if not quiet:

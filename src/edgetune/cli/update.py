@@ -117,7 +117,12 @@ def adapter(
         write = write_gguf_adapter if out.suffix == ".gguf" else write_peft_adapter
         made = write(out, parts, opened, read)
     size = sum(one.stat().st_size for one in ([out] if out.is_file() else out.iterdir()))
-    typer.echo(f"{out}: {made.layers} layers, {size:,} bytes")
+    said = f"{made.layers} layers, {size:,} bytes"
+    if out.is_dir():
+        from edgetune.cli.folder_cards import card_of_adapter
+
+        card_of_adapter(out, base, opened, read, said)
+    typer.echo(f"{out}: {said}")
     if made.left:
         typer.echo(_missing(opened, parts, made.left, text, measured))
     elif parts.tied and out.suffix != ".gguf":

@@ -43,9 +43,17 @@ class Lesson:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of everything that decides what is learnt beside records and student: devices must agree on it."""
+        """SHA-256 of everything that decides what is learnt beside records and student."""
+        return self._digest(self.teacher.digest)
+
+    @property
+    def shared(self) -> str:
+        """SHA-256 of what devices must agree on; each may have a file of what one teacher said of its records."""
+        return self._digest(self.teacher.shared)
+
+    def _digest(self, teacher: str) -> str:
         said = {
-            "teacher": self.teacher.digest, "kind": asdict(self.kind), "policy": asdict(self.policy),
+            "teacher": teacher, "kind": asdict(self.kind), "policy": asdict(self.policy),
             "vocabulary": self.vocabulary, "ends": sorted(self.ends),
         }  # fmt: skip
         if self.reward is not None:

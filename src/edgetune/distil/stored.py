@@ -66,12 +66,17 @@ class StoredTeacher(Teacher):
         said, tensors = _opened(path)
         if said.get("vocabulary_digest") != vocabulary:
             raise DataError("the teacher's tokens are not the student's", where=path, hint=HINT)
-        super().__init__(said["digest"])
-        self.path, self.vocabulary = path, int(said["vocabulary"])
+        super().__init__(said["digest"], said["teacher"])
+        self.path, self.vocabulary, self.top = path, int(said["vocabulary"]), tensors["tokens"].shape[1]
         self.largest = int(tensors["tokens"].max())
         """Number of the greatest token that it names: the student must have it."""
         self._starts = tensors["starts"].tolist()
         self._places = {one.tobytes(): place for place, one in enumerate(tensors["records"].numpy())}
+
+    @property
+    def shared(self) -> str:
+        """SHA-256 of who said it and how much at a position: files of other records have it too."""
+        return sha256(f"{self.named} {self.top} {self.vocabulary}".encode()).hexdigest()
 
     def missing(self, examples: Iterable[Example]) -> int:
         """Return how many records it knows nothing of."""

@@ -20,10 +20,21 @@ class Teacher(ABC):
 
     Args:
         digest: SHA-256 of whatever it says.
+        model: digest of the model that says it, or said it; `digest` if not given.
     """
 
-    def __init__(self, digest: str) -> None:
+    top: int | None = None
+    """Tokens that it names at a position; None where it names all."""
+
+    def __init__(self, digest: str, model: str | None = None) -> None:
         self.digest = digest
+        self.named = digest if model is None else model
+        """Digest of the model that says it, whatever the records."""
+
+    @property
+    def shared(self) -> str:
+        """SHA-256 of what devices with records of their own have in common of it."""
+        return self.digest
 
     @abstractmethod
     def rows(self, batch: Batch, where: Where) -> Rows:

@@ -220,7 +220,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _pass_on(self, method: str, path: str, body: bytes) -> None:
         llama, worn = self.server.llama, self.server.worn
-        if method == "POST" and llama.adapters:
+        if method == "POST":
             body, worn = with_scales(body, llama.scales, worn)
         upstream = _Upstream(llama.process)
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {llama.process.key}"}

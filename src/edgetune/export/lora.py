@@ -10,6 +10,7 @@ from typing import Any
 
 from edgetune.core.errors import ConfigError, ModelError
 from edgetune.core.gguf_read import GgufFile, read_gguf
+from edgetune.core.reasons import shortened
 
 MOST_SCALE = 100.0
 """Beyond it nothing of the model is left, and a typing error is likelier."""
@@ -138,16 +139,7 @@ def scales_of(body: bytes, adapters: Sequence[Adapter]) -> list[float]:
         ConfigError: if it is not of this form, names an adapter twice or one that is not loaded, or a scale is out of
             range. llama.cpp itself takes what it does not understand for "all off".
     """
-    asked = _parsed(body)
-    scales: dict[int, float] = {}
-    for entry in asked if isinstance(asked, list) else [None]:
-        said = entry if isinstance(entry, dict) else {}
-        place, scale = said.get("id"), said.get("scale")
-        if type(place) is not int or not isinstance(scale, (int, float)) or isinstance(scale, bool):
-            raise ConfigError('a list of {"id": NUMBER, "scale": NUMBER} is expected', where="/lora-adapters")
-        if place not in range(len(adapters)) or place in scales:
-            raise ConfigError(f"no adapter {place}, or said twice", where="/lora-adapters")
-        scales[place] = float(_checked(scale, "/lora-adapters"))
+    scales = _named(_parsed(body), len(adapters), "/lora-adapters")
     return [scales.get(place, 0.0) for place in range(len(adapters))]
 
 
@@ -163,16 +155,34 @@ def with_scales(body: bytes, scales: Sequence[float], last: Any) -> tuple[bytes,
         last: what this function returned of the request before; None for the first.
 
     Raises:
-        ConfigError: if the request is no JSON.
+        ConfigError: if the request is no JSON, or its own field is not as in `scales_of`.
     """
     request = _parsed(body)
     if not isinstance(request, dict):
         return body, last
     own = request.get("lora")
+    if own is not None:
+        _named(own, len(scales), "lora")
+    if not scales:
+        return body, last
     request["lora"] = own or [{"id": place, "scale": scale} for place, scale in enumerate(scales)]
     if request["lora"] != last:
         request["cache_prompt"] = False
     return json.dumps(request).encode(), request["lora"]
+
+
+def _named(asked: Any, many: int, where: str) -> dict[int, float]:
+    """Return the scales of a list of entries, by the adapters' places."""
+    scales: dict[int, float] = {}
+    for entry in asked if isinstance(asked, list) else [None]:
+        said = entry if isinstance(entry, dict) else {}
+        place, scale = said.get("id"), said.get("scale")
+        if type(place) is not int or not isinstance(scale, (int, float)) or isinstance(scale, bool):
+            raise ConfigError(f'{where}: a list of {{"id": NUMBER, "scale": NUMBER}} is expected')
+        if place not in range(many) or place in scales:
+            raise ConfigError(f"{where}: no adapter {shortened(str(place), 20)} of {many}, or said twice")
+        scales[place] = float(_checked(scale, where))
+    return scales
 
 
 def _parsed(body: bytes) -> Any:
@@ -201,5 +211,7 @@ def _split(text: str) -> tuple[str, float | None]:
 
 def _checked(scale: float, where: str) -> float:
     if not abs(scale) <= MOST_SCALE:  # NaN is refused too
-        raise ConfigError(f"a scale of {scale:g} is not in ±{MOST_SCALE:g}", where=where)
+        # JSON has whole numbers of any size, which no format of a float takes.
+        said = f"{scale:g}" if isinstance(scale, float) else shortened(str(scale), 20)
+        raise ConfigError(f"a scale of {said} is not in ±{MOST_SCALE:g}", where=where)
     return scale

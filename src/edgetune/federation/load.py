@@ -22,6 +22,7 @@ from edgetune.federation.residency import base_tensors, digest_of, grid_named
 from edgetune.federation.worker import BASE_GRID, LAYER_SCALE
 from edgetune.models.backbone import Backbone, load_backbone
 from edgetune.models.digest import tensor_digest
+from edgetune.models.spoken import with_tokenizer
 from edgetune.models.stored import stored_weights
 from edgetune.tune import ProjectedTuned, StreamedTuned, plain_model, reopen
 
@@ -34,7 +35,9 @@ def load(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> PreTrainedModel:
-    """Return the tuned model that a ledger describes; `save_pretrained` of it works in transformers.
+    """Return the tuned model that a ledger describes; `save_pretrained` of it writes a folder for transformers.
+
+    Its tokenizer is `tokenizer` of the result, and saved with it.
 
     LoRA is merged into the weights. A trained prefix is no change of weights: the result is then peft's model. Nor is
     a bottleneck adapter: the model then has it as modules of its own, which transformers does not save.
@@ -52,7 +55,8 @@ def load(
     Cost: two copies of the weights while loading.
     """
     backbone = load_backbone(base, dtype=dtype, device=device)
-    return materialise(backbone, read_ledger(Path(ledger)), key=key, where=Path(ledger))
+    model = materialise(backbone, read_ledger(Path(ledger)), key=key, where=Path(ledger))
+    return with_tokenizer(model, backbone.tokenizer)
 
 
 def materialise(

@@ -25,6 +25,7 @@ from edgetune.methods.catalogue import tuning_method
 from edgetune.methods.method import TuningMethod
 from edgetune.methods.options import with_options
 from edgetune.models.backbone import Backbone, load_backbone
+from edgetune.models.spoken import with_tokenizer
 from edgetune.tune import plain_model
 
 ONLY_DEVICE = 0
@@ -154,9 +155,9 @@ class Tuner:
         return ledger
 
     def model(self) -> PreTrainedModel:
-        """Return the tuned model as transformers knows it; the tuner ends here."""
+        """Return the tuned model as transformers knows it, with its tokenizer as `load` does; the tuner ends here."""
         self.close()
-        return plain_model(self._worker.tuned)
+        return with_tokenizer(plain_model(self._worker.tuned), self._worker.backbone.tokenizer)
 
     def _examples(self, batch: Texts) -> list[Example]:
         records = [one if isinstance(one, Record) else Record(one[0], "", one[1], "") for one in batch]

@@ -99,7 +99,7 @@ class Worker:
     def identity(self) -> str:
         """SHA-256 of what devices and server must share: base, how text becomes tokens, computed start and lesson."""
         parts = [self.backbone.digest, self.backbone.prompt_digest, *([self.start] if self.start else [])]
-        parts += [self.lesson.digest] if self.lesson else []
+        parts += [self.lesson.shared] if self.lesson else []
         return sha256(" ".join(parts).encode()).hexdigest()
 
     def keys(self, round: int, device: int, state: Update) -> list[int]:

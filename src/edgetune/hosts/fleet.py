@@ -12,6 +12,7 @@ from edgetune.core.events import Event, Listener
 from edgetune.core.files import write_text_atomic
 from edgetune.core.progress import Progress
 from edgetune.federation.hands import Party
+from edgetune.hosts.lessons import served_lesson
 from edgetune.hosts.link import Link
 from edgetune.hosts.opening import opening_of
 from edgetune.hosts.remote import Remote
@@ -58,7 +59,8 @@ class Fleet:
 
     def stood_in(self, prepared: Prepared) -> Prepared:
         """Return what a run works on with the server's own sample in the stead of every device's records."""
-        return replace(prepared, devices=dict.fromkeys(self._devices, prepared.calibration_examples))
+        devices = dict.fromkeys(self._devices, prepared.calibration_examples)
+        return replace(prepared, devices=devices, lesson=served_lesson(prepared))
 
     def meet(self, prepared: Prepared, *, resumed: bool, progress: Progress) -> dict[int, int]:
         """Tell devices of the run and wait for them; return how many examples those have that have said so."""

@@ -53,7 +53,20 @@ class Limits:
 
         Cost: that of the condition, at most 10 seconds; microseconds for the memory.
         """
-        return self._too_much(needed_bytes) or (self.only_when.refusal() if self.only_when else None)
+        return self.too_much(needed_bytes) or (self.only_when.refusal() if self.only_when else None)
+
+    def too_much(self, needed: int, what: str = "the round") -> str | None:
+        """Return why there is no memory for something, None if there is; the condition is not asked.
+
+        Args:
+            needed: bytes that it adds to what is resident now.
+            what: it.
+        """
+        if self.max_memory is not None and (total := self.resident() + needed) > self.max_memory:
+            return f"too little memory: {what} needs {_shown(total)}, {_shown(self.max_memory)} are allowed"
+        if needed > (left := self.usable()):
+            return f"too little memory: {what} needs {_shown(needed)} more, the machine has {_shown(left)}"
+        return None
 
     def apply(self) -> None:
         """Let torch compute with no more threads than allowed; fewer stay fewer."""
@@ -93,15 +106,6 @@ class Limits:
             if not _out_of_memory(error):
                 raise
             raise LimitError("there was no more memory in the middle of the round") from error
-
-    def _too_much(self, needed: int) -> str | None:
-        if self.max_memory is not None and (total := self.resident() + needed) > self.max_memory:
-            return (
-                f"too little memory: the round needs {_shown(total)}, {_shown(self.max_memory)} are allowed"
-            )
-        if needed > (left := self.usable()):
-            return f"too little memory: the round needs {_shown(needed)} more, the machine has {_shown(left)}"
-        return None
 
 
 def limits_of(

@@ -10,6 +10,7 @@ from edgetune.core.reasons import shortened
 from edgetune.federation.pipes import Message
 from edgetune.federation.residency import digest_of
 from edgetune.hosts.kinds import OPEN
+from edgetune.hosts.lessons import terms_of, with_own_teacher
 from edgetune.methods.cards import is_file
 from edgetune.models.backbone import Backbone
 from edgetune.models.source import here
@@ -29,19 +30,26 @@ def opening_of(prepared: Prepared) -> Message:
         "base": digest_of(backbone, RESIDENCIES[recipe.model.residency].grid),
         "prompt": backbone.prompt_digest,
     }
+    if prepared.lesson is not None:
+        head["lesson"] = terms_of(prepared.lesson).told()
     return Message(OPEN, head)
 
 
-def recipe_told(opening: Message, *, model: str | None, method: Path | None) -> Recipe:
+def recipe_told(
+    opening: Message, *, model: str | None, method: Path | None, teacher: str | None, data: Path
+) -> Recipe:
     """Return the recipe of a run as it is on this device.
 
     Args:
         opening: from the server.
         model: where the base is here; where the recipe says if not given.
         method: a file of a method that does not come with edgetune.
+        teacher: whom this device lets itself be taught by.
+        data: its records.
 
     Raises:
-        ConfigError: if the recipe is none that this version knows, or its method is a file that is not given.
+        ConfigError: if the recipe is none that this version knows, or its method is a file that is not given; as
+            `lessons.with_own_teacher`.
         DigestError: if the method here is another one.
         ModelError: if the base is not on this device: no server has a model downloaded here.
     """
@@ -68,7 +76,7 @@ def recipe_told(opening: Message, *, model: str | None, method: Path | None) -> 
             "the method is another version than the server's", where=f"method {Path(name).name}",
             hint=f"install the same edgetune on server and devices (here {__version__})",
         )  # fmt: skip
-    return recipe
+    return with_own_teacher(recipe, opening, teacher, data)
 
 
 def check_base(opening: Message, backbone: Backbone, recipe: Recipe) -> None:

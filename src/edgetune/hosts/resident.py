@@ -22,12 +22,14 @@ from edgetune.federation.worker import Worker
 from edgetune.hosts.envelope import seal, unseal
 from edgetune.hosts.examples import examples_of_file
 from edgetune.hosts.kinds import ANSWER, BYE, NO, OPEN, OPENED, OVER, RECALL, REPLY
+from edgetune.hosts.lessons import check_lesson, own_lesson, taught_by
 from edgetune.hosts.limits import Limits
 from edgetune.hosts.opening import check_base, recipe_told
 from edgetune.measure.machine import resident_bytes
 from edgetune.measure.memory import PeakMemory
 from edgetune.models.backbone import Backbone, load_backbone
 from edgetune.models.device import find_device
+from edgetune.recipe.lesson import check_taught
 from edgetune.recipe.prepare import DTYPES, recipe_method
 from edgetune.recipe.recipe import Recipe
 from edgetune.recipe.residency import RESIDENCIES
@@ -44,6 +46,8 @@ class Own:
         method: a file of a method that does not come with edgetune.
         scratch: folder for what is set aside on disk.
         limits: what it will do.
+        teacher: where the run's teacher is, or a file of what it said of these records; a run with one is refused
+            without.
     """
 
     data: Path
@@ -52,6 +56,7 @@ class Own:
     method: Path | None
     scratch: Path
     limits: Limits
+    teacher: str | None = None
 
 
 class Resident:
@@ -121,15 +126,17 @@ class Resident:
         except OSError as error:
             self.barred = unwritable(error, self._own.scratch)
         except MemoryError:
-            self.barred = LimitError("there is not the memory for the base model")
+            self.barred = LimitError("there is not the memory for the models")
         return from_error(self.barred)
 
     def _opened(self, message: Message) -> Message:
-        recipe = recipe_told(message, model=self._own.model, method=self._own.method)
-        if recipe != self._recipe or self._backbone is None:
+        own = self._own
+        recipe = recipe_told(message, model=own.model, method=own.method, teacher=own.teacher, data=own.data)
+        if recipe != self._recipe or self._backbone is None or self._worker is None:
             self._begin(message, recipe)
         else:
             check_base(message, self._backbone, recipe)
+            check_lesson(message, recipe, self._worker.lesson)
         head = {
             "examples": len(self._examples),
             "threads": torch.get_num_threads(),
@@ -149,14 +156,20 @@ class Resident:
             self._backbone = load_backbone(source, dtype=dtype, device=find_device(recipe.model.device))
         check_base(opening, self._backbone, recipe)
         self._examples = examples_of_file(recipe, self._backbone, self._own.data, self._own.columns)
+        lesson = own_lesson(opening, recipe, self._backbone, self._own.limits)
+        check_taught(lesson, self._examples)
         residency = RESIDENCIES[recipe.model.residency]
         self._own.scratch.mkdir(parents=True, exist_ok=True)
         self._worker = Worker(
             self._backbone, recipe_method(recipe), recipe.seed, residency,
-            scratch=self._own.scratch, start=Start(awaited=True),
+            scratch=self._own.scratch, start=Start(awaited=True), lesson=lesson,
         )  # fmt: skip
         self._recipe = recipe
         self._tell(f"{len(self._examples):,} records, {recipe.method.name} on {Path(source).name}")
+        if lesson is not None:
+            self._tell(taught_by(recipe, lesson))
+        elif self._own.teacher is not None:
+            self._tell("nobody teaches in this run: --teacher is not used")
 
     def _answer(self, message: Message) -> Message:
         task, start, recalled = _asked(message)

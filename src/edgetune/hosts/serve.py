@@ -109,9 +109,11 @@ def served(recipe: Recipe, devices: int) -> Recipe:
     Raises:
         ConfigError: if it describes what only a simulation has, or a round would need more replies than it asks for.
     """
-    from edgetune.recipe.asking import asked_devices  # seconds: see `serve`
+    from edgetune.hosts.lessons import refuse_files_of_code  # seconds: see `serve`
+    from edgetune.recipe.asking import asked_devices
 
     section = recipe.federation
+    refuse_files_of_code(recipe)
     if recipe.stages is not None and "tune" not in recipe.stages:
         raise ConfigError(
             "without the stage tune there is nothing for devices to do", where="stages",

@@ -56,13 +56,18 @@ def find_model(source: str | Path) -> Path:
         if not (path / "config.json").is_file():
             hint = "give a Hugging Face model folder or a GGUF file"
             raise ModelError("no config.json in this folder", where=path, hint=hint)
-    elif not _is_gguf(path):
+    elif not is_gguf(path):
         hint = "give the folder with config.json, or a GGUF file"
         raise ModelError("this is neither a model folder nor a GGUF file", where=path, hint=hint)
     return path
 
 
-def _is_gguf(path: Path) -> bool:
+def is_gguf(path: Path) -> bool:
+    """Tell whether a file begins as a GGUF file does.
+
+    Raises:
+        ModelError: if it cannot be read.
+    """
     try:
         if not path.is_file():
             return False

@@ -65,7 +65,9 @@ def metadata(summary: Summary) -> ModelCardData:
     return front(_base(summary), said, _name(summary), tags, _results(summary))
 
 
-def front(base: str, licence: str, name: str, tags: list[str], results: list[EvalResult]) -> ModelCardData:
+def front(
+    base: str, licence: str, name: str, tags: list[str], results: list[EvalResult], library: str = LIBRARY
+) -> ModelCardData:
     """Return metadata of a card; a base that is no model of the Hub is not named, an unknown licence is `unknown`."""
     known = LICENCES.get(licence.lower(), licence.lower())
     named = known if IDENTIFIER.fullmatch(known) else "other" if licence else "unknown"
@@ -73,7 +75,7 @@ def front(base: str, licence: str, name: str, tags: list[str], results: list[Eva
         "license": named,
         "license_name": licence if named == "other" else None,
         "base_model": base if HUB_ID.fullmatch(base) and not Path(base).exists() else None,
-        "library_name": LIBRARY,
+        "library_name": library,
         "pipeline_tag": "text-generation",
         "tags": tags,
         "model_name": name,

@@ -11,7 +11,7 @@ from huggingface_hub import EvalResult
 from edgetune.core.compression_events import Pruned
 from edgetune.core.files import write_text_atomic
 from edgetune.report import units
-from edgetune.report.card import CARD, code, front, result, somebody_elses, table
+from edgetune.report.card import CARD, LIBRARY, code, front, result, somebody_elses, table
 from edgetune.report.grids import Grid
 from edgetune.report.summary import Summary
 
@@ -33,6 +33,8 @@ class Made:
         facts: lines of Markdown; no records, no answers.
         quality: what was measured on held-out records.
         results: the same of what the folder holds, by the names of metrics.
+        library: what opens the folder, as the Hub calls it.
+        tags: of the metadata.
     """
 
     how: str
@@ -45,6 +47,8 @@ class Made:
     facts: Sequence[str] = ()
     quality: Grid = NOTHING
     results: Mapping[str, float] = field(default_factory=dict)
+    library: str = LIBRARY
+    tags: Sequence[str] = (LIBRARY,)
 
 
 def folder_card(made: Made) -> str:
@@ -54,7 +58,7 @@ def folder_card(made: Made) -> str:
     """
     name = f"{Path(made.base).name or 'model'}, {made.how}"
     results: list[EvalResult] = [result(metric, value) for metric, value in made.results.items()]
-    data = front(made.base, made.licence, name, ["edgetune"], results)
+    data = front(made.base, made.licence, name, list(made.tags), results, made.library)
     digest = f", digest {code(made.base_digest)}" if made.base_digest else ""
     facts = [
         f"Base: {code(made.base)}, {made.weights:,} weights{digest}",

@@ -14,7 +14,7 @@ class Elsewhere(Protocol):
     """Devices whose data this process never sees."""
 
     def stood_in(self, prepared: Prepared) -> Prepared:
-        """Return what a run works on with the server's own sample in the stead of every device's records.
+        """Return what a run works on, its lesson too, with the server's own sample for every device's records.
 
         What is found before a run by looking at records (a learning rate) is found on those.
         """

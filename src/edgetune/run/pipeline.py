@@ -127,12 +127,6 @@ def _logged(
             recipe_method(recipe).check_alone()
         elif tunes:
             check_buffer(recipe.federation, recipe_method(recipe))
-        if elsewhere is not None and recipe.distillation.wanted:
-            raise ConfigError(
-                "devices on other hosts are not told of a teacher",
-                where="distillation",
-                hint="edgetune federate simulates the devices here; edgetune tune distils on one",
-            )
         prepared = prepare(recipe) if elsewhere is None else elsewhere.stood_in(prepare(recipe, split=False))
         shaped, pruned = shape_of_file(prepared, stages, out, progress)
         prepared = prepared if pruned is None else shaped

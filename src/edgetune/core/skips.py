@@ -35,6 +35,37 @@ def skips_alone(model: nn.Module) -> Iterator[None]:
             hook.remove()
 
 
+@contextmanager
+def rows_alone(model: nn.Module, said: torch.Tensor) -> Iterator[None]:
+    """While entered, what a gradient needs is kept of the positions whose error is not 0, and of no others.
+
+    Args:
+        model: its parameters are kept as they are.
+        said: bool [records, tokens], true where a loss looks at what the model says there.
+    Cost: a copy of those rows, and of one tensor at a time zeros in place of the others.
+    """
+    (records, tokens), places = said.shape, said.flatten().nonzero()[:, 0]
+    own = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+
+    def pack(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Size | None]:
+        shape = tensor.shape
+        by_row = shape[:1] == (records * tokens,) or shape[:2] == (records, tokens)
+        if not by_row or tensor.untyped_storage().data_ptr() in own:
+            return tensor, None
+        return tensor.reshape(records * tokens, -1)[places], shape
+
+    def unpack(kept: tuple[torch.Tensor, torch.Size | None]) -> torch.Tensor:
+        rows, shape = kept
+        if shape is None:
+            return rows
+        whole = rows.new_zeros(records * tokens, rows.shape[1])
+        whole[places] = rows
+        return whole.view(shape)
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        yield
+
+
 def writers(model: nn.Module, ids: torch.Tensor) -> tuple[str, ...]:
     """Return the linear layers that write into the residual stream, by the names of their modules.
 

@@ -61,7 +61,7 @@ class BoundSpace:
 
     @cached_property
     def stored(self) -> StoredReader:
-        """What reads a base as it is stored."""
+        """Reads a base as it is stored."""
         return StoredReader(self._level, self.few)
 
     def moves(self, scales: Mapping[str, float]) -> Moves | None:

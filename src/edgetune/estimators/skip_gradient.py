@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from torch import nn
 
-from edgetune.core.batch import Batch, Objective
+from edgetune.core.batch import IGNORED, Batch, Objective, response_loss
 from edgetune.core.part import WRITES
-from edgetune.core.skips import skips_alone
+from edgetune.core.skips import rows_alone, skips_alone
 from edgetune.core.update import Dense, Estimate
 from edgetune.estimators.backprop import Backprop
+
+
+@contextmanager
+def along_skips(model: nn.Module, objective: Objective, batch: Batch) -> Iterator[None]:
+    """While entered, gradients go along skip connections, and of the loss on responses keep the rows of those alone."""
+    said = nn.functional.pad(batch.labels[:, 1:] != IGNORED, (0, 1))
+    rows = rows_alone(model, said) if objective is response_loss else nullcontext()
+    with skips_alone(model), rows, torch.enable_grad():
+        yield
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +36,9 @@ class SkipGradient(Backprop):
     gradients of a head of its own and of the last feed-forward layer are exact. An estimate that is biased and
     has no variance but the batch's, where slopes along directions are unbiased and have that of the directions.
 
-    Cost: a forward pass, in which the inputs of the layers that write are kept until the loss is known, and for each of
-        them a product as large as its own; counted as two passes.
+    Cost: a forward pass, in which the inputs of the layers that write are kept until the loss is known, of the loss on
+        responses at the positions that it looks at, and for each layer a product as large as its own. Counted as two
+        passes; 1.35 as measured (docs/results/bench.md).
     Source: this package; the error that reaches layers directly: direct feedback alignment, Nokland 2016,
         arXiv:1609.01596, whose feedback is random; residual networks as sums: Veit et al. 2016, arXiv:1605.06431.
     """
@@ -45,7 +58,7 @@ class SkipGradient(Backprop):
     def __call__(self, tuned: Any, objective: Objective, batch: Batch, *keys: int) -> Estimate:
         """Return the loss and the estimate; `keys` are not used."""
         weights = dict(tuned.named_weights())
-        with skips_alone(tuned.model), torch.enable_grad():
+        with along_skips(tuned.model, objective, batch):
             loss = objective(tuned.model, batch)
             gradients = torch.autograd.grad(loss, list(weights.values()))
         return Estimate(float(loss.detach()), Dense(dict(zip(weights, gradients, strict=True))))

@@ -9,9 +9,9 @@ import torch
 
 from edgetune.core.batch import Batch, Objective
 from edgetune.core.part import ALL_AT_ONCE, DIFFERENTIATED, SLOPES, WRITES
-from edgetune.core.skips import skips_alone
 from edgetune.core.update import Estimate
 from edgetune.estimators.estimator import Estimator
+from edgetune.estimators.skip_gradient import along_skips
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class SkipSlopes(Estimator):
 
     def __call__(self, tuned: Any, objective: Objective, batch: Batch, *keys: int) -> Estimate:
         """Return the loss and the estimate; `keys` are not used."""
-        with skips_alone(tuned.model), torch.enable_grad(), tuned.slopes() as slopes:
+        with along_skips(tuned.model, objective, batch), tuned.slopes() as slopes:
             loss = objective(tuned.model, batch)
             torch.autograd.backward(loss)
         return Estimate(float(loss.detach()), slopes())

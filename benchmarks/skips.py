@@ -1,0 +1,99 @@
+"""Measure a step of methods on one batch: CPU seconds beside a forward pass of it, and what torch allocates beside it.
+
+A random Llama, one thread, all sides in turn in one process; medians of several turns. The last quarter of a record is
+its response.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import torch
+import typer
+
+METHODS = ("fedkseed", "fedskip", "skipgrad", "lora", "fedavg")
+
+
+def sides_of(config: Any, batch: Any) -> dict[str, Callable[[], object]]:
+    """Return what is measured, by name; each has a model of its own, with the same weights."""
+    from transformers import LlamaForCausalLM
+
+    from edgetune.core.batch import response_loss
+    from edgetune.core.keys import pool_key
+    from edgetune.directions.space import BoundSpace
+    from edgetune.methods.catalogue import tuning_method
+    from edgetune.methods.options import with_options
+
+    def model() -> Any:
+        torch.manual_seed(0)
+        return LlamaForCausalLM(config).eval().requires_grad_(False)
+
+    def step(name: str) -> Callable[[], object]:
+        method = with_options(tuning_method(name), {"learning_rate": 0.0, "micro_batch": 0})
+        kind = method.directions.kind if method.directions else None
+        space = BoundSpace(kind, pool_key(0)) if kind else None
+        tuned: Any = method.target.open(model(), space, 0)
+        state = method.local.start(tuned)
+
+        def take() -> object:
+            found = method.estimator(tuned, response_loss, batch, 1)
+            method.local.step(tuned, found.update, state)
+            return found.loss
+
+        return take
+
+    plain = model()
+
+    def forward() -> object:
+        with torch.no_grad():
+            return float(response_loss(plain, batch))
+
+    return {"forward pass": forward, **{name: step(name) for name in METHODS}}
+
+
+def main(
+    hidden: Annotated[int, typer.Option(help="Width.")] = 768,
+    layers: Annotated[int, typer.Option(help="Decoder blocks.")] = 12,
+    vocabulary: Annotated[int, typer.Option(help="Tokens.")] = 16000,
+    tokens: Annotated[int, typer.Option(help="Tokens a record.")] = 128,
+    size: Annotated[int, typer.Option(help="Records a batch.")] = 8,
+    turns: Annotated[int, typer.Option(help="Turns.")] = 5,
+) -> None:
+    """Print a Markdown table."""
+    from transformers import LlamaConfig
+
+    from edgetune.core.batch import IGNORED, Batch
+    from edgetune.measure.allocator import allocator_peak
+
+    torch.set_num_threads(1)
+    config = LlamaConfig(
+        vocab_size=vocabulary, hidden_size=hidden, intermediate_size=4 * hidden, num_hidden_layers=layers,
+        num_attention_heads=hidden // 64,
+    )  # fmt: skip
+    ids = torch.randint(vocabulary, (size, tokens), generator=torch.Generator().manual_seed(0))
+    labels = ids.clone()
+    labels[:, : tokens - tokens // 4] = IGNORED
+    sides = sides_of(config, Batch(ids, torch.ones_like(ids), labels))
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(turns + 1):  # the first one warms up
+        for name, side in sides.items():
+            begun = time.process_time()
+            side()
+            if turn:
+                seconds[name].append(time.process_time() - begun)
+    base = statistics.median(seconds["forward pass"])
+    print(f"{size} x {tokens} tokens: a forward pass takes {base:.2f} CPU s\n")
+    print("| step | forward passes in CPU time | torch allocates, MB |\n|---|---|---|")
+    for name, side in sides.items():
+        ratios = sorted(one / base for one in seconds[name])
+        peak = allocator_peak(side) / 1e6
+        print(
+            f"| {name} | {statistics.median(ratios):.2f} [{ratios[0]:.2f}, {ratios[-1]:.2f}] | {peak:.0f} |"
+        )
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import torch
 
@@ -238,17 +239,48 @@ class PackedTensor:
         return (codes * scales).view(self.shape)
 
 
+@dataclass(frozen=True, slots=True)
+class CodedTensor:
+    """A tensor in codes that nothing here multiplies by: rows become floats whenever they are asked for.
+
+    Args:
+        shape: of the tensor, of two dimensions or more.
+        read: called with some rows of [rows, last dimension], as a slice or int64 [n]; gives them in float32.
+    """
+
+    shape: tuple[int, ...]
+    read: Callable[[slice | torch.Tensor], torch.Tensor]
+
+    def numel(self) -> int:
+        """Return the number of weights."""
+        return prod(self.shape)
+
+    def part(self, start: int, count: int) -> torch.Tensor:
+        """Return elements `start ... start + count - 1` of the flattened tensor, float32."""
+        width = self.shape[-1]
+        first, last = start // width, -(-(start + count) // width)
+        return self.read(slice(first, last)).view(-1)[start - first * width :][:count]
+
+
 StoredTensor = torch.Tensor | PackedTensor
-"""Base weights where they are stored: floats of any width, or blocks."""
+"""What is computed with as it is stored: floats of any width, or blocks."""
+BaseTensor = StoredTensor | CodedTensor
+"""Base weights where they are stored."""
 
 
-def part_of(tensor: StoredTensor, start: int, count: int) -> StoredTensor:
-    """Return a range of the flattened tensor, without a copy."""
+def part_of(tensor: BaseTensor, start: int, count: int) -> StoredTensor:
+    """Return a range of the flattened tensor: without a copy, or in float32 where it is of codes."""
     return (
-        tensor.part(start, count)
-        if isinstance(tensor, PackedTensor)
-        else tensor.view(-1)[start : start + count]
+        tensor.reshape(-1)[start : start + count]
+        if isinstance(tensor, torch.Tensor)
+        else tensor.part(start, count)
     )
+
+
+def values_of(tensor: BaseTensor, start: int, count: int) -> torch.Tensor:
+    """Return a range of the flattened tensor in floats: of their own type, of codes and blocks float32."""
+    part = part_of(tensor, start, count)
+    return part if isinstance(part, torch.Tensor) else part.dequantise()
 
 
 def whole_blocks(shape: Sequence[int]) -> bool:

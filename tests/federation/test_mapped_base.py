@@ -31,14 +31,17 @@ SMALL: dict[str, Any] = {
     "method__name": "fedkseed", "method__local_steps": 2, "model__residency": "streamed",
 }  # fmt: skip
 RATES: dict[str, Any] = {"method__learning_rate": 1e-6, "method__eps": 1e-3}
-KINDS = {"self_attn": "Q8_0", "gate_proj": "Q4_0", "up_proj": "Q5_1", "embed_tokens": "Q4_1"}
-"""Two types that layers compute with, two that become floats first; the rest is in floats."""
+COMPUTED = ("Q8_0", "Q4_0", "Q4_1")
+"""Types that layers compute with; others become floats first."""
+KINDS = {"q_proj": "Q8_0", "k_proj": "Q4_0", "v_proj": "Q4_1", "gate_proj": "Q4_0", "up_proj": "Q5_1"}
+KINDS |= {"embed_tokens": "Q5_0"}
+"""The rest is in floats."""
 kinds = pytest.mark.parametrize("directions", ["hadamard", "rank_one_pool"])
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedded model as a file, in blocks of four types."""
+    """The embedded model as a file, in blocks of five types."""
     embedded = load_backbone("embedded")
     quantised = {
         name: round_to_nearest(weight, GRIDS[grid], AbsMax(), name=name)
@@ -84,8 +87,8 @@ def test_what_a_file_holds_is_read_where_it_lies(file: Path) -> None:
         assert torch.equal(values_of(stored, 0, stored.numel()).view(weight.shape), expected[name]), name
         assert is_blank(weight) == (weight.dim() > 1), name
         grid = next((grid for part, grid in KINDS.items() if part in name), None)
-        assert isinstance(stored, PackedTensor) == (grid in ("Q8_0", "Q4_0")), name
-        assert isinstance(stored, CodedTensor) == (grid in ("Q5_1", "Q4_1")), name
+        assert isinstance(stored, PackedTensor) == (grid in COMPUTED), name
+        assert isinstance(stored, CodedTensor) == (grid in ("Q5_1", "Q5_0")), name
     # A view of the file's pages takes none of the process's own: writing to it would be a copy.
     ours = mapped.base["model.layers.0.mlp.gate_proj.weight"]
     assert isinstance(ours, PackedTensor)

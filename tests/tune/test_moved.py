@@ -221,7 +221,7 @@ def test_narrow_types_round_an_output_once(kind: Any, dtype: torch.dtype, tiny_m
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2"])
-@pytest.mark.parametrize("grid", ["Q8_0", "Q4_0"])
+@pytest.mark.parametrize("grid", ["Q8_0", "Q4_0", "Q4_1"])
 @pytest.mark.parametrize("kernel", ["auto", "torch"])
 @pytest.mark.parametrize("records", [1, 20])
 @torch.no_grad()

@@ -11,7 +11,7 @@ import torch
 from edgetune.core.numbers import HALF, POWER_OF_TWO, UNSIGNED_E4M3, Number, Whole
 
 BLOCK = 32
-"""Weights of a block of Q4_0 and Q8_0, the grids a base may be held packed in while it is tuned."""
+"""Weights of a block of Q4_0, Q4_1 and Q8_0, the grids that are computed with as they are stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ _ALL = (Q2_K, Q3_K, IQ4_XS, MXFP4, Q4_0, IQ4_NL, NVFP4, Q4_K, Q4_1, Q5_0, Q5_K, 
 GRIDS = {grid.name: grid for grid in _ALL}
 """By name, in the order of their bits a weight."""
 HELD = {grid.name: grid for grid in (Q4_0, Q8_0)}
-"""Those that a base may be held in while it is tuned (`PackedTensor`)."""
+"""Those that a base may be rounded to before it is tuned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,14 +229,15 @@ class PackedTensor:
 
     def dequantise(self) -> torch.Tensor:
         """Return the float32 weights in their shape."""
-        rows = self.blocks.view(-1, self.grid.block_bytes)
-        scales = rows[:, :2].contiguous().view(torch.float16).float()
-        packed = rows[:, 2:]
+        rows, head = self.blocks.view(-1, self.grid.block_bytes), 2 * len(self.grid.fields)
+        numbers = rows[:, :head].contiguous().view(torch.float16).float()
+        packed = rows[:, head:]
         if packed.shape[1] == BLOCK:
             codes = packed.contiguous().view(torch.int8).float()
         else:
-            codes = torch.cat([packed & 15, packed >> 4], dim=1).float() - 8
-        return (codes * scales).view(self.shape)
+            codes = torch.cat([packed & 15, packed >> 4], dim=1).float() + self.grid.low
+        values = codes.mul_(numbers[:, :1])
+        return (values.add_(numbers[:, 1:]) if head > 2 else values).view(self.shape)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from transformers import PreTrainedConfig
 
 from edgetune.core.errors import ModelError
 from edgetune.core.gguf_read import GgufFile, StoredTensor, dequantised, read_gguf, unit_name, units_of
-from edgetune.core.quantised import Q4_0, Q8_0, BaseTensor, CodedTensor, PackedTensor, whole_blocks
+from edgetune.core.quantised import Q4_0, Q4_1, Q8_0, BaseTensor, CodedTensor, PackedTensor, whole_blocks
 from edgetune.models.gguf.families import Family, config_of, family_of
 from edgetune.models.gguf.metadata import Metadata
 from edgetune.models.gguf.rope import FACTORS
@@ -26,7 +26,7 @@ CHUNK = 1 << 24
 """Bytes hashed at a time."""
 FLOATS = {1: torch.float16, 30: torch.bfloat16}
 PLAIN = {0: torch.float32, **FLOATS}
-PACKED = {2: Q4_0, 8: Q8_0}
+PACKED = {2: Q4_0, 3: Q4_1, 8: Q8_0}
 """ggml's numbers of types that lose nothing beside float32, and of those whose blocks this package computes with."""
 
 
@@ -76,7 +76,7 @@ class GgufWeights(Mapping[str, torch.Tensor]):
         """Return a parameter as the file holds it, its pages mapped where the rows have the model's order.
 
         Returns:
-            Blocks for a matrix in Q4_0 or Q8_0, floats of the stored type for one in floats, codes that become float32
+            Blocks for a matrix in Q4_0, Q4_1 or Q8_0, floats of the stored type for one in floats, codes that become float32
             a few rows at a time for one in other blocks; a vector in floats, by value.
         """
         tensor = self._stored[name]

@@ -30,6 +30,17 @@ PACKED = {2: Q4_0, 3: Q4_1, 8: Q8_0}
 """ggml's numbers of types that lose nothing beside float32, and of those whose blocks this package computes with."""
 
 
+class _Pages:
+    """A mapped file as an array that does not say that it is read-only: torch has no such tensors, and would warn.
+
+    Whoever writes to it ends the process. A mapping that is copied on write would need memory for all of the file.
+    """
+
+    def __init__(self, mapped: NDArray[np.uint8]) -> None:
+        self._mapped = mapped
+        self.__array_interface__ = {**mapped.__array_interface__, "data": (mapped.ctypes.data, False)}
+
+
 class GgufWeights(Mapping[str, torch.Tensor]):
     """The parameters of a model by name, dequantised from its file whenever one is asked for; none is kept.
 
@@ -50,8 +61,8 @@ class GgufWeights(Mapping[str, torch.Tensor]):
         self.family: Family
         self.said: Metadata
         self.family, self.said = family_of(self.file)
-        # Torch has no read-only tensors; copy on write is nobody's copy as long as nobody writes.
-        self._bytes: NDArray[np.uint8] = np.memmap(path, np.uint8, mode="c")
+        self._bytes: NDArray[np.uint8] = np.memmap(path, np.uint8, mode="r")
+        self._pages = torch.from_numpy(np.asarray(_Pages(self._bytes)))
         self._units = units_of(self.file)
         stored = {one.name: one for one in self.file.tensors if one.name not in self._units}
         factors = stored.pop(FACTORS, None)
@@ -94,7 +105,7 @@ class GgufWeights(Mapping[str, torch.Tensor]):
 
     def _bytes_of(self, tensor: StoredTensor, order: torch.Tensor | None) -> torch.Tensor:
         """Return a matrix's bytes, uint8 [rows, n]: the file's own pages, or a copy in the model's order of rows."""
-        rows = torch.from_numpy(self.raw(tensor)).view(tensor.shape[0], -1)
+        rows = self._pages[tensor.offset :][: tensor.size or 0].view(tensor.shape[0], -1)
         return rows if order is None else rows[order]
 
     def _some_rows(

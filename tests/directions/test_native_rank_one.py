@@ -94,7 +94,7 @@ def test_steps_have_equal_bits(kind: RankOneKind, level: int, coefficient: float
 
 @kinds
 @levels
-@pytest.mark.parametrize("grid", ["Q8_0", "Q4_0"])
+@pytest.mark.parametrize("grid", ["Q8_0", "Q4_0", "Q4_1"])
 def test_packed_bases_are_read_where_they_are_stored(kind: RankOneKind, level: int, grid: str) -> None:
     packed, terms = pack_tensor(weights((70, 1056), torch.float32), GRIDS[grid], "w"), update(kind, 7)
     for dtype in DTYPES:

@@ -221,6 +221,26 @@ def test_kept_directions_are_the_drawn_ones() -> None:
         assert torch.equal(first, second)
 
 
+@pytest.mark.parametrize("kernel", ["auto", "torch"])
+@pytest.mark.parametrize("shape", [(40, 24), (37, 53), (1000, 70)], ids=str)
+def test_rows_of_a_pool_s_sum_have_the_bits_of_the_whole(
+    shape: tuple[int, int], kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGETUNE_KERNEL", kernel)
+    space, base = BoundSpace(RankOnePool(64), KEY, pooled=True), random(*shape)
+    state = Projected(np.arange(64), np.linspace(-1, 1, 64, dtype=np.float32))
+    whole, parts = torch.empty_like(base), torch.full_like(base, math.nan)
+    space.read(whole, base, state, "w", (0, 0.0), 0)
+    step = 3 * space.row_alignment
+    for first in range(0, shape[0], step):
+        part = parts[first : first + step]
+        space.read(part, base[first : first + step], state, "w", (0, 0.0), first * shape[1])
+    assert torch.equal(parts, whole)
+    assert not torch.equal(whole, base)
+    with pytest.raises((RuntimeError, ModelError)):  # perturbed ones are formed whole
+        space.read(parts[8:], base[8:], state, "w", (1, 1.0), 8 * shape[1])
+
+
 def test_what_a_space_says_of_them() -> None:
     pool, fresh = BoundSpace(RankOnePool(64), KEY), BoundSpace(RankOne(), KEY)
     assert (pool.pooled, pool.transforms, fresh.pooled, fresh.transforms) == (True, True, False, False)

@@ -15,7 +15,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from edgetune.core.errors import ModelError, VerifyError
 from edgetune.core.gguf_read import read_gguf, read_metadata, read_tensors
-from edgetune.core.quantised import GRIDS, NVFP4, Q2_K, Q4_0, Q4_K, Q6_K, Q8_0, PackedTensor, QuantisedMatrix
+from edgetune.core.quantised import (
+    GRIDS,
+    NVFP4,
+    Q2_K,
+    Q4_0,
+    Q4_K,
+    Q6_K,
+    Q8_0,
+    CodedTensor,
+    QuantisedMatrix,
+    values_of,
+)
 from edgetune.export.architectures import architecture_of
 from edgetune.export.gguf_file import write_gguf
 from edgetune.export.llama_cpp import LlamaCpp
@@ -157,9 +168,18 @@ def test_a_file_of_any_grid_is_a_base_again(
         assert torch.equal(stored[parameter].float(), weight), parameter
     packed = streamed_weights(path, model)
     assert packed is not None
-    held = packed[UP]
-    values = held.dequantise() if isinstance(held, PackedTensor) else held.float()
-    assert torch.equal(values, model.get_parameter(UP))
+    for parameter, weight in model.named_parameters():
+        held, width = packed[parameter], weight.shape[-1]
+        assert isinstance(held, torch.Tensor) or parameter == UP
+        values = values_of(held, 0, held.numel()).float().view(weight.shape)
+        assert torch.equal(values, weight), parameter
+        if weight.dim() == 2:
+            some = values_of(held, width, 2 * width).float().view(2, width)
+            assert torch.equal(some, weight[1:3]), parameter
+    if isinstance(held := packed[UP], CodedTensor):
+        ids = torch.tensor([5, 0, 5])
+        assert torch.equal(held.read(ids), model.get_parameter(UP)[ids])
+        assert torch.equal(held.part(3, 700), model.get_parameter(UP).view(-1)[3:703])
 
 
 @pytest.mark.parametrize("kind", ["two numbers", "a half", "no number"])

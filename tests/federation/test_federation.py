@@ -23,12 +23,12 @@ from edgetune.federation.messages import HEAD as STATE_HEAD
 from edgetune.federation.reply import HEAD, REPORT, Reply
 from edgetune.federation.server import Server
 from edgetune.federation.steps import draw_batches, take_steps
-from edgetune.federation.tuning import plain_model
 from edgetune.federation.worker import Worker
 from edgetune.methods.catalogue import tuning_method
 from edgetune.models.backbone import load_backbone
 from edgetune.models.digest import tensor_digest
 from edgetune.run.deploy import refuse_unmerged
+from edgetune.tune import plain_model
 from edgetune.wire import UP, Frame
 
 PRIVATE = ["dpzero", "dp_aggzo", "hidden_devices"]

@@ -5,90 +5,25 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from residents import Run, asked
 
+from edgetune.compress.grid import AbsMax
+from edgetune.compress.rounding import round_to_nearest
+from edgetune.core.blank import is_blank
 from edgetune.core.errors import OutputError
+from edgetune.core.quantised import Q4_0
+from edgetune.export.gguf_file import write_gguf
 from edgetune.federation.device import Device
 from edgetune.federation.pipes import Message
-from edgetune.federation.residency import digest_of
-from edgetune.federation.server import Server
-from edgetune.federation.worker import Worker
 from edgetune.hosts.envelope import seal, unseal
-from edgetune.hosts.kinds import ANSWER, BYE, ERROR, NO, OPEN, OPENED, OVER, RECALL, REPLY
+from edgetune.hosts.kinds import ANSWER, BYE, ERROR, NO, OPENED, OVER, RECALL, REPLY
 from edgetune.hosts.limits import Limits
-from edgetune.hosts.resident import Own, Resident
-from edgetune.models.backbone import load_backbone
+from edgetune.models.backbone import Backbone, load_backbone
 from edgetune.models.embedded import embedded_folder
-from edgetune.recipe.open_settings import written_out
-from edgetune.recipe.prepare import recipe_method
-from edgetune.recipe.recipe import load_recipe
-from edgetune.recipe.residency import FUSED
-
-TINY = {"method__name": "fedkseed", "method__local_steps": 2, "method__batch_size": 2, "data__max_tokens": 40}
-
-
-@dataclass
-class Run:
-    """The server's side of a run, and what it would send."""
-
-    folder: Path
-    told: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        recipe = load_recipe(None, [], **TINY)
-        backbone = load_backbone("embedded")
-        self.head: dict[str, Any] = {
-            "version": "9", "recipe": written_out(recipe).model_dump(mode="json"),
-            "method": recipe_method(recipe).digest,
-            "base": digest_of(backbone, FUSED.grid), "prompt": backbone.prompt_digest,
-        }  # fmt: skip
-        worker = Worker(backbone, recipe_method(recipe), recipe.seed)
-        self.server = Server(
-            worker.method, worker.identity, [0], participation=1, seed=recipe.seed, state=worker.tuned.state(),
-            minimum=1, round=0, layers=worker.layers, initial=worker.initial,
-        )  # fmt: skip
-        self.data = self.folder / "local.jsonl"
-        rows = [{"question": f"what is {n}?", "answer": f"{n} it is"} for n in range(6)]
-        self.data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-    def opening(self, **more: Any) -> Message:
-        recipe = more.get("recipe")
-        if isinstance(recipe, dict):  # else another method's digest is what is wrong first
-            sections = {
-                name: {**self.head["recipe"].get(name, {}), **one}
-                for name, one in recipe.items()
-                if isinstance(one, dict)
-            }
-            more = {**more, "recipe": {**self.head["recipe"], **recipe, **sections}}
-        return Message(OPEN, {**self.head, **more})
-
-    def resident(self, **more: Any) -> Resident:
-        own = {"columns": None, "model": None, "method": None, "scratch": self.folder / "scratch", **more}
-        return Resident(Own(self.data, limits=own.pop("limits", Limits()), **own), tell=self.told.append)
-
-    def ask(self, held: int | None = None) -> Message:
-        payload = self.server.open_round({} if held is None else {0: held})[0]
-        return asked(payload, self.server.round)
-
-    def close(self, reply: bytes) -> None:
-        assert self.server.close_round({0: reply}).refused == {}
-
-
-def asked(payload: bytes, turn: int = 0, **more: Any) -> Message:
-    head = {
-        "device": 0,
-        "turn": turn,
-        "survey": False,
-        "choice": None,
-        "start": "",
-        "recalled": 0,
-        "round": turn + 1,
-    }
-    return Message(ANSWER, {**head, **more}, payload)
 
 
 @pytest.fixture
@@ -122,6 +57,37 @@ def test_the_same_message_twice_gives_the_same_bytes_without_a_step(run: Run, st
     assert other.answer(run.ask()).body == first.body, "another process of the same device says the same"
     run.close(first.body)
     assert resident.answer(run.ask()).body != first.body
+
+
+@pytest.mark.parametrize("directions", ["hadamard", "rank_one_pool"])
+def test_a_device_that_streams_leaves_a_file_s_matrices_in_it(
+    directions: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedded, file = load_backbone("embedded"), tmp_path / "base.gguf"
+    blocks = {
+        name: round_to_nearest(weight, Q4_0, AbsMax(), name=name)
+        for name, weight in embedded.model.named_parameters()
+        if "mlp" in name
+    }
+    write_gguf(file, embedded.model, embedded.tokenizer, quantised=blocks)
+    said = {"model__source": str(file), "model__residency": "streamed", "method__directions": directions}
+    run, opened = Run(tmp_path, settings=said), list[Backbone]()
+
+    def opening(*given: Any, matrices: bool, **named: Any) -> Backbone:
+        opened.append(load_backbone(*given, matrices=matrices or len(opened) > 0, **named))
+        return opened[-1]
+
+    monkeypatch.setattr("edgetune.hosts.resident.load_backbone", opening)
+    mapped, held = run.resident(), run.resident()
+    for resident in (mapped, held):
+        assert resident.answer(run.opening()).kind == OPENED
+    for _ in range(2):
+        reply = mapped.answer(run.ask())
+        assert reply.kind == REPLY
+        assert held.answer(run.ask()).body == reply.body
+        run.close(reply.body)
+    assert (opened[0].base is None, opened[1].base is None) == (False, True)
+    assert all(is_blank(one) for one in opened[0].model.parameters() if one.dim() > 1)
 
 
 def test_a_message_that_builds_on_a_state_it_has_not_is_recalled(run: Run) -> None:

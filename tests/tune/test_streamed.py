@@ -75,7 +75,7 @@ def test_the_same_losses_as_the_materialised_model(
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("grid", ["Q4_0", "Q8_0"])
+@pytest.mark.parametrize("grid", ["Q4_0", "Q4_1", "Q8_0"])
 @kernels
 def test_a_packed_base_is_the_base_it_unpacks_to(
     grid: str, kernel: str, tiny_model: Any, monkeypatch: pytest.MonkeyPatch

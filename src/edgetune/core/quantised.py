@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import torch
 
 from edgetune.core.numbers import HALF, POWER_OF_TWO, UNSIGNED_E4M3, Number, Whole
 
 BLOCK = 32
-"""Weights of a block of Q4_0 and Q8_0, the grids a base may be held packed in while it is tuned."""
+"""Weights of a block of Q4_0, Q4_1 and Q8_0, the grids that are computed with as they are stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +157,7 @@ _ALL = (Q2_K, Q3_K, IQ4_XS, MXFP4, Q4_0, IQ4_NL, NVFP4, Q4_K, Q4_1, Q5_0, Q5_K, 
 GRIDS = {grid.name: grid for grid in _ALL}
 """By name, in the order of their bits a weight."""
 HELD = {grid.name: grid for grid in (Q4_0, Q8_0)}
-"""Those that a base may be held in while it is tuned (`PackedTensor`)."""
+"""Those that a base may be rounded to before it is tuned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,27 +229,59 @@ class PackedTensor:
 
     def dequantise(self) -> torch.Tensor:
         """Return the float32 weights in their shape."""
-        rows = self.blocks.view(-1, self.grid.block_bytes)
-        scales = rows[:, :2].contiguous().view(torch.float16).float()
-        packed = rows[:, 2:]
+        rows, head = self.blocks.view(-1, self.grid.block_bytes), 2 * len(self.grid.fields)
+        numbers = rows[:, :head].contiguous().view(torch.float16).float()
+        packed = rows[:, head:]
         if packed.shape[1] == BLOCK:
             codes = packed.contiguous().view(torch.int8).float()
         else:
-            codes = torch.cat([packed & 15, packed >> 4], dim=1).float() - 8
-        return (codes * scales).view(self.shape)
+            codes = torch.cat([packed & 15, packed >> 4], dim=1).float() + self.grid.low
+        values = codes.mul_(numbers[:, :1])
+        return (values.add_(numbers[:, 1:]) if head > 2 else values).view(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class CodedTensor:
+    """A tensor in codes that nothing here multiplies by: rows become floats whenever they are asked for.
+
+    Args:
+        shape: of the tensor, of two dimensions or more.
+        read: called with some rows of [rows, last dimension], as a slice or int64 [n]; gives them in float32.
+    """
+
+    shape: tuple[int, ...]
+    read: Callable[[slice | torch.Tensor], torch.Tensor]
+
+    def numel(self) -> int:
+        """Return the number of weights."""
+        return prod(self.shape)
+
+    def part(self, start: int, count: int) -> torch.Tensor:
+        """Return elements `start ... start + count - 1` of the flattened tensor, float32."""
+        width = self.shape[-1]
+        first, last = start // width, -(-(start + count) // width)
+        return self.read(slice(first, last)).view(-1)[start - first * width :][:count]
 
 
 StoredTensor = torch.Tensor | PackedTensor
-"""Base weights where they are stored: floats of any width, or blocks."""
+"""What is computed with as it is stored: floats of any width, or blocks."""
+BaseTensor = StoredTensor | CodedTensor
+"""Base weights where they are stored."""
 
 
-def part_of(tensor: StoredTensor, start: int, count: int) -> StoredTensor:
-    """Return a range of the flattened tensor, without a copy."""
+def part_of(tensor: BaseTensor, start: int, count: int) -> StoredTensor:
+    """Return a range of the flattened tensor: without a copy, or in float32 where it is of codes."""
     return (
-        tensor.part(start, count)
-        if isinstance(tensor, PackedTensor)
-        else tensor.view(-1)[start : start + count]
+        tensor.reshape(-1)[start : start + count]
+        if isinstance(tensor, torch.Tensor)
+        else tensor.part(start, count)
     )
+
+
+def values_of(tensor: BaseTensor, start: int, count: int) -> torch.Tensor:
+    """Return a range of the flattened tensor in floats: of their own type, of codes and blocks float32."""
+    part = part_of(tensor, start, count)
+    return part if isinstance(part, torch.Tensor) else part.dequantise()
 
 
 def whole_blocks(shape: Sequence[int]) -> bool:

@@ -61,7 +61,7 @@ class StoredReads(Protocol):
 
     @property
     def alignment(self) -> int:
-        """Multiples at which a part may start; 0 if tensors are read whole."""
+        """Multiples of elements at which a part of whole rows may start."""
         ...
 
     def part(self, out: torch.Tensor, stored: StoredTensor) -> None:
@@ -116,6 +116,11 @@ class Space(Adds, Protocol):
     @property
     def replay_alignment(self) -> int:
         """Multiples at which a part that `read` forms may start; 0 if tensors are formed whole."""
+        ...
+
+    @property
+    def row_alignment(self) -> int:
+        """Multiples at which a part of whole rows of a matrix may start that `read` forms; 0 if formed whole."""
         ...
 
     def multiplies(self, x: torch.Tensor, weight: StoredTensor, *, stored: bool = True) -> bool:

@@ -131,7 +131,13 @@ class RankOnePool(RankOneKind, Summed):
         self.add_core(out, base, self.core(update).to(out.device), source, name)
 
     def add_core(
-        self, out: torch.Tensor, base: torch.Tensor, core: torch.Tensor, source: Source, name: str
+        self,
+        out: torch.Tensor,
+        base: torch.Tensor,
+        core: torch.Tensor,
+        source: Source,
+        name: str,
+        above: int = 0,
     ) -> None:
         """Form `out = base + D tile(M) E` in float32, rounded once.
 
@@ -141,6 +147,7 @@ class RankOnePool(RankOneKind, Summed):
             core: M, see `core`.
             source: the key streams.
             name: the parameter's name.
+            above: rows of the matrix above these, a multiple of P; 0 for a whole tensor.
         Cost: one pass over the tensor; P rows of scratch.
         """
         tall, _ = self.tile
@@ -154,7 +161,7 @@ class RankOnePool(RankOneKind, Summed):
             return
         rows, columns = as_matrix(base.shape)
         d, e = (
-            self.row_signs(source, name, rows, base.device),
+            source.signs(name, ROW_STREAM, above, rows, base.device).float(),
             self.column_signs(source, name, columns, base.device),
         )
         pattern = _tiled(core, columns).mul_(e)

@@ -9,7 +9,7 @@ import torch
 
 from edgetune.core.errors import ConfigError
 from edgetune.core.moves import Moves
-from edgetune.core.quantised import PackedTensor, StoredTensor
+from edgetune.core.quantised import StoredTensor, values_of
 from edgetune.core.remainder import held, join, split
 from edgetune.core.update import Projected
 from edgetune.directions import gpu, native
@@ -203,20 +203,23 @@ class BoundSpace:
             state: a_k; may be empty.
             name: the parameter's name.
             perturbation: seed and signed factor; a factor of 0 draws nothing.
-            start: a multiple of `replay_alignment`; 0 without the compiled kernel.
+            start: a multiple of `replay_alignment`; 0 without the compiled kernel. Of a pool of rank one a multiple of
+                `row_alignment` rows, where nothing is perturbed.
         Cost: one pass, and a replay; a float32 copy of the part if `out` is narrower.
         """
         wide = out if out.dtype == torch.float32 else torch.empty(out.shape, device=out.device)
         if isinstance(base, torch.Tensor) and base.dtype not in native.DTYPES:
             base = base.float()  # a double
-        if self._in_c(wide, base):
+        seed, scale = perturbation
+        if start and isinstance(self.kind, RankOnePool) and not scale:
+            core, plain = self.core(state).to(wide.device), values_of(base, 0, wide.numel()).view(wide.shape)
+            self.kind.add_core(wide, plain, core, self._source, name, start // wide.shape[-1])
+        elif self._in_c(wide, base):
             self._tensor(name).replay(wide, base, self._terms(state), start=start, level=self._level)
         else:
             if start:
                 raise RuntimeError("only the compiled kernel forms parts of weights that are not stored")
-            plain = base.dequantise() if isinstance(base, PackedTensor) else base
-            self.replay(wide, plain.view(wide.shape), state, name)
-        seed, scale = perturbation
+            self.replay(wide, values_of(base, 0, wide.numel()).view(wide.shape), state, name)
         if scale:
             self.axpy(out, wide, scale, name, seed, start)
         elif out is not wide:
@@ -227,6 +230,11 @@ class BoundSpace:
         """Multiples at which a part of a tensor that is replayed may start; 0 if tensors are formed whole."""
         padded = self.kind.padded if isinstance(self.kind, Hadamard) else 0
         return max(native.ALIGNMENT, padded) if self._compiled and isinstance(self.kind, Elementwise) else 0
+
+    @property
+    def row_alignment(self) -> int:
+        """Multiples at which a part of whole rows of a matrix may start that `read` forms; 0 if formed whole."""
+        return self.kind.tile[0] if isinstance(self.kind, RankOnePool) else 0
 
     def multiplies(self, x: torch.Tensor, weight: StoredTensor, *, stored: bool = True) -> bool:
         """Say whether `multiply` serves these operands; see `native.product.multiplies`."""

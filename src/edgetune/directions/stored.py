@@ -28,8 +28,8 @@ class StoredReader:
 
     @property
     def alignment(self) -> int:
-        """Multiples at which a part may start; 0 if tensors are read whole."""
-        return native.ALIGNMENT if self._level is not None else 0
+        """Multiples of elements at which a part of whole rows may start."""
+        return native.ALIGNMENT if self._level is not None else 1
 
     def part(self, out: torch.Tensor, stored: StoredTensor) -> None:
         """Dequantise a part of a tensor.

@@ -55,7 +55,8 @@ def worker_of(opening: Message) -> Worker:
         raise DigestError(
             "the method is another than the run began with", where=recipe.method.name, hint="run it again"
         )
-    backbone = load_backbone(Path(head["folder"]), dtype=getattr(torch, head["dtype"]))
+    dtype, residency = getattr(torch, head["dtype"]), RESIDENCIES[recipe.model.residency]
+    backbone = load_backbone(Path(head["folder"]), dtype=dtype, matrices=not residency.streamed)
     lesson = lesson_of(recipe, backbone, head["ends"], ())
     if (lesson.digest if lesson else None) != head["lesson"]:
         raise DigestError("the teacher is another than the run began with", where=recipe.distillation.teacher)
@@ -63,7 +64,7 @@ def worker_of(opening: Message) -> Worker:
         replace(backbone, prompt_digest=head["prompt_digest"]),  # its devices get tokens, not text
         method,
         recipe.seed,
-        RESIDENCIES[recipe.model.residency],
+        residency,
         scratch=None if head["scratch"] is None else Path(head["scratch"]),
         start=Start(awaited=True),
         lesson=lesson,

@@ -13,7 +13,9 @@ from edgetune.directions.space import BoundSpace
 from edgetune.measure.realised import Intended, Part, realised_perturbation, realised_update, sample_weights
 from edgetune.methods.method import TuningMethod
 from edgetune.models.backbone import Backbone
-from edgetune.tune import FullProjected, ProjectedTuned, projected
+from edgetune.models.stored import weight_parts
+from edgetune.recipe.computing import computing
+from edgetune.tune import FullProjected, ProjectedTuned, parts_of, projected
 from edgetune.tune.scaled import ScaledSpace
 
 LEAST = 0.5
@@ -44,7 +46,7 @@ def check_precision(
     if eps is None or method.directions is None:
         return None
     space = BoundSpace(method.directions.kind, pool_key(seed))
-    sample = sample_weights(backbone.model.named_parameters())
+    sample = sample_weights(weight_parts(backbone.model, backbone.base))
     ratio = realised_perturbation(space, sample, eps, 0)
     found = Precision(_name(backbone.dtype), eps, ratio)
     if ratio >= LEAST or accept:
@@ -73,6 +75,9 @@ def check_reads(backbone: Backbone, method: TuningMethod) -> None:
     """
     if method.directions is None or not isinstance(method.target, FullProjected):
         return
+    if backbone.base is not None:
+        with computing(backbone, method):
+            return  # a handle over a base of its own asks at once
     tuned = projected(backbone.model, BoundSpace(method.directions.kind, pool_key(0)), {})
     try:
         tuned.inspect()
@@ -103,14 +108,14 @@ class UpdateWatch:
 
     def __init__(self, tuned: Tuned, method: TuningMethod, seed: int) -> None:
         self._tuned = tuned
-        narrow = any(weight.dtype != torch.float32 for _, weight in tuned.named_weights())
+        narrow = any(weight.dtype != torch.float32 for _, weight in parts_of(tuned))
         self._space: Adds | None = None
         if narrow and method.directions is not None:
             pooled = method.directions.size > 0
             space = BoundSpace(method.directions.kind, pool_key(seed), pooled=pooled)
             scales = tuned.scales if isinstance(tuned, ProjectedTuned) else {}
             self._space = ScaledSpace(space, scales)
-            self._before = sample_weights(tuned.named_weights())
+            self._before = sample_weights(parts_of(tuned))
             self._intended = Intended(self._space, self._before)
 
     def ratio(self, state: Update) -> float | None:
@@ -121,7 +126,7 @@ class UpdateWatch:
         """
         if self._space is None or not isinstance(state, Projected):
             return None
-        after = sample_weights(self._tuned.named_weights())
+        after = sample_weights(parts_of(self._tuned))
         return realised_update(self._before, after, self._intended.form(state))
 
 

@@ -13,7 +13,7 @@ from edgetune.compress.grid import AbsMax
 from edgetune.compress.rounding import round_to_nearest
 from edgetune.core.errors import ModelError
 from edgetune.core.packing import pack
-from edgetune.core.quantised import HELD, BlockGrid, PackedTensor, StoredTensor, whole_blocks
+from edgetune.core.quantised import HELD, BaseTensor, BlockGrid, PackedTensor, values_of, whole_blocks
 from edgetune.models.backbone import Backbone
 from edgetune.models.stored import stored_weights, streamed_weights
 from edgetune.recipe.residency import Residency
@@ -48,7 +48,7 @@ def named_base(backbone: Backbone, residency: Residency) -> Backbone:
     return replace(backbone, digest=digest_of(backbone, residency.grid))
 
 
-def base_tensors(backbone: Backbone, grid: BlockGrid | None) -> Mapping[str, StoredTensor]:
+def base_tensors(backbone: Backbone, grid: BlockGrid | None) -> Mapping[str, BaseTensor]:
     """Return the base values by parameter name: memory-mapped, or packed.
 
     Args:
@@ -57,29 +57,40 @@ def base_tensors(backbone: Backbone, grid: BlockGrid | None) -> Mapping[str, Sto
 
     Raises:
         ModelError: if a block cannot be rounded.
-    Cost: none for float tensors; 4.5 or 8.5 bits a weight if packed, also by a GGUF file itself; 4 bytes a weight for
-        a GGUF file's other blocks.
+    Cost: none for what is as it is stored but for matrices whose rows a GGUF file orders otherwise; 4.5 or 8.5 bits a
+        weight if packed here.
     """
+    if grid is None and backbone.base is not None:
+        return backbone.base
     if grid is None:
         streamed = streamed_weights(backbone.folder, backbone.model)
         return streamed if streamed is not None else dict(_copies(backbone.model))
-    found = stored_weights(backbone.folder, backbone.model)
-    weights = found if found is not None else dict(_copies(backbone.model))
+    weights: Mapping[str, BaseTensor] | None = backbone.base
+    if weights is None:
+        weights = stored_weights(backbone.folder, backbone.model)
+    if weights is None:
+        weights = dict(_copies(backbone.model))
     return {
-        name: pack_tensor(weight, grid, name) if whole_blocks(weight.shape) else weight.clone()
+        name: pack_tensor(weight, grid, name) if whole_blocks(weight.shape) else _copied(weight)
         for name, weight in weights.items()
     }
 
 
-def pack_tensor(weight: torch.Tensor, grid: BlockGrid, name: str) -> PackedTensor:
+def pack_tensor(weight: BaseTensor, grid: BlockGrid, name: str) -> PackedTensor:
     """Round a matrix to the nearest codes, a group of rows at a time, and pack it."""
-    step = max(1, ROWS_AT_ONCE // weight.shape[1])
-    parts = [
-        pack(round_to_nearest(weight[first : first + step].float(), grid, AbsMax(), name=name))
-        for first in range(0, len(weight), step)
-    ]
+    rows, columns = weight.shape
+    weight = weight.contiguous() if isinstance(weight, torch.Tensor) else weight
+    step, parts = max(1, ROWS_AT_ONCE // columns), []
+    for first in range(0, rows, step):
+        some = min(step, rows - first)
+        values = values_of(weight, first * columns, some * columns).view(some, columns).float()
+        parts.append(pack(round_to_nearest(values, grid, AbsMax(), name=name)))
     blocks = torch.cat([torch.from_numpy(part).view(-1) for part in parts])
     return PackedTensor(grid, blocks, tuple(weight.shape))
+
+
+def _copied(weight: BaseTensor) -> torch.Tensor:
+    return values_of(weight, 0, weight.numel()).clone().view(weight.shape)
 
 
 def _copies(model: nn.Module) -> Mapping[str, torch.Tensor]:

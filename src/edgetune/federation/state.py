@@ -19,6 +19,7 @@ from edgetune.federation.course import Course
 from edgetune.federation.start import FILE, START
 from edgetune.federation.worker import Worker
 from edgetune.models.digest import tensor_digest
+from edgetune.tune import parts_of
 
 Evaluate = Callable[[Tuned], float]
 """One figure of the present weights: held-out loss, or Rouge-L."""
@@ -93,8 +94,8 @@ class Checkpoint:
     def ledger(self, update: Update, round: int, tuned: Tuned | None = None) -> Ledger:
         """Return the ledger after a round; with a handle, the digest of its weights as well."""
         digest = ""
-        if tuned is not None and all(weight.dtype == torch.float32 for _, weight in tuned.named_weights()):
-            digest = tensor_digest(tuned.named_weights())  # narrower weights are rounded from the ledger
+        if tuned is not None and all(weight.dtype == torch.float32 for _, weight in parts_of(tuned)):
+            digest = tensor_digest(parts_of(tuned))  # narrower weights are rounded from the ledger
         return replace(self._blank, update=update, round=round, weights_digest=digest)
 
     def memory(self, ledger: Ledger, start: State, pool: int = 0) -> State:

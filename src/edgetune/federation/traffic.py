@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -10,27 +10,28 @@ import torch
 
 from edgetune.core.errors import MissingExtraError
 from edgetune.core.events import Traffic
-from edgetune.core.update import Dense
 from edgetune.models.backbone import Backbone
 from edgetune.tune import Lora
-from edgetune.wire import DOWN, Frame, Tensors
+from edgetune.wire import DOWN, Frame
+from edgetune.wire.tensors import half_length
 
 RANK = 8
 
 
 def alternatives(backbone: Backbone) -> dict[str, dict[str, int]]:
-    """Encode what FedAvg on full weights and on LoRA would send, in half precision, and return the payload lengths.
+    """Return the payload lengths of what FedAvg on full weights and on LoRA would send, in half precision.
 
     Args:
         backbone: the untouched base model.
 
     Returns:
         `{name: {"payload_up_bytes", "payload_down_bytes"}}`; both directions carry the same tensors.
-    Cost: one encoded copy of the model in float16 (both directions are equal, so it is encoded once).
+    Cost: the adapters; of the weights only names and shapes are looked at, and none is copied.
     """
     found = {"FedAvg, full weights (fp16)": _length(dict(backbone.model.named_parameters()))}
     try:
-        adapted = Lora(rank=RANK).open(deepcopy(backbone.model), None, seed=0)
+        shared = {id(weight): weight for weight in backbone.model.parameters()}
+        adapted = Lora(rank=RANK).open(deepcopy(backbone.model, shared), None, seed=0)
         found[f"FedAvg, LoRA r={RANK} (fp16)"] = _length(dict(adapted.named_weights()))
     except MissingExtraError:
         pass  # the table then has one row less; `edgetune doctor` names the extra
@@ -56,6 +57,7 @@ def traffic(rounds: Sequence[dict[str, Any]], others: dict[str, dict[str, int]])
     )
 
 
-def _length(tensors: dict[str, torch.Tensor]) -> int:
-    body = Tensors().encode(Dense({name: tensor.detach().half() for name, tensor in tensors.items()}))
-    return len(Frame(DOWN, bytes(8), bytes(8), 1, body).encode())
+def _length(tensors: Mapping[str, torch.Tensor]) -> int:
+    """Return the bytes of a message of tensors in float16, of which nothing is encoded but an empty body."""
+    frame = len(Frame(DOWN, bytes(8), bytes(8), 1, b"").encode())
+    return frame + half_length({name: tuple(tensor.shape) for name, tensor in tensors.items()})

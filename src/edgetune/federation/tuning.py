@@ -1,12 +1,10 @@
-"""Tune what a recipe describes: across devices or on one, and hand back a plain model."""
+"""Tune what a recipe describes: across devices or on one."""
 
 from __future__ import annotations
 
 import math
 from hashlib import sha256
 from pathlib import Path
-
-from transformers import PreTrainedModel
 
 from edgetune.core.errors import ConfigError
 from edgetune.core.events import Listener
@@ -30,7 +28,6 @@ from edgetune.recipe.quality import model_answers, model_loss, rouge_of
 from edgetune.recipe.recipe import Recipe
 from edgetune.recipe.residency import RESIDENCIES
 from edgetune.recipe.sections import FederationSection, FleetSection
-from edgetune.tune import plain_model
 
 
 def tune_prepared(
@@ -42,8 +39,8 @@ def tune_prepared(
     single: bool = False,
     crew: Party | None = None,
     course: Course | None = None,
-) -> tuple[Ledger, PreTrainedModel]:
-    """Tune, and return the ledger and the model with the tuned weights.
+) -> tuple[Ledger, Tuned]:
+    """Tune, and return the ledger and the handle of the tuned model (`tune.plain_model` takes it off).
 
     Args:
         prepared: model, data, method.
@@ -89,7 +86,7 @@ def tune_prepared(
             answer=answer, hands=crew.enlist(devices, worker.start) if crew else None,
             listener=listener, progress=progress,
         )  # fmt: skip
-    return ledger, plain_model(worker.tuned)
+    return ledger, worker.tuned
 
 
 def _plan(recipe: Recipe) -> Plan:

@@ -151,14 +151,16 @@ class Resident:
             torch.set_num_threads(recipe.threads)
         self._own.limits.apply()
         source, dtype = recipe.model.source, DTYPES[recipe.model.dtype]
+        residency = RESIDENCIES[recipe.model.residency]
         if self._worker is not None or self._backbone is None:  # tuned in place, or never loaded
             self._worker, self._backbone = None, None
-            self._backbone = load_backbone(source, dtype=dtype, device=find_device(recipe.model.device))
+            self._backbone = load_backbone(
+                source, dtype=dtype, device=find_device(recipe.model.device), matrices=not residency.streamed
+            )
         check_base(opening, self._backbone, recipe)
         self._examples = examples_of_file(recipe, self._backbone, self._own.data, self._own.columns)
         lesson = own_lesson(opening, recipe, self._backbone, self._own.limits)
         check_taught(lesson, self._examples)
-        residency = RESIDENCIES[recipe.model.residency]
         self._own.scratch.mkdir(parents=True, exist_ok=True)
         self._worker = Worker(
             self._backbone, recipe_method(recipe), recipe.seed, residency,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from edgetune.core.in_parts import InParts
 from edgetune.core.tuned import Adds, Space
 from edgetune.core.update import Projected
 
@@ -52,22 +53,28 @@ class Part:
     share: float
 
 
-def sample_weights(weights: Iterable[tuple[str, torch.Tensor]], elements: int = ELEMENTS) -> list[Part]:
+def sample_weights(
+    weights: Iterable[tuple[str, torch.Tensor | InParts]], elements: int = ELEMENTS
+) -> list[Part]:
     """Copy the same share of every tensor, from its first element on.
 
     Args:
-        weights: contiguous tensors by name; those that are not floating-point are left out.
+        weights: contiguous tensors by name, or in parts; those that are not floating-point are left out.
         elements: about how many to copy in all; every tensor gives at least LEAST (or all it has).
     Cost: a copy of the sample.
     """
-    tensors = [(name, weight.detach()) for name, weight in weights if weight.is_floating_point()]
+    tensors = [(name, weight) for name, weight in weights if weight.dtype.is_floating_point]
     total = max(1, sum(weight.numel() for _, weight in tensors))
     parts = []
     for name, weight in tensors:
         count = min(weight.numel(), max(LEAST, -(-weight.numel() * elements // total)))
         if count:
-            parts.append(Part(name, weight.reshape(-1)[:count].clone(), weight.numel() / count))
+            parts.append(Part(name, _first(weight, count), weight.numel() / count))
     return parts
+
+
+def _first(weight: torch.Tensor | InParts, count: int) -> torch.Tensor:
+    return weight.first(count) if isinstance(weight, InParts) else weight.detach().reshape(-1)[:count].clone()
 
 
 def realised_perturbation(space: Space, sample: list[Part], eps: float, seed: int) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from edgetune.core.errors import ModelError
+from edgetune.core.quantised import BaseTensor
 from edgetune.core.widths import widths_of
 from edgetune.models.by_layer import by_layer
 from edgetune.models.config import load_config
@@ -31,7 +32,7 @@ from edgetune.models.packing import Packing, packing_in
 from edgetune.models.quiet import quiet
 from edgetune.models.source import find_model
 from edgetune.models.stale import without_stale_buffers
-from edgetune.models.stored import stored_size
+from edgetune.models.stored import stored_size, weight_parts
 from edgetune.models.tokenizer import first_line, load_tokenizer
 from edgetune.models.weights import stored_shapes, weight_files
 
@@ -53,6 +54,8 @@ class Backbone:
         size_bytes: stored size of the weight files.
         dtype: the type the weights are held in.
         folder: where the files are: a model folder, or the GGUF file itself.
+        base: the stored tensors by name, of a model that was opened without its matrices and computes only through a
+            handle over these; None if the model holds its weights.
     """
 
     model: PreTrainedModel
@@ -63,6 +66,7 @@ class Backbone:
     size_bytes: int
     dtype: torch.dtype
     folder: Path
+    base: Mapping[str, BaseTensor] | None = None
 
     @property
     def words(self) -> Path:
@@ -71,7 +75,11 @@ class Backbone:
 
 
 def load_backbone(
-    source: str | Path, *, dtype: torch.dtype | None = torch.float32, device: str | torch.device = "cpu"
+    source: str | Path,
+    *,
+    dtype: torch.dtype | None = torch.float32,
+    device: str | torch.device = "cpu",
+    matrices: bool = True,
 ) -> Backbone:
     """Load a model and its tokenizer, after checking that the files are whole and safe.
 
@@ -86,6 +94,8 @@ def load_backbone(
         dtype: float32, float16 or bfloat16; None keeps the stored type (float32 for a GGUF file with blocks and for
             packed layers).
         device: where the weights go.
+        matrices: False where nobody asks the model itself for its matrices: those of a GGUF file on the CPU stay in
+            the file, mapped (`Backbone.base`). Any other model is loaded as always.
 
     Returns:
         The model ready for inference: evaluation mode, no gradients, key-value cache on by default.
@@ -95,15 +105,18 @@ def load_backbone(
             way that is not read, weights that do not fit the configuration, NaN or infinite weights (also from a narrow
             `dtype`), a tokenizer missing or larger than the embedding. The message names the file.
         MissingExtraError: a GGUF file, and `gguf` is not installed.
-    Cost: reads the weights twice (digest, load); memory of one copy.
+    Cost: reads the weights twice (digest, load); memory of one copy, or without the matrices of the file's pages.
     """
     if dtype is not None and dtype not in DTYPES:
         raise ModelError(f"a model cannot be loaded as {dtype}", hint="use float32, float16 or bfloat16")
     folder = find_model(source)
     with quiet():
-        opened = _open_file(folder, dtype) if folder.is_file() else _open_folder(folder, dtype)
+        if folder.is_file():
+            opened = _open_file(folder, dtype, matrices or torch.device(device).type != "cpu")
+        else:
+            opened = _open_folder(folder, dtype)
     model = opened.model
-    _check_weights(model, folder)
+    _check_weights(model, opened.base, folder)
     if _heads_differ(model):
         # Both are stored, so transformers has not tied them; a later call must not tie them either.
         model.config.tie_word_embeddings = False
@@ -118,6 +131,7 @@ def load_backbone(
         size_bytes=stored_size(folder),
         dtype=model.dtype,
         folder=folder,
+        base=opened.base,
     )
 
 
@@ -129,6 +143,7 @@ class _Opened:
     tokenizer: PreTrainedTokenizerBase
     config: PreTrainedConfig
     weights: str
+    base: Mapping[str, BaseTensor] | None = None
 
 
 def _open_folder(folder: Path, dtype: torch.dtype | None) -> _Opened:
@@ -141,10 +156,12 @@ def _open_folder(folder: Path, dtype: torch.dtype | None) -> _Opened:
     return _Opened(model, load_tokenizer(folder, _rows(model)), config, files_digest(files))
 
 
-def _open_file(path: Path, dtype: torch.dtype | None) -> _Opened:
+def _open_file(path: Path, dtype: torch.dtype | None, matrices: bool) -> _Opened:
     weights = GgufWeights(path)
-    model = gguf_model(weights, dtype)
-    return _Opened(model, gguf_tokenizer(weights.said, _rows(model)), weights.config, weights.digest)
+    model = gguf_model(weights, dtype, matrices=matrices)
+    base = None if matrices else {name: weights.as_stored(name) for name in weights}
+    tokenizer = gguf_tokenizer(weights.said, _rows(model))
+    return _Opened(model, tokenizer, weights.config, weights.digest, base)
 
 
 def rows_of(backbone: Backbone) -> int:
@@ -236,12 +253,13 @@ def _check_report(report: dict[str, Any], folder: Path) -> None:
             raise ModelError(f"{sentence}: {', '.join(found[:3])}{more}", where=folder)
 
 
-def _check_weights(model: PreTrainedModel, folder: Path) -> None:
-    for name, weight in model.named_parameters():
-        low, high = weight.detach().aminmax() if weight.numel() else (weight.new_zeros(()),) * 2
-        if not (torch.isfinite(low) and torch.isfinite(high)):
-            hint = f"the stored weights are damaged, or do not fit {weight.dtype}"
-            raise ModelError(f"{name} holds NaN or infinite weights", where=folder, hint=hint)
+def _check_weights(model: PreTrainedModel, base: Mapping[str, BaseTensor] | None, folder: Path) -> None:
+    for name, weight in weight_parts(model, base):
+        for part in weight.parts():
+            low, high = part.aminmax() if part.numel() else (part.new_zeros(()),) * 2
+            if not (torch.isfinite(low) and torch.isfinite(high)):
+                hint = f"the stored weights are damaged, or do not fit {weight.dtype}"
+                raise ModelError(f"{name} holds NaN or infinite weights", where=folder, hint=hint)
 
 
 def _placed(model: PreTrainedModel, device: str | torch.device) -> PreTrainedModel:

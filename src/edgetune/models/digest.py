@@ -11,11 +11,13 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
+from edgetune.core.in_parts import InParts
+
 CHUNK = 1 << 20
 """Weights converted to float32 at a time (4 MiB)."""
 
 
-def tensor_digest(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+def tensor_digest(tensors: Iterable[tuple[str, torch.Tensor | InParts]]) -> str:
     """SHA-256 over named tensors in sorted name order, as hexadecimal digits.
 
         digest = sha256( header_1 values_1 header_2 values_2 ... )
@@ -24,7 +26,7 @@ def tensor_digest(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
     Weights of 32 bits and fewer convert exactly, so that a model and a copy of it in a wider type have one digest.
 
     Args:
-        tensors: (name, tensor of any shape, type and device); names must be distinct.
+        tensors: (name, tensor of any shape, type and device); names must be distinct. One in parts is never whole.
 
     Raises:
         ValueError: two tensors of one name.
@@ -64,10 +66,11 @@ def files_digest(files: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def add_tensor(digest: hashlib._Hash, name: str, tensor: torch.Tensor) -> None:
+def add_tensor(digest: hashlib._Hash, name: str, tensor: torch.Tensor | InParts) -> None:
     """Add a tensor to a digest of the form of `tensor_digest`; names come in sorted order."""
     digest.update(json.dumps([name, list(tensor.shape)], separators=(",", ":")).encode("utf-8") + b"\n")
-    flat = tensor.detach().reshape(-1)
-    for start in range(0, flat.numel(), CHUNK):
-        values = flat[start : start + CHUNK].to(device="cpu", dtype=torch.float32).numpy()
-        digest.update(values.astype("<f4", copy=False).tobytes())
+    for part in tensor.parts() if isinstance(tensor, InParts) else (tensor,):
+        flat = part.detach().reshape(-1)
+        for start in range(0, flat.numel(), CHUNK):
+            values = flat[start : start + CHUNK].to(device="cpu", dtype=torch.float32).numpy()
+            digest.update(values.astype("<f4", copy=False).tobytes())

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from torch import nn
 
-from edgetune.core.quantised import StoredTensor
+from edgetune.core.in_parts import InParts
+from edgetune.core.quantised import BaseTensor, values_of
 from edgetune.models.gguf.weights import GgufWeights
 from edgetune.models.packed import PackedWeights, turned_in
 from edgetune.models.packing import packing_in
 from edgetune.models.weights import weight_files
+
+PART = 1 << 18
+"""Stored weights that are floats at a time."""
 
 
 def stored_weights(folder: Path, model: nn.Module) -> Mapping[str, torch.Tensor] | None:
@@ -45,12 +50,12 @@ def stored_weights(folder: Path, model: nn.Module) -> Mapping[str, torch.Tensor]
     return {name: found[name] for name in wanted}
 
 
-def streamed_weights(folder: Path, model: nn.Module) -> Mapping[str, StoredTensor] | None:
+def streamed_weights(folder: Path, model: nn.Module) -> Mapping[str, BaseTensor] | None:
     """Return a model's parameters for layers that read them over and over: as `stored_weights`, but blocks stay blocks.
 
-    Args, Returns: as in `stored_weights`; a matrix of a GGUF file in Q4_0 or Q8_0 is packed, and a packed layer that
-        these types hold bit for bit.
-    Cost: of a folder none; of a GGUF file the stored size of such matrices, the float32 size of those in other blocks.
+    Args, Returns: as in `stored_weights`; of a GGUF file as `GgufWeights.as_stored`, and a packed layer is packed that
+        Q4_0 or Q8_0 hold bit for bit.
+    Cost: of a plain folder none; of a GGUF file the matrices whose rows it holds in another order (q and k of Llama).
     """
     weights = GgufWeights(folder) if folder.is_file() else packed_weights(folder, model)
     if weights is None or not _names(model) <= set(weights):
@@ -70,6 +75,27 @@ def packed_weights(folder: Path, model: nn.Module) -> PackedWeights | None:
 
 def _names(model: nn.Module) -> set[str]:
     return {name for name, weight in model.named_parameters() if weight.is_floating_point()}
+
+
+def weight_parts(model: nn.Module, base: Mapping[str, BaseTensor] | None) -> Iterator[tuple[str, InParts]]:
+    """Yield a model's weights by name, in parts and in the type that it computes in, wherever they are.
+
+    Args:
+        model: its parameters.
+        base: their values as stored, where the model is without its matrices; None if it holds all.
+    Cost: of stored ones a megabyte of floats at a time.
+    """
+    for name, weight in model.named_parameters():
+        stored = weight.detach() if base is None else base[name]
+        each = PART if base is not None else max(1, weight.numel())
+        yield name, InParts(tuple(weight.shape), weight.dtype, partial(_parts, stored, weight.dtype, each))
+
+
+def _parts(stored: BaseTensor, dtype: torch.dtype, each: int) -> Iterator[torch.Tensor]:
+    width, count = max(1, stored.shape[-1]) if stored.shape else 1, stored.numel()
+    step = max(1, each // width) * width
+    for start in range(0, count, step):
+        yield values_of(stored, start, min(step, count - start)).to(dtype)
 
 
 def stored_size(folder: Path) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from transformers import PreTrainedModel
 
 from edgetune.core.batch import Batch
 from edgetune.core.errors import ConfigError
@@ -24,6 +25,7 @@ from edgetune.models.backbone import Backbone, load_backbone
 from edgetune.models.device import find_device
 from edgetune.models.embedded import EMBEDDED
 from edgetune.recipe.asking import asked_devices, asked_for
+from edgetune.recipe.computing import computing
 from edgetune.recipe.division import HELD_OUT, divide
 from edgetune.recipe.encoder import Encoder, context_of, longest_of, prompt_of
 from edgetune.recipe.lesson import COMPARED, check_distillation, check_taught, lesson_of
@@ -120,7 +122,7 @@ class Prepared:
             return encode_whole(records, self.backbone.tokenizer, self.prompt, renderer)
 
 
-def prepare(recipe: Recipe, *, split: bool = True) -> Prepared:
+def prepare(recipe: Recipe, *, split: bool = True, matrices: bool = True) -> Prepared:
     """Load, split and encode; nothing is written.
 
     The base model's generation config is set to end an answer at `ends`, so that whatever generates with the model or
@@ -130,6 +132,8 @@ def prepare(recipe: Recipe, *, split: bool = True) -> Prepared:
         recipe: everything about the run.
         split: spread records over the devices. Without, nothing is going to be trained: `devices` stays empty, what a
             run holds out is held out here too, and records too few for both are sample and evaluation at once.
+        matrices: False where nothing is done with the model but what a streamed residency does without its matrices
+            (`load_backbone`); another residency has them all the same.
 
     Raises:
         ConfigError, DataError, ModelError: naming what is wrong.
@@ -139,13 +143,15 @@ def prepare(recipe: Recipe, *, split: bool = True) -> Prepared:
     method = recipe_method(recipe)
     check_distillation(recipe, method)
     device = find_device(recipe.model.device)
-    check_streams(method, RESIDENCIES[recipe.model.residency], device)
+    residency = RESIDENCIES[recipe.model.residency]
+    check_streams(method, residency, device)
     data = divide(recipe, split=split)
     if split:
         _refuse_large_batch(recipe, sum(map(len, data.shares)))
         _refuse_few_replies(recipe, len(data.shares))
     scoring = scoring_of(recipe.evaluation, data.held_out, data.records)
-    backbone = load_backbone(recipe.model.source, dtype=DTYPES[recipe.model.dtype], device=device)
+    whole, dtype = matrices or not residency.streamed, DTYPES[recipe.model.dtype]
+    backbone = load_backbone(recipe.model.source, dtype=dtype, device=device, matrices=whole)
     prompt = prompt_of(recipe, backbone)
     own = recipe.data.source == EMBEDDED and split
     with prompt.renderer(backbone.tokenizer) as renderer:
@@ -156,7 +162,8 @@ def prepare(recipe: Recipe, *, split: bool = True) -> Prepared:
         calibration_examples = encode(data.calibration)
         base_style = encode(base_records(recipe.data.held_out or HELD_OUT, recipe.seed) if own else [])
     if recipe.threads is None and device.type == "cpu":
-        _settle_threads(backbone, calibration_examples)
+        with computing(backbone, method) as model:
+            _settle_threads(model, calibration_examples, context_of(backbone))
     ends = encode.ends()
     if ends and backbone.model.generation_config is not None:
         backbone.model.generation_config.eos_token_id = list(ends)
@@ -228,10 +235,10 @@ def _refuse_large_batch(recipe: Recipe, trained: int) -> None:
 
 
 @torch.no_grad()
-def _settle_threads(backbone: Backbone, examples: Sequence[Example]) -> None:
+def _settle_threads(model: PreTrainedModel, examples: Sequence[Example], context: int) -> None:
     """Set the CPU threads that a forward pass over a short batch is worth; nothing to do where only one is allowed."""
-    many = min(TYPICAL_TOKENS, context_of(backbone))
+    many = min(TYPICAL_TOKENS, context)
     ids = [index for example in examples for index in example.input_ids][:many]
     batch = torch.tensor([ids])
     most = min(torch.get_num_threads(), usable_cores())
-    worthwhile_threads(lambda: backbone.model(batch, use_cache=False), most)
+    worthwhile_threads(lambda: model(batch, use_cache=False), most)

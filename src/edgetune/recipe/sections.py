@@ -38,7 +38,8 @@ class ModelSection(Section):
     accept_rounding: bool = False
     """Go on where this type rounds away more than half of a perturbation, which is refused otherwise."""
     residency: Literal["fused", "streamed", "streamed-q8_0", "streamed-q4_0"] = "fused"
-    """`fused` stores the tuned weights; `streamed` forms them from ledger and base, which may be packed, when read."""
+    """`fused` stores the tuned weights; `streamed` forms them from ledger and base, which may be packed, when read; the
+    matrices of a GGUF file then stay in it."""
 
 
 class DataSection(Section):

@@ -127,7 +127,9 @@ def _logged(
             recipe_method(recipe).check_alone()
         elif tunes:
             check_buffer(recipe.federation, recipe_method(recipe))
-        prepared = prepare(recipe) if elsewhere is None else elsewhere.stood_in(prepare(recipe, split=False))
+        matrices = not tunes or any(stage.matrices for stage in stages)
+        prepared = prepare(recipe, split=elsewhere is None, matrices=matrices)
+        prepared = prepared if elsewhere is None else elsewhere.stood_in(prepared)
         shaped, pruned = shape_of_file(prepared, stages, out, progress)
         prepared = prepared if pruned is None else shaped
         plan, planned = look_ahead(shaped, out / MODEL, compression, file=bool(writers))

@@ -17,12 +17,31 @@ from edgetune.recipe.recipe import Recipe
 from edgetune.run.work import Work
 
 
-@dataclass(frozen=True, slots=True)
 class Model:
-    """A model in memory, and what it learnt; None for the base as it was."""
+    """A model in memory, and what it learnt.
 
-    model: PreTrainedModel
-    ledger: Ledger | None = None
+    Args:
+        running: what computes with the weights.
+        ledger: None for the base as it was.
+        form: gives the model with its weights in it, where what computes does not hold them: called once, by whoever
+            asks for `model` first, and the end of `running`.
+    """
+
+    def __init__(
+        self,
+        running: PreTrainedModel,
+        ledger: Ledger | None = None,
+        form: Callable[[], PreTrainedModel] | None = None,
+    ) -> None:
+        self.running, self.ledger, self._form = running, ledger, form
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model with its weights in it."""
+        form, self._form = self._form, None
+        if form is not None:
+            self.running = form()
+        return self.running
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +69,7 @@ class Stage(Generic[In, Out]):
         writes: for a stage that writes the run's model file: how that is compressed (None: not at all), so that the
             file is planned and tried before the first step.
         before: a stage that must come later in the list, because this one works on what it plans; empty for none.
+        matrices: whether it needs a model that holds its weights, whatever the recipe's residency.
     """
 
     name: str
@@ -60,6 +80,7 @@ class Stage(Generic[In, Out]):
     work: Callable[[Work, In], Out]
     writes: Callable[[Recipe], CompressionMethod | None] | None = None
     before: str = ""
+    matrices: bool = True
 
 
 def check_order(stages: Sequence[Stage[Any, Any]]) -> None:

@@ -26,7 +26,7 @@ from edgetune.recipe.residency import RESIDENCIES
 from edgetune.suggest.first_step import find_rate
 from edgetune.suggest.lines import Lines
 from edgetune.suggest.quick import SIZES, SMALLEST, Ahead, Quick, find_settings
-from edgetune.tune import ProjectedTuned, release
+from edgetune.tune import ProjectedTuned, parts_of, release
 
 SHARE = 0.15
 """Of the records that a run passes through the model."""
@@ -126,7 +126,7 @@ def find_prepared(prepared: Prepared, *, single: bool, progress: Progress = sile
         else:
             directions = cast(Directions, method.directions)  # a forward-only method has some
             space = BoundSpace(directions.kind, pool_key(seed))
-            sample = sample_weights(tuned.named_weights())
+            sample = sample_weights(parts_of(tuned))
             keys = directions.draw(seed, 0, 0, max(many for many, _ in SIZES) + 2)
             found = find_settings(
                 Lines(tuned, records_of(minimised), batch, keys),

@@ -16,7 +16,7 @@ from edgetune.recipe.prepare import Prepared
 from edgetune.recipe.residency import RESIDENCIES
 from edgetune.suggest.probe import Problem
 from edgetune.suggest.range_test import DIRECTIONS, STEPS, Suggestion, suggest
-from edgetune.tune import ProjectedTuned
+from edgetune.tune import ProjectedTuned, parts_of
 from edgetune.updates import Sgd
 
 PROBE, PROBE_BATCH = 64, 16
@@ -56,7 +56,7 @@ def suggest_prepared(prepared: Prepared, progress: Progress = silent) -> Suggest
         rows = stream(seed, "suggest", index).integers(0, len(examples), method.batch_size)
         return collate([examples[int(row)] for row in rows], prepared.pad_id).to(device)
 
-    space, sample = BoundSpace(method.directions.kind, pool_key(seed)), sample_weights(tuned.named_weights())
+    space, sample = BoundSpace(method.directions.kind, pool_key(seed)), sample_weights(parts_of(tuned))
     problem = Problem(
         tuned=tuned,
         objective=response_loss,

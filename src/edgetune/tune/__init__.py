@@ -5,7 +5,7 @@ from edgetune.tune.dense import DenseTuned
 from edgetune.tune.folded import FoldedTuned
 from edgetune.tune.handles import projected, streamed
 from edgetune.tune.own import BitFit, LinearLayers, Writers
-from edgetune.tune.plain import plain_model, release
+from edgetune.tune.plain import parts_of, plain_model, release
 from edgetune.tune.projected import ProjectedTuned
 from edgetune.tune.projected_adapter import ProjectedAdapter
 from edgetune.tune.reopen import merges, reopen
@@ -40,6 +40,7 @@ __all__ = [
     "Writers",
     "has_bottlenecks",
     "merges",
+    "parts_of",
     "plain_model",
     "projected",
     "release",

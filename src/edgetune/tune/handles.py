@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from edgetune.core.quantised import StoredTensor
+from edgetune.core.quantised import BaseTensor
 from edgetune.core.tuned import Space
 from edgetune.tune.folded import FoldedTuned
 from edgetune.tune.projected import ProjectedTuned
@@ -40,7 +40,7 @@ def projected(
     return StackedTuned(model, space, moves, base=base, scales=scales)
 
 
-def streamed(model: nn.Module, space: Space, base: Mapping[str, StoredTensor]) -> ProjectedTuned:
+def streamed(model: nn.Module, space: Space, base: Mapping[str, BaseTensor]) -> ProjectedTuned:
     """Return the handle of a model over a base that is memory-mapped or packed, and never formed as a whole.
 
     Args:
@@ -53,5 +53,5 @@ def streamed(model: nn.Module, space: Space, base: Mapping[str, StoredTensor]) -
     """
     moves = space.moves({})
     if moves is not None and moves.sums:
-        return FoldedTuned(model, space, moves, base)
+        return FoldedTuned(model, space, moves, base, hold=False)
     return StreamedTuned(model, space, base)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from edgetune.core.blank import is_blank
 from edgetune.core.tuned import Adds
 
 PART = 1 << 22
@@ -118,7 +119,9 @@ def reads_in_parts(module: nn.Module) -> bool:
     """Say whether a layer is exactly torch's linear or embedding layer, with a contiguous weight."""
     plain = type(module) is nn.Linear or (type(module) is nn.Embedding and module.max_norm is None)
     weight = module._parameters.get("weight")
-    return plain and weight is not None and weight.is_contiguous() and weight.numel() > 0
+    if not plain or weight is None or not weight.numel():
+        return False
+    return weight.is_contiguous() or is_blank(weight)
 
 
 def floats_of(model: nn.Module) -> dict[str, nn.Parameter]:

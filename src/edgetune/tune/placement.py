@@ -15,11 +15,11 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from edgetune.core.batch import response_loss
+from edgetune.core.blank import blank_like
 from edgetune.core.errors import MissingExtraError, ModelError
 from edgetune.core.exclusive import LIBRARIES
 from edgetune.tune.initial import normal, uniform
 from edgetune.tune.walk import probe_batch
-from edgetune.tune.weights import placeholder
 
 REFUSING = frozenset({"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"})
 REFUSED = frozenset({"out_proj", "conv1d"})
@@ -126,7 +126,7 @@ def _left_out(model: PreTrainedModel) -> list[str]:
         for name, module in linear.items():
             if name in called:
                 continue  # an expert that no token was sent to is not called either
-            kept, module.weight.data = module.weight.data, placeholder(module.weight.data)
+            kept, module.weight.data = module.weight.data, blank_like(module.weight.data)
             try:
                 if math.isnan(float(response_loss(model, batch))):
                     found.append(name)

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 import torch
 from torch import nn
 
+from edgetune.core.blank import blank_like, is_blank
 from edgetune.core.errors import ModelError
 from edgetune.core.perturbation import Perturbation
-from edgetune.core.quantised import StoredTensor, part_of
+from edgetune.core.quantised import BaseTensor, CodedTensor, part_of
 from edgetune.core.tuned import Space
-from edgetune.core.update import Dense, Projected, Update
-from edgetune.tune.parts import Form
-from edgetune.tune.projected import ProjectedTuned
-from edgetune.tune.weights import placeholder
-
-STREAMED_PART = 1 << 20
-"""Elements formed at a time: 4 MB, small beside the packed base of a model worth streaming."""
-UNPERTURBED = Perturbation(0, (0.0,))
+from edgetune.core.update import Projected
+from edgetune.tune.formed import FORMED_PART, FormedTuned
+from edgetune.tune.parts import Form, floats_of
 
 
-class StreamedTuned(ProjectedTuned):
+class StreamedTuned(FormedTuned):
     """A model on a read-only base, which may be memory-mapped or packed to 8 or 4 bits.
 
         weights = base + sum_k a_k z_k,   formed where they are read
@@ -41,7 +36,7 @@ class StreamedTuned(ProjectedTuned):
     Source: design after Malladi et al. 2023 (MeZO) and Qin et al. 2024 (FedKSeed).
     """
 
-    def __init__(self, model: nn.Module, space: Space, base: Mapping[str, StoredTensor]) -> None:
+    def __init__(self, model: nn.Module, space: Space, base: Mapping[str, BaseTensor]) -> None:
         missing = [
             name for name, one in model.named_parameters() if one.is_floating_point() and name not in base
         ]
@@ -50,16 +45,12 @@ class StreamedTuned(ProjectedTuned):
         if any(weight.device.type != "cpu" for weight in model.parameters()):
             raise ModelError("a model can be streamed on the CPU only", hint="use residency fused")
         self.base, self._present = base, Projected.none()
+        self._blanks = {name for name, weight in floats_of(model).items() if is_blank(weight)}
         super().__init__(model, space, base={})
         self._weights.late.clear()
         self.inspect()
         for weight in self._weights.parameters.values():
-            weight.data = placeholder(weight.data)
-
-    @property
-    def reading(self) -> Perturbation | None:
-        """What is to be read now: never a module's own parameters."""
-        return self.perturbation or UNPERTURBED
+            weight.data = blank_like(weight.data)
 
     @property
     def alignment(self) -> int:
@@ -69,7 +60,7 @@ class StreamedTuned(ProjectedTuned):
     @property
     def part(self) -> int:
         """Elements of a matrix that are formed at a time."""
-        return STREAMED_PART
+        return FORMED_PART
 
     def form(self, name: str, now: Perturbation, *, few: bool = False) -> Form:
         """Return what forms parts of a parameter at one point."""
@@ -86,7 +77,7 @@ class StreamedTuned(ProjectedTuned):
     def product(self, name: str, x: torch.Tensor, now: Perturbation) -> torch.Tensor | None:
         """Return `x W^T` at all points, W formed in the cache; None if that is not served."""
         base = self.base[name]
-        if not self._directions.multiplies(x, base, stored=False):
+        if isinstance(base, CodedTensor) or not self._directions.multiplies(x, base, stored=False):
             return None
         return self._directions.multiply(x, base, name, now.seed, now.scales, None, self._present)
 
@@ -102,37 +93,8 @@ class StreamedTuned(ProjectedTuned):
             self.form(name, now.only(point))(one, 0)
         return out
 
-    @torch.no_grad()
-    def reset(self, state: Update | None) -> None:
-        """Become the base plus `state`."""
-        if isinstance(state, Dense):
-            raise ModelError("a full-parameter projected handle cannot take dense tensors")
-        self._weights.start(Projected.none() if state is None else state)
-        self._present = self._weights.ordered()
+    def _unit(self, name: str) -> int:
+        return self.alignment
 
-    def keep(self, folder: Path | None = None) -> None:
-        """Do nothing: no weights are stored."""
-
-    @torch.no_grad()
-    def apply(self, update: Update) -> None:
-        """Add one step to the coefficients."""
-        if isinstance(update, Dense):
-            raise ModelError("a full-parameter projected handle cannot take dense tensors")
-        self._weights.note(update)
-        self._present = self._weights.ordered()
-
-    @torch.no_grad()
-    def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield the present weights by name, each formed when it is asked for."""
-        for name, weight in self._weights.parameters.items():
-            out = weight.data.new_empty(weight.shape)
-            self.form(name, UNPERTURBED)(out, 0)
-            yield name, out
-
-    @torch.no_grad()
-    def close(self) -> None:
-        """Detach from the model, which gets its weights as plain tensors."""
-        formed = dict(self.named_weights())
-        for name, weight in self._weights.parameters.items():
-            weight.data = formed[name]
-        super().close()
+    def _become(self, state: Projected) -> None:
+        self._present = state

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from edgetune.core.blank import blank_like, is_blank
 from edgetune.core.errors import ModelError
 from edgetune.core.keys import refuse_colliding_ids
 from edgetune.core.remainder import narrow
@@ -54,7 +55,8 @@ class Weights:
         refuse_colliding_ids(parameters)
         self.parameters, self._space = parameters, space
         for weight in parameters.values():
-            weight.data = weight.data.contiguous()
+            if not is_blank(weight):
+                weight.data = weight.data.contiguous()
         self._base = (
             base if base is not None else {name: one.detach().clone() for name, one in parameters.items()}
         )
@@ -263,14 +265,9 @@ class Weights:
         self._hidden = {name: self.parameters[name].data for name in names}
         try:
             for name, value in self._hidden.items():
-                self.parameters[name].data = placeholder(value)
+                self.parameters[name].data = blank_like(value)
             yield
         finally:
             for name, value in self._hidden.items():
                 self.parameters[name].data = value
             self._hidden = {}
-
-
-def placeholder(like: torch.Tensor) -> torch.Tensor:
-    """Return NaN of the same shape and type in a single number of memory."""
-    return like.new_full((), float("nan")).expand(like.shape)

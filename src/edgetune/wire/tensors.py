@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from math import prod
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -82,3 +85,18 @@ def _described(update: Update) -> dict[str, tuple[torch.Size, torch.dtype]] | No
     if not isinstance(update, Dense):
         return None
     return {name: (tensor.shape, tensor.dtype) for name, tensor in update.tensors.items()}
+
+
+def half_length(shapes: Mapping[str, Sequence[int]]) -> int:
+    """Return the bytes that `Tensors` takes for tensors in float16, without any.
+
+    Args:
+        shapes: of the tensors, by name.
+    Source: the format of safetensors: a length of 8 bytes, JSON filled up to a multiple of 8, the numbers.
+    """
+    head, end = dict[str, Any](), 0
+    for name, shape in sorted(shapes.items()):
+        start, end = end, end + 2 * prod(shape)
+        head[name] = {"dtype": "F16", "shape": list(shape), "data_offsets": [start, end]}
+    said = len(json.dumps(head, separators=(",", ":"), ensure_ascii=False).encode())
+    return 8 + -(-said // 8) * 8 + end

@@ -2,7 +2,9 @@
 
 enum { MAX_THREADS = 64, LANES = 16, WORDS = 16, BLOCK = 512, CHUNK = LANES * BLOCK, LARGEST_POOL = 1 << 20 };
 static const int64_t MOST = (int64_t)1 << 37; /* elements of a tensor: 32 to a block of the key stream, whose counter has 32 bits */
-enum dtype { FLOAT32 = 0, FLOAT16 = 1, BFLOAT16 = 2, Q8_0 = 3, Q4_0 = 4 };
+enum dtype { FLOAT32 = 0, FLOAT16 = 1, BFLOAT16 = 2, Q8_0 = 3, Q4_0 = 4, Q4_1 = 5 };
+/* Stored bytes of 32 elements, by type. */
+static const int64_t block_bytes[] = {32 * 4, 32 * 2, 32 * 2, 34, 18, 20};
 enum kind { RADEMACHER = 0, GAUSSIAN = 1, HADAMARD = 2 };
 
 /* One operation on one tensor. `terms` directions are added: one for a perturbation, K for a replay. */

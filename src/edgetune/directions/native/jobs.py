@@ -20,7 +20,7 @@ from edgetune.directions.native.structs import Job
 from edgetune.directions.rademacher import Rademacher
 
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
-PACKED = {"Q8_0": 3, "Q4_0": 4}
+PACKED = {"Q8_0": 3, "Q4_0": 4, "Q4_1": 5}
 KIND_NUMBERS: dict[type[Kind], int] = {Rademacher: 0, Gaussian: 1, Hadamard: 2}
 ALIGNMENT = 8192
 """Elements the kernel draws at a time; a part of a tensor starts at a multiple of it."""

@@ -78,7 +78,6 @@ static void write_out(const job *task, int64_t first, int64_t count, const float
 
 /* Where element `first` of a base lies; `first` is a multiple of CHUNK. */
 static const void *base_at(const job *task, int64_t first) {
-    static const int64_t block_bytes[] = {32 * 4, 32 * 2, 32 * 2, 34, 18};
     return (const uint8_t *)task->base + first / 32 * block_bytes[task->base_dtype];
 }
 
@@ -103,7 +102,7 @@ EXPORT int edgetune_best(void) {
 static int reads_right(const job *task, int fast) {
     const int64_t unit = fast && task->padded > CHUNK ? task->padded : CHUNK;
     if (task->count < 0 || task->start < 0 || task->start > MOST || task->count > MOST - task->start || task->terms < 0) return 0;
-    if (task->kind < RADEMACHER || task->kind > HADAMARD || task->base_dtype < FLOAT32 || task->base_dtype > Q4_0) return 0;
+    if (task->kind < RADEMACHER || task->kind > HADAMARD || task->base_dtype < FLOAT32 || task->base_dtype > Q4_1) return 0;
     if (task->kind == HADAMARD && (task->padded < 1 || task->padded > LARGEST_POOL || (task->padded & (task->padded - 1)))) return 0;
     if (task->start % unit || (task->kind == GAUSSIAN && !task->table)) return 0;
     if (task->count && !task->base) return 0;

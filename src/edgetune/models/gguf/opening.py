@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from edgetune.core.blank import blank
 from edgetune.core.errors import ModelError
 from edgetune.core.widths import widths_of
 from edgetune.models.by_layer import by_layer
@@ -15,21 +16,25 @@ from edgetune.models.gguf.weights import GgufWeights
 from edgetune.models.tokenizer import first_line
 
 
-def gguf_model(weights: GgufWeights, dtype: torch.dtype | None) -> PreTrainedModel:
+def gguf_model(weights: GgufWeights, dtype: torch.dtype | None, *, matrices: bool = True) -> PreTrainedModel:
     """Return the model of a file, its weights dequantised exactly.
 
     Args:
         weights: the file.
         dtype: type of the parameters; None for one that loses nothing.
+        matrices: without, matrices are blank (`core.blank`): somebody else reads them where they are stored.
 
     Raises:
         ModelError: if tensors are missing, too many, or of another shape than the metadata says, or cannot be read.
-    Cost: the model in memory once, and one tensor.
+    Cost: the model in memory once, and one tensor; its vectors alone without the matrices.
     """
     path, dtype = weights.file.path, dtype or weights.dtype
     config, kind = weights.config, _kind(weights)
     outline_of(weights)
-    values = {name: weights[name].to(dtype) for name in weights}
+    values = {
+        name: weights[name].to(dtype) if matrices or len(shape) < 2 else blank(shape, dtype)
+        for name, shape in weights.shapes.items()
+    }
     try:
         model: PreTrainedModel = kind.from_pretrained(None, config=config, state_dict=values, dtype=dtype)
     except Exception as error:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +17,7 @@ from transformers import PreTrainedConfig
 
 from edgetune.core.errors import ModelError
 from edgetune.core.gguf_read import GgufFile, StoredTensor, dequantised, read_gguf, unit_name, units_of
-from edgetune.core.quantised import Q4_0, Q8_0, PackedTensor, whole_blocks
-from edgetune.core.quantised import StoredTensor as Stored
+from edgetune.core.quantised import Q4_0, Q4_1, Q8_0, BaseTensor, CodedTensor, PackedTensor, whole_blocks
 from edgetune.models.gguf.families import Family, config_of, family_of
 from edgetune.models.gguf.metadata import Metadata
 from edgetune.models.gguf.rope import FACTORS
@@ -23,8 +25,20 @@ from edgetune.models.gguf.rope import FACTORS
 CHUNK = 1 << 24
 """Bytes hashed at a time."""
 FLOATS = {1: torch.float16, 30: torch.bfloat16}
-PACKED = {2: Q4_0, 8: Q8_0}
+PLAIN = {0: torch.float32, **FLOATS}
+PACKED = {2: Q4_0, 3: Q4_1, 8: Q8_0}
 """ggml's numbers of types that lose nothing beside float32, and of those whose blocks this package computes with."""
+
+
+class _Pages:
+    """A mapped file as an array that does not say that it is read-only: torch has no such tensors, and would warn.
+
+    Whoever writes to it ends the process. A mapping that is copied on write would need memory for all of the file.
+    """
+
+    def __init__(self, mapped: NDArray[np.uint8]) -> None:
+        self._mapped = mapped
+        self.__array_interface__ = {**mapped.__array_interface__, "data": (mapped.ctypes.data, False)}
 
 
 class GgufWeights(Mapping[str, torch.Tensor]):
@@ -48,6 +62,7 @@ class GgufWeights(Mapping[str, torch.Tensor]):
         self.said: Metadata
         self.family, self.said = family_of(self.file)
         self._bytes: NDArray[np.uint8] = np.memmap(path, np.uint8, mode="r")
+        self._pages = torch.from_numpy(np.asarray(_Pages(self._bytes)))
         self._units = units_of(self.file)
         stored = {one.name: one for one in self.file.tensors if one.name not in self._units}
         factors = stored.pop(FACTORS, None)
@@ -68,20 +83,40 @@ class GgufWeights(Mapping[str, torch.Tensor]):
         order = self.family.rows(name, self.config, tensor.shape[0])
         return values if order is None else values[order]
 
-    def as_stored(self, name: str) -> Stored:
-        """Return a parameter without dequantising it where this package computes with its blocks, else its values.
+    def as_stored(self, name: str) -> BaseTensor:
+        """Return a parameter as the file holds it, its pages mapped where the rows have the model's order.
 
         Returns:
-            Blocks for a matrix in Q4_0 or Q8_0; floats of the stored type, or float32 for other blocks.
+            Blocks for a matrix in Q4_0, Q4_1 or Q8_0, floats of the stored type for one in floats, codes that become
+            float32 a few rows at a time for one in other blocks; a vector in floats, by value.
         """
         tensor = self._stored[name]
-        grid = PACKED.get(tensor.kind)
-        if grid is None or unit_name(tensor.name) in self._units or not whole_blocks(tensor.shape):
-            return self[name].to(FLOATS.get(tensor.kind, torch.float32))
-        order = self.family.rows(name, self.config, tensor.shape[0])
-        rows = torch.from_numpy(np.array(self.raw(tensor))).view(tensor.shape[0], -1)
-        rows = rows if order is None else rows[order]
-        return PackedTensor(grid, rows.reshape(-1), tensor.shape)
+        kind, shape = tensor.kind, tensor.shape
+        if len(shape) < 2:
+            return self[name].to(FLOATS.get(kind, torch.float32))
+        order = self.family.rows(name, self.config, shape[0])
+        if unit_name(tensor.name) not in self._units:
+            grid, dtype = PACKED.get(kind), PLAIN.get(kind)
+            if grid is not None and whole_blocks(shape):
+                return PackedTensor(grid, self._bytes_of(tensor, order).view(-1), shape)
+            if dtype is not None and tensor.offset % dtype.itemsize == 0:
+                return self._bytes_of(tensor, order).view(-1).view(dtype).view(shape)
+        return CodedTensor(shape, partial(self._some_rows, tensor, order))
+
+    def _bytes_of(self, tensor: StoredTensor, order: torch.Tensor | None) -> torch.Tensor:
+        """Return a matrix's bytes, uint8 [rows, n]: the file's own pages, or a copy in the model's order of rows."""
+        rows = self._pages[tensor.offset :][: tensor.size or 0].view(tensor.shape[0], -1)
+        return rows if order is None else rows[order]
+
+    def _some_rows(
+        self, tensor: StoredTensor, order: torch.Tensor | None, which: slice | torch.Tensor
+    ) -> torch.Tensor:
+        """Return rows of [rows, last dimension], float32."""
+        raw = self.raw(tensor).reshape(prod(tensor.shape[:-1]), -1)
+        wanted = which if order is None else order[which]
+        some = np.ascontiguousarray(raw[wanted if isinstance(wanted, slice) else wanted.numpy()])
+        part = replace(tensor, shape=(len(some), tensor.shape[-1]), size=some.size)
+        return torch.from_numpy(self._floats(part, some.reshape(-1)))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._stored)
@@ -109,7 +144,7 @@ class GgufWeights(Mapping[str, torch.Tensor]):
             digest.update(json.dumps(head, separators=(",", ":")).encode() + b"\n")
             raw = self.raw(tensor)
             for start in range(0, len(raw), CHUNK):
-                digest.update(raw[start : start + CHUNK].tobytes())
+                digest.update(raw[start : start + CHUNK].data)
         return digest.hexdigest()
 
     def tensor(self, name: str) -> StoredTensor:
@@ -130,9 +165,12 @@ class GgufWeights(Mapping[str, torch.Tensor]):
         return self._bytes[tensor.offset : tensor.offset + (tensor.size or 0)]
 
     def _values(self, tensor: StoredTensor) -> NDArray[np.float32]:
-        values = dequantised(tensor, self.raw(tensor), self.file.path)
+        return self._floats(tensor, self.raw(tensor))
+
+    def _floats(self, tensor: StoredTensor, raw: NDArray[np.uint8]) -> NDArray[np.float32]:
+        values = dequantised(tensor, raw, self.file.path)
         unit = self._units.get(unit_name(tensor.name))
         if unit is not None:
             values = values * unit
-        # A view of the file's own pages is read only, and is not aligned in every file.
-        return np.array(values, np.float32) if not values.flags.writeable else values
+        # Of floats a view of the file's own pages, which are nobody's to write to, and are not aligned in every file.
+        return np.array(values, np.float32) if np.may_share_memory(values, raw) else values

@@ -1,5 +1,8 @@
 """Measure the base model."""
 
+from contextlib import nullcontext
+
+from edgetune.recipe.computing import computing
 from edgetune.run.stage import Model, Stage
 from edgetune.run.work import Work
 
@@ -7,7 +10,9 @@ from edgetune.run.work import Work
 def _work(work: Work, given: Model) -> Model:
     loss = work.told_again("base")
     if loss is None:
-        _, quality = work.measured("base", lambda: given.model, lambda: work.base.size_bytes)
+        held = work.base.base is None
+        with nullcontext(given.model) if held else computing(work.base, work.prepared.method) as model:
+            _, quality = work.measured("base", lambda: model, lambda: work.base.size_bytes)
         loss = quality.loss
     work.base_loss = loss
     return given
@@ -20,4 +25,5 @@ STAGE = Stage(
     takes=Model,
     gives=Model,
     work=_work,
+    matrices=False,
 )

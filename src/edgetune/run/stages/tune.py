@@ -3,37 +3,42 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 from transformers import PreTrainedModel
 
 from edgetune.core.errors import DivergenceError
-from edgetune.core.ledger import Ledger
 from edgetune.core.update import Projected
 from edgetune.federation.traffic import alternatives, traffic
 from edgetune.federation.tuning import tune_prepared
 from edgetune.run.stage import Model, Stage
 from edgetune.run.work import LEDGER, Work
+from edgetune.tune import plain_model
 
 
 def _work(work: Work, given: Model) -> Model:
     others = {} if work.single else alternatives(work.prepared.backbone)
-    path, ledgers, course = work.out / LEDGER, list[Ledger](), work.course()
+    path, done, course = work.out / LEDGER, list[Model](), work.course()
     earlier = sum(one["seconds"] for one in work.rounds() if one["round"] <= work.done)
 
     def tune() -> PreTrainedModel:
-        ledger, model = tune_prepared(
+        ledger, tuned = tune_prepared(
             work.prepared, path,
             listener=work.tell, progress=work.progress, single=work.single, crew=work.crew, course=course,
         )  # fmt: skip
         work.crew.close()
-        ledgers.append(ledger)
-        return model
+        if work.prepared.backbone.base is None:
+            done.append(Model(plain_model(tuned), ledger))
+        else:
+            running = cast(PreTrainedModel, tuned.model)
+            done.append(Model(running, ledger, lambda: plain_model(tuned)))
+        return done[0].running
 
     def of_all_processes() -> int:
         now = (one["peak_memory_bytes"] for one in work.rounds() if one["round"] > work.done)
         return max(now, default=0)
 
-    model, quality = work.measured(
+    _, quality = work.measured(
         "tuned",
         tune,
         lambda: work.prepared.backbone.size_bytes + path.stat().st_size,
@@ -42,8 +47,8 @@ def _work(work: Work, given: Model) -> Model:
     )
     if not work.single:
         work.tell(traffic(work.rounds(), others))
-    _refuse_useless(work, Model(model, ledgers[0]), quality.loss)
-    return Model(model, ledgers[0])
+    _refuse_useless(work, done[0], quality.loss)
+    return done[0]
 
 
 def _refuse_useless(work: Work, tuned: Model, loss: float) -> None:
@@ -52,7 +57,7 @@ def _refuse_useless(work: Work, tuned: Model, loss: float) -> None:
     Raises:
         DivergenceError: saying which.
     """
-    chance = math.log(tuned.model.config.vocab_size)
+    chance = math.log(tuned.running.config.vocab_size)
     hint = f"edgetune suggest {work.prepared.method.name} finds a learning rate for this model and data"
     if not loss < chance and work.base_loss < chance:
         raise DivergenceError(
@@ -83,4 +88,5 @@ STAGE = Stage(
     takes=Model,
     gives=Model,
     work=_work,
+    matrices=False,
 )

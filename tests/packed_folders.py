@@ -25,6 +25,17 @@ def bit_stream(rows: list[list[int]], bits: int) -> torch.Tensor:
     return torch.tensor(found, dtype=torch.int32)
 
 
+def zero_words(rows: list[list[int]], bits: int, less: int) -> torch.Tensor:
+    """Zero points in words, less `less`: as GPTQModel does it, field by field for 3 bits, else from whole words."""
+    if bits == 3:
+        return bit_stream([[(value - less) % 8 for value in row] for row in rows], bits)
+    each = less * sum(1 << place for place in range(0, 32, bits))
+    found = [[(word - each) % (1 << 32) for word in row] for row in bit_stream(rows, bits).tolist()]
+    return torch.tensor(
+        [[word - (1 << 32) * (word >> 31) for word in row] for row in found], dtype=torch.int32
+    )
+
+
 def meaning(
     codes: torch.Tensor, zeros: torch.Tensor, scales: torch.Tensor, group: torch.Tensor
 ) -> torch.Tensor:
@@ -43,7 +54,7 @@ def drawn(
     """Codes [out, in], zeros and fp16 scales [out, groups], at random."""
     generator = torch.Generator().manual_seed(seed)
     codes = torch.randint(0, 1 << bits, shape, generator=generator)
-    zeros = torch.randint(1, 1 << bits, (shape[0], groups), generator=generator)
+    zeros = torch.randint(0, 1 << bits, (shape[0], groups), generator=generator)
     zeros = torch.full_like(zeros, 1 << bits - 1) if symmetric else zeros
     scales = (torch.rand(shape[0], groups, generator=generator) * 0.02 + 1e-4).half()
     return codes, zeros, scales
@@ -67,7 +78,7 @@ def gptq_layer(
         group = group[torch.randperm(shape[1], generator=torch.Generator().manual_seed(seed))]
     stored = {
         "qweight": bit_stream(codes.tolist(), bits).T.contiguous(),
-        "qzeros": bit_stream((zeros - stored_less).T.tolist(), bits),
+        "qzeros": zero_words(zeros.T.tolist(), bits, stored_less),
         "scales": scales.T.contiguous(),
         "g_idx": group.int(),
     }

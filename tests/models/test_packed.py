@@ -71,6 +71,14 @@ CASES: dict[str, tuple[dict[str, Any], Any]] = {
         gptq_said(group_size=-1),
         lambda shape, **k: gptq_layer(shape, size=shape[1], **k),
     ),
+    "auto-round": (
+        gptq_said(quant_method="auto-round", packing_format="auto_round:auto_gptq", sym=False),
+        lambda shape, **k: gptq_layer(shape, symmetric=False, **k),
+    ),
+    "auto-round, zero points as they are": (
+        gptq_said(quant_method="auto-round", packing_format="auto_round", sym=False),
+        lambda shape, **k: gptq_layer(shape, symmetric=False, stored_less=0, **k),
+    ),
     "compressed-tensors": (compressed_said(), compressed_layer),
     "compressed-tensors, 3 bits": (
         compressed_said(num_bits=3),
@@ -201,6 +209,12 @@ WORD = torch.zeros(8, 64, dtype=torch.int32)
         ({}, {"qweight": WORD.float()}, "float32"),
         ({"bits": 3}, {}, "do not fit 3 bits"),
         ({"quant_method": "awq"}, {}, "awq"),
+        ({"quant_method": "auto-round", "packing_format": "auto_round:auto_awq"}, {}, "auto_awq"),
+        (
+            {"quant_method": "auto-round", "packing_format": "auto_round:auto_gptq", "act_bits": 8},
+            {},
+            "more than packed integers",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_refused(

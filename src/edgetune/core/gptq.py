@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from edgetune.core.errors import ModelError
@@ -24,7 +25,7 @@ class Gptq:
     Args:
         bits: of a code: 2, 3, 4 or 8; None where layers differ, so that each says it by its shape.
         ordered: whether columns were sorted before they were grouped, so that `g_idx` cannot be guessed (`desc_act`).
-        lift: added to stored zero points: 1 for the format `gptq`, 0 for `gptq_v2`.
+        lift: added to stored zero points: 1 for the format `gptq`, 0 for `gptq_v2` (`zero_points`).
     """
 
     bits: int | None
@@ -34,7 +35,7 @@ class Gptq:
     def matrix(self, tensors: Tensors, where: str) -> LevelMatrix:
         """Return a layer's matrix.
 
-            weight[o, i] = scales[g, o] (q[i, o] - zero[g, o]),   g = g_idx[i],   zero = stored mod 2^bits + lift
+            weight[o, i] = scales[g, o] (q[i, o] - zero[g, o]),   g = g_idx[i]
 
         Args:
             tensors: qweight int32 [in bits / 32, out], qzeros int32 [groups, out bits / 32], scales [groups, out], and
@@ -63,7 +64,7 @@ class Gptq:
         if shapes != packed or columns * bits % WORD:
             raise ModelError(f"qweight, qzeros and scales {shapes} do not fit {bits} bits", where=where)
         group = grouping(tensors, GROUP, columns, groups, where)
-        zero = from_words(zeros, bits, rows).to(torch.int16).T + self.lift
+        zero = zero_points(zeros, bits, rows, self.lift).to(torch.int16).T
         codes = from_words(words.T, bits, columns).to(torch.int16)
         return LevelMatrix(codes - zero[:, group], finite_scales(scales.T, where), group)
 
@@ -73,6 +74,29 @@ class Gptq:
             if zeros.shape[1] == -(-rows * bits // WORD) and words.shape[0] % bits == 0:
                 return bits
         raise ModelError(f"codes of none of {BITS} bits", where=where)
+
+
+def zero_points(words: torch.Tensor, bits: int, rows: int, lift: int) -> torch.Tensor:
+    """Return the zero points of a layer.
+
+        stored = (zeros - lift (1 + 2^bits + 4^bits + ...)) mod 2^32 of a word of 2, 4 or 8 bits a field: borrows travel
+        stored = (zero - lift) mod 2^bits of a field of 3 bits
+
+    Args:
+        words: int32 [groups, ceil(rows bits / 32)], as stored.
+        bits: of a zero point: 2, 3, 4 or 8.
+        rows: outputs.
+        lift: 0 or 1.
+
+    Returns:
+        uint8 [groups, rows].
+    Source: `convert_gptq_v2_to_v1_format_module` of GPTQModel 7.7.0. Only a zero point of 0 makes a borrow.
+    """
+    if WORD % bits:
+        return (from_words(words, bits, rows) + lift) & ((1 << bits) - 1)
+    ones = sum(lift << place for place in range(0, WORD, bits))
+    lifted = words.cpu().numpy().view(np.uint32) + np.uint32(ones)
+    return from_words(torch.from_numpy(lifted.view(np.int32)), bits, rows)
 
 
 def gptq_tensors(matrix: QuantisedMatrix) -> dict[str, torch.Tensor]:

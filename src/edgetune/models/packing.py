@@ -23,6 +23,8 @@ LARGEST = 16 << 20
 ORIGINAL = "use the model it was quantised from"
 LIFTS = {"gptq": 1, "gptq_v2": 0}
 """Format of a GPTQ checkpoint to what is added to its stored zero points."""
+ROUNDED = {"auto_round:auto_gptq": 1, "auto_round:gptqmodel": 0, "auto_round": 0}
+"""The same of AutoRound's own folders, which pack as GPTQ does (`auto_round/inference/backend.py`, 0.16)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,25 +91,44 @@ def packing_of(said: Mapping[str, Any], where: Path) -> Packing:
     digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
     if method == "gptq":
         return Packing(gptq.PARTS, (_gptq(said, where),), digest)
+    if method == "auto-round":
+        return Packing(gptq.PARTS, (_rounded(said, where),), digest)
     if method == "compressed-tensors":
         return Packing(pack_quantized.PARTS, tuple(_groups(said, where)), digest)
     raise ModelError(
         f"this model is already quantised, by {str(method)[:40]!r}",
         where=where,
-        hint=f"gptq and compressed-tensors are read; else {ORIGINAL}",
+        hint=f"gptq, auto-round and compressed-tensors are read; else {ORIGINAL}",
     )
 
 
 def _gptq(said: Mapping[str, Any], where: Path) -> Gptq:
-    kind = said.get("checkpoint_format") or "gptq"
-    bits = said["bits"]
-    if type(bits) is not int or bits not in BITS:
-        raise ModelError(f"GPTQ with {bits!r} bits", where=where, hint=f"{BITS} are read; else {ORIGINAL}")
-    if kind not in LIFTS:
-        hint = f"{' and '.join(LIFTS)} are read; else {ORIGINAL}"
-        raise ModelError(f"a GPTQ checkpoint in the format {str(kind)[:40]!r}", where=where, hint=hint)
     # `dynamic` of GPTQModel gives layers bits of their own.
-    return Gptq(None if said.get("dynamic") else bits, bool(said.get("desc_act")), LIFTS[kind])
+    bits = None if said.get("dynamic") else _known(said["bits"], "GPTQ", where)
+    return Gptq(
+        bits, bool(said.get("desc_act")), _lift(LIFTS, said.get("checkpoint_format") or "gptq", "GPTQ", where)
+    )
+
+
+def _rounded(said: Mapping[str, Any], where: Path) -> Gptq:
+    if (said.get("data_type") or "int") != "int" or (said.get("act_bits") or 16) < 16:
+        raise ModelError("an AutoRound checkpoint of more than packed integers", where=where, hint=ORIGINAL)
+    # `extra_config` gives layers bits of their own.
+    bits = None if said.get("extra_config") else _known(said["bits"], "AutoRound", where)
+    return Gptq(bits, False, _lift(ROUNDED, said.get("packing_format"), "AutoRound", where))
+
+
+def _known(bits: object, whose: str, where: Path) -> int:
+    if type(bits) is not int or bits not in BITS:
+        raise ModelError(f"{whose} with {bits!r} bits", where=where, hint=f"{BITS} are read; else {ORIGINAL}")
+    return bits
+
+
+def _lift(lifts: Mapping[str, int], kind: Any, whose: str, where: Path) -> int:
+    if kind not in lifts:
+        hint = f"{' and '.join(lifts)} are read; else {ORIGINAL}"
+        raise ModelError(f"{whose} in the format {str(kind)[:40]!r}", where=where, hint=hint)
+    return lifts[kind]
 
 
 def _groups(said: Mapping[str, Any], where: Path) -> Iterator[PackQuantized]:

@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -308,13 +307,12 @@ def test_the_pass_that_chooses_threads_fits_the_models_context(monkeypatch: pyte
     def model(batch: torch.Tensor, use_cache: bool) -> None:
         seen.append(batch.shape[1])
 
-    model.config = SimpleNamespace(max_position_embeddings=16)  # type: ignore[attr-defined]
     examples = [Example(tuple(range(10)), 5)] * 4
     monkeypatch.setattr(module, "usable_cores", lambda: 2)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        module._settle_threads(SimpleNamespace(model=model), examples)  # type: ignore[arg-type]
+        module._settle_threads(model, examples, 16)  # type: ignore[arg-type]
     finally:
         torch.set_num_threads(before)
     assert set(seen) == {16}

@@ -16,7 +16,7 @@ from edgetune.core.event_log import read_events
 QUICK = [
     option
     for key in (
-        "method.local_steps=2", "method.pool=16", "evaluation.max_new_tokens=4", "evaluation.answer_every=0",
+        "method.local_steps=2", "evaluation.max_new_tokens=4", "evaluation.answer_every=0",
     )
     for option in ("--set", key)
 ]  # fmt: skip

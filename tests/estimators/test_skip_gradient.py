@@ -223,6 +223,23 @@ def test_rows_without_an_error_need_not_be_kept(family: str, tiny_model: Any) ->
             torch.testing.assert_close(few.update.tensors[name], gradient, rtol=1e-5, atol=1e-8)
 
 
+@families
+def test_a_width_that_is_a_number_of_positions_is_no_row(family: str, tiny_model: Any) -> None:
+    def whole(model: Any, batch: Batch) -> torch.Tensor:
+        return response_loss(model, batch)
+
+    for records, tokens in ((4, 8), (10, 10), (1, 32)):  # 32 is the width, 100 the vocabulary
+        ids = torch.randint(1, 90, (records, tokens), generator=torch.Generator().manual_seed(1))
+        labels = ids.clone()
+        labels[:, : tokens - 3] = IGNORED
+        batch = Batch(ids, torch.ones_like(ids), labels)
+        few = estimated(tiny_model(family), SkipGradient(), batch)
+        found = SkipGradient()(Writers().open(tiny_model(family), None, 0), whole, batch).update
+        assert isinstance(found, Dense)
+        for name, gradient in found.tensors.items():
+            torch.testing.assert_close(few[name], gradient, rtol=1e-5, atol=1e-8)
+
+
 def test_a_step_allocates_little_beside_a_forward_pass(tiny_model: Any) -> None:
     ids = torch.randint(1, 90, (1, 1024), generator=torch.Generator().manual_seed(0))
     labels = torch.full_like(ids, IGNORED)

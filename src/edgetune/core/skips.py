@@ -26,6 +26,7 @@ def skips_alone(model: nn.Module) -> Iterator[None]:
 
     Args:
         model: a causal language model; its layers are hooked meanwhile.
+    Cost: nothing beside what autograd keeps of each layer that writes.
     """
     hooks = [one.register_forward_pre_hook(_apart, with_kwargs=True) for one in _inner(model).values()]
     try:
@@ -39,6 +40,9 @@ def skips_alone(model: nn.Module) -> Iterator[None]:
 def rows_alone(model: nn.Module, said: torch.Tensor) -> Iterator[None]:
     """While entered, what a gradient needs is kept of the positions whose error is not 0, and of no others.
 
+    A tensor is known by its shape: [records, tokens, ...], or [records tokens, n] where no parameter has that many rows
+    or columns, since a copy of a parameter (of another type, or plus 1) has its shape. All others are kept whole.
+
     Args:
         model: its parameters are kept as they are.
         said: bool [records, tokens], true where a loss looks at what the model says there.
@@ -46,10 +50,14 @@ def rows_alone(model: nn.Module, said: torch.Tensor) -> Iterator[None]:
     """
     (records, tokens), places = said.shape, said.flatten().nonzero()[:, 0]
     own = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    shapes = [weight.shape for weight in model.parameters()]
+    flat = all(records * tokens not in shape for shape in shapes)
+    deep = all(shape[:2] != (records, tokens) for shape in shapes)
 
     def pack(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Size | None]:
         shape = tensor.shape
-        by_row = shape[:1] == (records * tokens,) or shape[:2] == (records, tokens)
+        by_row = flat and len(shape) == 2 and shape[0] == records * tokens
+        by_row = by_row or (deep and len(shape) > 2 and shape[:2] == (records, tokens))
         if not by_row or tensor.untyped_storage().data_ptr() in own:
             return tensor, None
         return tensor.reshape(records * tokens, -1)[places], shape

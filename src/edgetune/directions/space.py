@@ -18,10 +18,11 @@ from edgetune.directions.hadamard import Hadamard
 from edgetune.directions.kernel import compiled_level, triton_wanted
 from edgetune.directions.kind import Elementwise, Kind, Summed
 from edgetune.directions.moves import moves_of
-from edgetune.directions.native.product import Matrix, multiplies
-from edgetune.directions.native.rank_one import RankedTerms, RankOneTensor, ranks
+from edgetune.directions.native.product import multiplies
+from edgetune.directions.native.rank_one import ranks
 from edgetune.directions.native.remainder import follow, follows
 from edgetune.directions.native.signs import CompiledSource
+from edgetune.directions.native.tensors import KernelDirections
 from edgetune.directions.projection import Projection
 from edgetune.directions.rank_one import RankOneKind
 from edgetune.directions.rank_one_pool import RankOnePool
@@ -55,8 +56,7 @@ class BoundSpace:
         if self._level is not None and isinstance(kind, RankOneKind | SubspaceKind):
             drawn = CompiledSource(key, self._level)
         self._source = CachedSource(key, drawn) if kind.sized else drawn
-        self._tensors: dict[str, native.TensorDirections] = {}
-        self._summed: tuple[Projected, native.Terms] | None = None
+        self._in_kernel = KernelDirections(kind, key)
         self._core: tuple[Projected, torch.Tensor] | None = None
 
     @cached_property
@@ -99,7 +99,7 @@ class BoundSpace:
             step = Projected.of(seed, coefficient)
             gpu.run(self.kind, self.key, name, out, base, step, replay=False, start=start)
         elif self._in_c(out, base):
-            self._tensor(name).axpy(out, base, coefficient, seed, start=start, level=self._level)
+            self._in_kernel.tensor(name).axpy(out, base, coefficient, seed, start=start, level=self._level)
         elif start == 0 or not isinstance(self.kind, Elementwise):
             self.kind.axpy(out, base, coefficient, self._source, name, seed)
         else:
@@ -112,7 +112,7 @@ class BoundSpace:
         if self._triton and gpu.serves(self.kind, out, base):
             gpu.run(self.kind, self.key, name, out, base, update, replay=True)
         elif self._in_c(out, base):
-            self._tensor(name).replay(out, base, self._terms(update), level=self._level)
+            self._in_kernel.tensor(name).replay(out, base, self._in_kernel.terms(update), level=self._level)
         elif isinstance(self.kind, RankOnePool):
             self.kind.add_core(out, base, self.core(update).to(out.device), self._source, name)
         else:
@@ -174,8 +174,8 @@ class BoundSpace:
             gpu.follow(self.kind, self.key, name, weight, remainder, update, base)
             return
         if self._compiled and weight.is_contiguous() and follows(self.kind, weight, start):
-            terms = self._terms(update)
-            follow(self._tensor(name), weight, remainder, terms, base=base, level=self._level)
+            terms = self._in_kernel.terms(update)
+            follow(self._in_kernel.tensor(name), weight, remainder, terms, base=base, level=self._level)
             return
         x = join(weight, remainder) if base is None else held(base.float(), weight.dtype)
         for seed, coefficient in zip(update.keys.tolist(), update.coefficients.tolist(), strict=True):
@@ -215,7 +215,9 @@ class BoundSpace:
             core, plain = self.core(state).to(wide.device), values_of(base, 0, wide.numel()).view(wide.shape)
             self.kind.add_core(wide, plain, core, self._source, name, start // wide.shape[-1])
         elif self._in_c(wide, base):
-            self._tensor(name).replay(wide, base, self._terms(state), start=start, level=self._level)
+            self._in_kernel.tensor(name).replay(
+                wide, base, self._in_kernel.terms(state), start=start, level=self._level
+            )
         else:
             if start:
                 raise RuntimeError("only the compiled kernel forms parts of weights that are not stored")
@@ -251,8 +253,8 @@ class BoundSpace:
         state: Projected | None = None,
     ) -> torch.Tensor:
         """Multiply by a matrix at one or two points of a line; see `native.product.Matrix.multiply`."""
-        summed = None if state is None else self._terms(state)
-        return self._matrix(name).multiply(
+        summed = None if state is None else self._in_kernel.terms(state)
+        return self._in_kernel.matrix(name).multiply(
             x, weight, seed, scales, pending=pending, state=summed, level=self._level
         )
 
@@ -266,7 +268,9 @@ class BoundSpace:
         pending: tuple[int, float] | None,
     ) -> torch.Tensor:
         """Return rows of a perturbed matrix where `multiplies` holds; see `native.product.Matrix.gather`."""
-        return self._matrix(name).gather(rows, weight, seed, scales, pending=pending, level=self._level)
+        return self._in_kernel.matrix(name).gather(
+            rows, weight, seed, scales, pending=pending, level=self._level
+        )
 
     def points(self, weight: torch.Tensor, name: str, seed: int, scales: Sequence[float]) -> torch.Tensor:
         """Return a small tensor at one or two points of a line, [points, ...].
@@ -274,7 +278,7 @@ class BoundSpace:
         Cost: one draw and one pass for all points where `multiplies` holds, else one a point.
         """
         if self.multiplies(weight, weight):
-            return self._matrix(name).points(weight, seed, scales, level=self._level)
+            return self._in_kernel.matrix(name).points(weight, seed, scales, level=self._level)
         out = weight.new_empty(len(scales), *weight.shape)
         for point, scale in enumerate(scales):
             self.axpy(out[point], weight, scale, name, seed)
@@ -283,27 +287,3 @@ class BoundSpace:
     def _in_c(self, out: torch.Tensor, base: StoredTensor) -> bool:
         """Say whether the compiled kernel forms this tensor."""
         return self._compiled and (native.serves(self.kind, out, base) or ranks(self.kind, out, base))
-
-    def _tensor(self, name: str) -> native.TensorDirections:
-        """Return a tensor's directions in the compiled kernel, worked out once."""
-        found = self._tensors.get(name)
-        if found is None:
-            if isinstance(self.kind, RankOneKind):
-                found = RankOneTensor(self.kind, self.key, name)
-            else:
-                found = Matrix(self.kind, self.key, name)
-            self._tensors[name] = found
-        return found
-
-    def _matrix(self, name: str) -> Matrix:
-        """Return a tensor's directions where `multiplies` holds."""
-        found = self._tensor(name)
-        assert isinstance(found, Matrix)  # noqa: S101 - `multiplies` came first
-        return found
-
-    def _terms(self, update: Projected) -> native.Terms:
-        """Return a sum as the kernel reads it; all tensors of a model ask for the same one in turn."""
-        if self._summed is None or self._summed[0] is not update:
-            ranked = isinstance(self.kind, RankOneKind)
-            self._summed = update, (RankedTerms if ranked else native.Terms)(self.kind, update)
-        return self._summed[1]

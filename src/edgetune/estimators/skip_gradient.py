@@ -13,13 +13,19 @@ from torch import nn
 from edgetune.core.batch import IGNORED, Batch, Objective, response_loss
 from edgetune.core.part import WRITES
 from edgetune.core.skips import rows_alone, skips_alone
-from edgetune.core.update import Dense, Estimate
+from edgetune.core.update import Estimate
 from edgetune.estimators.backprop import Backprop
 
 
 @contextmanager
 def along_skips(model: nn.Module, objective: Objective, batch: Batch) -> Iterator[None]:
-    """While entered, gradients go along skip connections, and of the loss on responses keep the rows of those alone."""
+    """While entered, gradients go along skip connections alone (`core.skips`).
+
+    Args:
+        model: a causal language model.
+        objective: of the loss on responses the rows that it looks at are kept, of any other objective all.
+        batch: the records that it is of.
+    """
     said = nn.functional.pad(batch.labels[:, 1:] != IGNORED, (0, 1))
     rows = rows_alone(model, said) if objective is response_loss else nullcontext()
     with skips_alone(model), rows, torch.enable_grad():
@@ -57,8 +63,5 @@ class SkipGradient(Backprop):
 
     def __call__(self, tuned: Any, objective: Objective, batch: Batch, *keys: int) -> Estimate:
         """Return the loss and the estimate; `keys` are not used."""
-        weights = dict(tuned.named_weights())
         with along_skips(tuned.model, objective, batch):
-            loss = objective(tuned.model, batch)
-            gradients = torch.autograd.grad(loss, list(weights.values()))
-        return Estimate(float(loss.detach()), Dense(dict(zip(weights, gradients, strict=True))))
+            return Backprop.__call__(self, tuned, objective, batch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -71,14 +72,8 @@ def find_rate(
                 "the loss of the untuned model is NaN or infinite", hint="check model, data and model.dtype"
             )
 
-        def after(rate: float, estimate: Update = estimate.update, other: Batch = other) -> float:
-            tuned.reset(None)
-            optimiser = method.local.with_option("learning_rate", rate)
-            optimiser.step(tuned, estimate, optimiser.start(tuned))
-            found = loss(other)
-            return found if math.isfinite(found) else math.inf
-
         moved.append(method.local.reach(estimate.update))
+        after = partial(_after, tuned, method, estimate.update, partial(loss, other))
         best.append(_lowest(after, method.learning_rate, loss(other)))
     found = min(best)
     if found == 0:
@@ -91,6 +86,17 @@ def find_rate(
     tuned.reset(None)
     rate = min(method.local.caution * found, reach / (move * math.sqrt(max(steps, HORIZON))))
     return Quick(two_digits(rate), None, clear=True, records=spent)
+
+
+def _after(
+    tuned: Tuned, method: TuningMethod, estimate: Update, loss: Callable[[], float], rate: float
+) -> float:
+    """Return the loss after the optimiser's first step from the base, infinite where it is no number."""
+    tuned.reset(None)
+    optimiser = method.local.with_option("learning_rate", rate)
+    optimiser.step(tuned, estimate, optimiser.start(tuned))
+    found = loss()
+    return found if math.isfinite(found) else math.inf
 
 
 def _lowest(after: Callable[[float], float], rate: float, start: float) -> float:

@@ -43,7 +43,11 @@ class Optimiser(Part):
         raise ConfigError(f"the steps of {self.title} do not follow from slopes alone")
 
     def reach(self, gradient: Update) -> float:
-        """Return how far a step of rate 1 along a gradient moves a weight, root mean square."""
+        """Return how far a step of rate 1 along a gradient moves a weight, root mean square.
+
+        Args:
+            gradient: dense, or of a pool whose directions are signs.
+        """
         return gradient.size
 
     def scale(self, slope: float) -> float:

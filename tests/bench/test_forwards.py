@@ -192,6 +192,26 @@ def test_a_rate_that_a_way_says_takes_the_place_of_the_range_test(
     assert {one.settings["method.rank"] for one in ran} == {2}
 
 
+def test_of_one_rate_the_range_tests_is_measured_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[Trial] = []
+    monkeypatch.setattr(forwards, "row_of", lambda one, out: ran.append(one) or fake(one, out))  # type: ignore[func-returns-value]
+    ways = {name: WAYS[name] for name in BEST}
+    compare([Task()], ways, 2, 8000, tmp_path, jobs=1, told=lambda row: None, rates=1)
+    assert {one.phase for one in ran} == {RANGE, RUN}
+    measured = [one for one in ran if one.phase == RUN]
+    assert [(one.way, one.seed) for one in measured] == [(way, seed) for seed in (0, 1) for way in ways]
+    assert {one.settings["method.learning_rate"] for one in measured} == {1e-3}
+
+
+def test_no_more_rates_are_tried_than_asked_for() -> None:
+    losses: dict[float, float] = {}
+    while wanted := next_factors(losses, 2):
+        losses |= {factor: -factor for factor in wanted}
+    assert list(losses) == list(FACTORS[:2])
+
+
 def rows() -> list[dict[str, Any]]:
     """Return the rows of three ways and two seeds; one of the first's went astray, and its newer rate counts."""
     best = {"mezo": 8.0, "fedkseed": 0.5, "lora": 2.0}

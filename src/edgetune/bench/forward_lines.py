@@ -32,7 +32,7 @@ def lines_of(rows: Sequence[Row]) -> list[dict[str, Any]]:
             **{key: newest[key] for key in ("way", "passes", "steps", "learning_rate", "eps", "factor")},
             "seeds": len(mine), "ended": len(ended), "tried": len({row["learning_rate"] for row in tried}),
             "development": spread(judged, "loss")[0] if judged else None,
-            **{key: spread(ended, key) if ended else None for key in ("loss", "rouge_l")},
+            **{key: spread(ended, key) if ended else None for key in ("loss", "rouge_l", "base_rouge_l")},
             **{key: spread(mine, key) for key in ("base_loss", "cpu_seconds")},
             "dropped": sum(row["dropped"] for row in mine),
             "points": _curve(ended),

@@ -33,7 +33,8 @@ CHOSEN_BY = (1000, 1001)
 FACTORS = (1.0, 2.0, 4.0)
 """Rates that are tried first, in units of the range test's, which is cautious by a half."""
 MOST = 8
-"""Rates that are tried at most: while the best is the greatest or the least, the next one beyond it."""
+"""Rates that are tried at most, unless asked for others: while the best is an end of
+them, the next one beyond it."""
 DOLLY = {
     "data.held_out_category": "summarization",
     "data.held_out": 64,
@@ -196,6 +197,7 @@ def compare(
     *,
     jobs: int,
     told: Callable[[Row], None],
+    rates: int = MOST,
 ) -> None:
     """Run what is not done yet: the range tests, the rates, then the best of them on every seed.
 
@@ -207,6 +209,7 @@ def compare(
         out: folder of `forwards.jsonl`, which grows, and of the runs.
         jobs: processes side by side.
         told: called with every new row.
+        rates: tried at most for each way; of 1 the range test's is taken as it is, which is what a user's run takes.
 
     Raises:
         DataError: after all others of a phase are done, if runs failed.
@@ -219,7 +222,9 @@ def compare(
     found = run([trial for trial in begun if "method.learning_rate" not in trial.settings])
     starts = {row["cell"]: row for row in found}
     losses: dict[str, dict[float, float]] = {trial.name: {} for trial in begun}
-    while wanted := [(one, factor) for one in begun for factor in next_factors(losses[one.name])]:
+    if rates == 1:
+        losses = {trial.name: {FACTORS[0]: 0.0} for trial in begun}
+    while wanted := [(one, factor) for one in begun for factor in next_factors(losses[one.name], rates)]:
         both = [(one, factor, seed) for one, factor in wanted for seed in CHOSEN_BY]
         rows = run([_rated(one, starts.get(one.name), factor, CHOOSE, seed) for one, factor, seed in both])
         for (one, factor, _), row in zip(both, rows, strict=True):
@@ -236,17 +241,18 @@ def best_of(losses: Mapping[float, float]) -> float:
     return min(losses, key=lambda factor: (losses[factor], factor))
 
 
-def next_factors(losses: Mapping[float, float]) -> tuple[float, ...]:
+def next_factors(losses: Mapping[float, float], most: int = MOST) -> tuple[float, ...]:
     """Return the rates to try next, in units of the range test's; none if the best of those tried has both neighbours.
 
     Args:
         losses: by factor, the mean over seeds; infinite where a run went astray.
+        most: rates that are tried; two more than that at most.
     """
     if not losses:
-        return FACTORS
+        return FACTORS[:most]
     best = best_of(losses)
     beyond = () if math.isinf(losses[best]) else (2 * best,)
-    return tuple(one for one in (best / 2, *beyond) if one not in losses) if len(losses) < MOST else ()
+    return tuple(one for one in (best / 2, *beyond) if one not in losses) if len(losses) < most else ()
 
 
 def row_of(trial: Trial, out: Path) -> Row:

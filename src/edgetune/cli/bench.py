@@ -74,6 +74,10 @@ def bench(
             min=1,
         ),
     ] = 8000,
+    rates: Annotated[
+        int,
+        typer.Option(help="For forwards: rates tried at most; 1 takes the range test's as it is.", min=1),
+    ] = 8,
     out: Annotated[Path, typer.Option(help="For tables: folder of table and runs.")] = Path("out/federation"),
 ) -> None:
     """Measure ratios side by side in one run.
@@ -102,7 +106,7 @@ def bench(
     if what == "forwards":
         from edgetune.cli.forwards_table import forwards_table
 
-        return forwards_table(model, data, only or [], seeds, out, jobs, work)
+        return forwards_table(model, data, only or [], seeds, out, jobs, work, rates)
     if what in TABLES:
         return _table(what, model, data, only or [], seeds, out, jobs, work)
     with Display(Console(), quiet=as_json):  # for the import only: what moves would disturb what is timed

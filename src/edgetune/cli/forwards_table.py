@@ -17,8 +17,9 @@ Written by `edgetune bench forwards`; do not edit. On one device every method do
 a batch of {batch} records; a backward pass counts as two, so that back-propagation's step counts three. Each takes the
 radius that the range test finds on training records, and the best of several rates, factors of two apart round the
 range test's: by the loss on a tenth of the training records, which nothing is trained on, after whole runs of two other
-seeds. Held-out records are read by no choice: they are only measured on, at the end and for the figure. Data are the
-same for every seed, which fixes directions and batches. Loss in nats a response token and Rouge-L on the held-out
+seeds. Where no rate was tried the range test's is taken as it is (`--rates 1`). Held-out records are read by no choice:
+they are only measured on, at the end and for the figure. Data are the same for every seed, which fixes directions and
+batches. Loss in nats a response token and Rouge-L on the held-out
 records after the last step, mean and standard deviation over seeds; `closed` is the part of the gap between {base} and
 {ceiling} that a method's mean loss closes; `ahead` is how much lower its loss is than {base}'s, paired by seed, with
 its standard error. CPU seconds are those of a measured run's process, start and measurements included.
@@ -28,7 +29,14 @@ STORIES = ("models/stories260K", "dolly/databricks-dolly-15k.jsonl")
 
 
 def forwards_table(
-    model: str | None, data: str | None, only: Sequence[str], seeds: int, out: Path, jobs: int, work: int
+    model: str | None,
+    data: str | None,
+    only: Sequence[str],
+    seeds: int,
+    out: Path,
+    jobs: int,
+    work: int,
+    rates: int,
 ) -> None:
     """Run the comparison; print and write the page of all that the folder holds, its figures beside it."""
     from edgetune.bench.cells import read_rows
@@ -52,7 +60,7 @@ def forwards_table(
             said = f"{row['phase']}, {rate}, seed {row['seed']}: {loss}"
         console.print(f"{where}: {said}, {row['cpu_seconds']:.0f} CPU s")
 
-    compare(tasks, ways, seeds, work, out, jobs=jobs, told=told)
+    compare(tasks, ways, seeds, work, out, jobs=jobs, told=told, rates=rates)
     text = page_of(list(read_rows(out / ROWS)), out)
     _write(out / "forwards.md", text)
     console.print(text)
@@ -87,7 +95,9 @@ def page_of(rows: Sequence[Mapping[str, Any]], out: Path) -> str:
     for task, work in kinds:
         lines = lines_of([dict(row) for row in rows if (row["task"], row["work"]) == (task, work)])
         title = f"{task}: {work // BATCH:,} forward passes"
-        text += f"\n## {title}\n\nBefore: loss {lines[0]['base_loss'][0]:.4f}.\n"
+        score = lines[0]["base_rouge_l"]
+        said = f", Rouge-L {score[0]:.1f}" if score else ""
+        text += f"\n## {title}\n\nBefore: loss {lines[0]['base_loss'][0]:.4f}{said}.\n"
         drawn = {line["way"]: line["points"] for line in lines if line["points"]}
         if drawn:
             name = f"forwards-{task}-{work}"

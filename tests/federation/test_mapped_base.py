@@ -15,7 +15,9 @@ from edgetune.cli.app import execute
 from edgetune.compress.grid import AbsMax
 from edgetune.compress.rounding import round_to_nearest
 from edgetune.core.blank import is_blank
+from edgetune.core.ledger import read_ledger
 from edgetune.core.quantised import GRIDS, CodedTensor, PackedTensor, values_of
+from edgetune.core.update import Projected
 from edgetune.export.gguf_file import write_gguf
 from edgetune.federation.traffic import alternatives
 from edgetune.models.backbone import Backbone, load_backbone
@@ -144,14 +146,43 @@ def test_rate_and_radius_are_found_without_matrices(directions: str, file: Path,
     assert rate["learning_rate"] > 0
 
 
+@pytest.mark.parametrize("rate", [0.01, None], ids=["a rate", "a rate that is found"])
+@pytest.mark.parametrize("single", [True, False], ids=["tune", "federate"])
+def test_gradients_along_skips_leave_matrices_in_the_file(
+    single: bool, rate: float | None, file: Path, tmp_path: Path
+) -> None:
+    ledgers, said = {}, {"method__name": "fedskip", "method__learning_rate": rate, "method__eps": None}
+    for residency in ("streamed", "fused"):
+        out = tmp_path / residency
+        recipe = recipe_of(file, "rank_one_pool", **said, model__residency=residency)
+        result = run(recipe, out, stages=TUNING, single=single)
+        assert isinstance(result, Model)
+        matrices = [one for one in result.running.parameters() if one.dim() > 1]
+        assert all(map(is_blank, matrices)) == (residency == "streamed")
+        ledgers[residency] = read_ledger(out / "tuned.ledger")
+        tuned = dict(
+            edgetune.load(file, out / "tuned.ledger").named_parameters()
+        )  # checks the recorded digest
+        assert all(torch.equal(one, tuned[name]) for name, one in result.model.named_parameters())
+    ours, theirs = ledgers["streamed"], ledgers["fused"]
+    assert (ours.adapter, ours.base_digest) == (theirs.adapter, theirs.base_digest)
+    assert isinstance(ours.update, Projected)
+    assert isinstance(theirs.update, Projected)
+    # What devices send is rounded to 16 bits, where a last bit of float32 may turn one of theirs.
+    largest = float(abs(theirs.update.coefficients).max())
+    assert largest > 0
+    assert abs(ours.update.coefficients - theirs.update.coefficients).max() < 1e-3 * largest
+    first, second = losses(tmp_path / "streamed"), losses(tmp_path / "fused")
+    assert first["tuned"][0] == pytest.approx(second["tuned"][0], rel=1e-4)
+    assert first["tuned"][0] < first["base"][0]
+
+
 def test_processes_that_answer_for_devices_open_it_so(file: Path, tmp_path: Path) -> None:
     for workers in (1, 2):
         recipe = recipe_of(file, "rank_one_pool", federation__workers=workers)
         run(recipe, tmp_path / str(workers), stages=TUNING)
     one, two = ((tmp_path / name / "tuned.ledger").read_bytes() for name in ("1", "2"))
     assert one != b""
-    from edgetune.core.ledger import read_ledger
-
     first, second = (read_ledger(tmp_path / name / "tuned.ledger") for name in ("1", "2"))
     assert first.weights_digest == second.weights_digest != ""
     assert len(one) == len(two)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,8 @@ from edgetune.federation.worker import Worker
 from edgetune.methods.catalogue import tuning_method
 from edgetune.models.backbone import load_backbone
 from edgetune.models.digest import tensor_digest
+from edgetune.recipe.prepare import prepare
+from edgetune.recipe.recipe import load_recipe
 from edgetune.recipe.residency import RESIDENCIES
 
 RUN = [
@@ -131,3 +134,19 @@ def test_what_cannot_be_streamed(
             RESIDENCIES["streamed"],
         )
     assert caught.value.where == "model.residency"
+
+
+@pytest.mark.parametrize(
+    ("residency", "directions", "said"),
+    [
+        ("streamed", "hadamard", "slopes along directions of full rank take"),
+        ("streamed-q4_0", "rank_one_pool", "a base that is rounded here is tuned as a whole"),
+    ],
+)
+def test_some_weights_are_streamed_along_a_pool_of_rank_one_over_a_base_as_it_is(
+    residency: str, directions: str, said: str
+) -> None:
+    settings: dict[str, Any] = {"method__name": "fedskip", "method__directions": directions}
+    recipe = load_recipe(None, [], **settings, model__residency=residency, model__source="nowhere/at/all")
+    with pytest.raises(ConfigError, match=said):  # before the model is looked for
+        prepare(recipe)

@@ -32,7 +32,7 @@ class Run:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        recipe = load_recipe(None, [], **TINY, **self.settings)
+        recipe = load_recipe(None, [], **{**TINY, **self.settings})
         residency, backbone = RESIDENCIES[recipe.model.residency], load_backbone(recipe.model.source)
         self.head: dict[str, Any] = {
             "version": "9", "recipe": written_out(recipe).model_dump(mode="json"),

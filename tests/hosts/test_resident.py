@@ -59,9 +59,12 @@ def test_the_same_message_twice_gives_the_same_bytes_without_a_step(run: Run, st
     assert resident.answer(run.ask()).body != first.body
 
 
-@pytest.mark.parametrize("directions", ["hadamard", "rank_one_pool"])
+@pytest.mark.parametrize(
+    ("method", "directions"),
+    [("fedkseed", "hadamard"), ("fedkseed", "rank_one_pool"), ("fedskip", "rank_one_pool")],
+)
 def test_a_device_that_streams_leaves_a_file_s_matrices_in_it(
-    directions: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, directions: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embedded, file = load_backbone("embedded"), tmp_path / "base.gguf"
     blocks = {
@@ -71,6 +74,7 @@ def test_a_device_that_streams_leaves_a_file_s_matrices_in_it(
     }
     write_gguf(file, embedded.model, embedded.tokenizer, quantised=blocks)
     said = {"model__source": str(file), "model__residency": "streamed", "method__directions": directions}
+    said |= {"method__name": method}
     run, opened = Run(tmp_path, settings=said), list[Backbone]()
 
     def opening(*given: Any, matrices: bool, **named: Any) -> Backbone:

@@ -55,3 +55,7 @@ class Perturbation:
         if values[0].shape[0] == 1 and self.records > 1:
             values = [value.expand(self.records, *value.shape[1:]) for value in values]
         return torch.cat(values)
+
+
+UNPERTURBED = Perturbation(0, (0.0,))
+"""One point, at the weights themselves."""

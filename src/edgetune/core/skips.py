@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from edgetune.core.blank import is_blank
+
 MATRICES = (nn.Linear, Conv1D)
 """Modules that multiply by a matrix."""
 
@@ -96,7 +98,7 @@ def writers(model: nn.Module, ids: torch.Tensor) -> tuple[str, ...]:
 
     hooks = [one.register_forward_hook(cut(name)) for name, one in _inner(model).items()]
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), _stood_in(model):
             logits = model(input_ids=ids, use_cache=False).logits
             reached = torch.autograd.grad(
                 logits.float().square().mean(), list(given.values()), allow_unused=True
@@ -105,6 +107,23 @@ def writers(model: nn.Module, ids: torch.Tensor) -> tuple[str, ...]:
         for hook in hooks:
             hook.remove()
     return tuple(name for name, gradient in zip(given, reached, strict=True) if gradient is not None)
+
+
+@contextmanager
+def _stood_in(model: nn.Module) -> Iterator[None]:
+    """While entered, layers whose matrix the model does not hold give something that hangs on what they are given."""
+    blank: list[Any] = [one for one in model.modules() if isinstance(one, MATRICES) and is_blank(one.weight)]
+
+    def stand(width: int) -> Callable[[torch.Tensor], torch.Tensor]:
+        return lambda x: x.mean(-1, keepdim=True).expand(*x.shape[:-1], width).contiguous()
+
+    try:
+        for one in blank:
+            one.forward = stand(one.nf if isinstance(one, Conv1D) else one.out_features)
+        yield
+    finally:
+        for one in blank:
+            one.__dict__.pop("forward", None)
 
 
 def head_of(model: nn.Module) -> nn.Module | None:

@@ -80,6 +80,30 @@ class Slopes(Protocol):
         """Take in the gradient of a tensor."""
         ...
 
+    def folded(
+        self, name: str, shape: tuple[int, int], values: torch.Tensor, *, columns: bool
+    ) -> torch.Tensor:
+        """Return what a pool of rank one sees of one side of a matrix's gradient `sum_t e_t x_t^T`.
+
+        Args:
+            name: of the matrix.
+            shape: of the matrix, [m, n].
+            values: [..., m], what stands over its rows; [..., n] over its columns.
+            columns: which of the two.
+
+        Returns:
+            Float32 [..., P], or [..., Q].
+        """
+        ...
+
+    def picked(self, name: str, shape: tuple[int, int], ids: torch.Tensor) -> torch.Tensor:
+        """Return what it sees over the rows of rows that were looked up: of a one at each id, float32 [..., P]."""
+        ...
+
+    def outer(self, rows: torch.Tensor, columns: torch.Tensor) -> None:
+        """Take in a gradient by both sides of it, as `folded` and `picked` return them."""
+        ...
+
     def mean(self) -> Projected:
         """Return `(1 / K) sum_k <G, z_k> z_k`."""
         ...

@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from edgetune.core.errors import ConfigError
 from edgetune.core.update import Projected
 from edgetune.directions.kind import Summed
+from edgetune.directions.native.tiles import fold
+from edgetune.directions.rank_one_pool import RankOnePool
 from edgetune.directions.source import Source
 
 
@@ -14,6 +17,10 @@ class Projection:
     """A gradient seen along a pool; no tensor of it is kept.
 
         mean = (1 / K) sum_k <G, z_k> z_k
+
+    Along a pool of rank one a gradient that is a sum of outer products is seen without being formed:
+
+        G = sum_t e_t x_t^T:   fold(D G E) = sum_t fold(D e_t) fold(E x_t)^T
 
     Args:
         kind: the pool.
@@ -29,6 +36,51 @@ class Projection:
     def add(self, name: str, gradient: torch.Tensor) -> None:
         """Take in the gradient of a tensor, of all of it; again of a tensor adds."""
         self._total = self._kind.project(self._total, gradient, self._source, name)
+
+    @torch.no_grad()
+    def folded(
+        self, name: str, shape: tuple[int, int], values: torch.Tensor, *, columns: bool
+    ) -> torch.Tensor:
+        """Return one side of a gradient, folded onto a tile; see `core.tuned.Slopes`.
+
+        Raises:
+            ConfigError: if the pool is not of rank one.
+        Cost: a pass over the values.
+        """
+        pool = self._rank_one
+        drawn, size = (pool.column_signs, pool.tile[1]) if columns else (pool.row_signs, pool.tile[0])
+        signs = drawn(self._source, name, shape[int(columns)], values.device)
+        return fold(values.detach().float().contiguous(), signs, size)
+
+    @torch.no_grad()
+    def picked(self, name: str, shape: tuple[int, int], ids: torch.Tensor) -> torch.Tensor:
+        """Return the rows' side of rows that were looked up; see `core.tuned.Slopes`.
+
+        Raises:
+            ConfigError: if the pool is not of rank one.
+        """
+        pool = self._rank_one
+        signs = pool.row_signs(self._source, name, shape[0], ids.device)[ids]
+        found = torch.zeros(*ids.shape, pool.tile[0], device=ids.device)
+        return found.scatter_(-1, (ids % pool.tile[0]).unsqueeze(-1), signs.unsqueeze(-1))
+
+    @torch.no_grad()
+    def outer(self, rows: torch.Tensor, columns: torch.Tensor) -> None:
+        """Take in a gradient by both of its sides, [..., P] and [..., Q]; again of a tensor adds.
+
+        Cost: P Q multiplications a row.
+        """
+        found = rows.flatten(0, -2).T @ columns.flatten(0, -2)
+        self._total = found if self._total is None else self._total.add_(found)
+
+    @property
+    def _rank_one(self) -> RankOnePool:
+        if not isinstance(self._kind, RankOnePool):
+            raise ConfigError(
+                f"slopes along {self._kind.name} directions take a gradient of every matrix",
+                hint="method.directions = rank_one_pool",
+            )
+        return self._kind
 
     @torch.no_grad()
     def mean(self) -> Projected:

@@ -29,7 +29,7 @@ from edgetune.methods.offered import offered_keys, taken_keys
 from edgetune.models.backbone import Backbone
 from edgetune.models.stored import stored_weights
 from edgetune.recipe.residency import FUSED, Residency, check_streams
-from edgetune.tune import DenseTuned, FullProjected, ProjectedTuned, streamed
+from edgetune.tune import DenseTuned, FullProjected, ProjectedTuned
 
 LAYER_SCALE, BASE_GRID = "layer_scale", "base_grid"
 """Keys of a ledger's extra entries: JSON of one factor a parameter, and the block grid that the base was rounded to."""
@@ -79,10 +79,11 @@ class Worker:
         if residency.streamed:
             check_streams(method, residency)
             bound = cast(BoundSpace, space)
-            self.tuned = streamed(backbone.model, bound, base_tensors(backbone, residency.grid))
+            base = base_tensors(backbone, residency.grid)
+            self.tuned = method.target.stream(backbone.model, bound, base)
         else:
-            base = stored_weights(backbone.folder, backbone.model)
-            self.tuned = method.target.open(backbone.model, space, seed, base)
+            stored = stored_weights(backbone.folder, backbone.model)
+            self.tuned = method.target.open(backbone.model, space, seed, stored)
         self.initial: Dense | None = None
         """The seed's tensors, where messages are relative to them: nobody else's start, so that it needs no message."""
         if method.down.relative and isinstance(self.tuned, DenseTuned):

@@ -8,6 +8,7 @@ import torch
 
 from edgetune.core.errors import ConfigError
 from edgetune.core.quantised import Q4_0, Q8_0, BlockGrid
+from edgetune.directions import RankOnePool
 from edgetune.methods.method import TuningMethod
 from edgetune.tune import FullProjected
 
@@ -51,8 +52,7 @@ def check_streams(method: TuningMethod, residency: Residency, device: torch.devi
             hint="use fused, or --device cpu",
         )
     target = method.target
-    full = isinstance(target, FullProjected) and not target.keep_direction and target.scaling is None
-    if not full or method.directions is None:
+    if not target.streams or method.directions is None:
         raise ConfigError(
             f"{method.name} does not tune all weights alike along regenerated directions, which streaming needs",
             where="model.residency",
@@ -63,4 +63,22 @@ def check_streams(method: TuningMethod, residency: Residency, device: torch.devi
             "a streamed model is rebuilt in every forward pass, which takes a pool that one transform sums",
             where="model.residency",
             hint="use fedkseed with method.directions = 'hadamard', or residency fused",
+        )
+    if not isinstance(target, FullProjected):
+        _check_part(method, residency)
+
+
+def _check_part(method: TuningMethod, residency: Residency) -> None:
+    """Refuse to stream some matrices along directions of full rank, or over a base that is rounded here."""
+    if method.directions is None or not isinstance(method.directions.kind, RankOnePool):
+        raise ConfigError(
+            "weights that are not in memory get no gradients, which slopes along directions of full rank take",
+            where="method.directions",
+            hint="use method.directions = 'rank_one_pool', or residency fused",
+        )
+    if residency.grid is not None:
+        raise ConfigError(
+            f"{method.name} tunes some of the weights, and a base that is rounded here is tuned as a whole",
+            where="model.residency",
+            hint="use streamed over a GGUF file in 4-bit blocks (edgetune compress writes one), or residency fused",
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -16,9 +16,10 @@ from edgetune.core.quantised import BaseTensor, part_of
 from edgetune.core.tuned import Space
 from edgetune.core.update import Projected
 from edgetune.tune.formed import FormedTuned
-from edgetune.tune.moved import MovedReader, quantised
-from edgetune.tune.packed_base import stored_product
+from edgetune.tune.moved import MovedReader, attach_moved, plain_matrices, quantised
+from edgetune.tune.packed_base import StoredProduct
 from edgetune.tune.parts import Form, floats_of
+from edgetune.tune.readers import Reader
 from edgetune.tune.stacked import StackedTuned
 
 
@@ -39,6 +40,8 @@ class FoldedTuned(FormedTuned, StackedTuned):
         scales: layer-wise factors c.
         hold: whether modules compute with what they hold where the base is in floats of another type; else they hold
             no matrix that is not a view of the base.
+        only: the names of the parameters to tune; all if not given. Of the others a base is read where the model does
+            not hold it, or would hold it in vain; vectors, and tensors of other modules, are the model's own.
 
     Raises:
         ModelError: if a tensor of the base is missing.
@@ -55,6 +58,7 @@ class FoldedTuned(FormedTuned, StackedTuned):
         *,
         scales: Mapping[str, float] | None = None,
         hold: bool = True,
+        only: Collection[str] | None = None,
     ) -> None:
         floats = floats_of(model)
         self.base: Mapping[str, BaseTensor] = base or {name: one.detach() for name, one in floats.items()}
@@ -63,14 +67,21 @@ class FoldedTuned(FormedTuned, StackedTuned):
             raise ModelError("a model on a base of its own needs all of it", where=missing[0])
         self._present, self._foreign = Projected.none(), dict(_foreign(model))
         self._blanks = {name for name, weight in floats.items() if is_blank(weight)}
-        matrices = (name for name, weight in floats.items() if weight.dim() > 1)
-        self._elsewhere = set(self._blanks if hold else matrices)
+        alone = {id(one) for one in plain_matrices(model)}
+        matrices = {
+            name for name, one in floats.items() if one.dim() > 1 and (only is None or id(one) in alone)
+        }
+        self._elsewhere = self._blanks if hold else self._blanks | matrices
         stands = {
             name: nn.Parameter(blank((one.out_features, one.in_features)), requires_grad=False)
             for name, one in self._foreign.items()
+            if only is None
         }
-        super().__init__(model, space, moves, base={}, weights={**floats, **stands}, scales=scales)
-        for name, weight in floats.items():
+        tuned = {name: one for name, one in floats.items() if only is None or name in only}
+        read = {name: one for name, one in floats.items() if name in tuned or name in self._elsewhere}
+        self._read = read | stands
+        super().__init__(model, space, moves, base={}, weights=tuned | stands, scales=scales)
+        for name, weight in read.items():
             stored = self.base[name]
             if not isinstance(stored, torch.Tensor):
                 weight.data = blank_like(weight.data)
@@ -80,6 +91,13 @@ class FoldedTuned(FormedTuned, StackedTuned):
                 weight.data = blank_like(weight.data)
         self.inspect()
 
+    @property
+    def _holders(self) -> Mapping[str, nn.Parameter]:
+        return self._read
+
+    def _attached(self, model: nn.Module) -> Iterator[Reader]:
+        return attach_moved(self, model, self._read, self._plain, set(self._weights.parameters))
+
     def _plain(self, module: nn.Module, name: str) -> Callable[[torch.Tensor], torch.Tensor] | None:
         stored = self.base.get(name)
         if stored is None:
@@ -88,16 +106,19 @@ class FoldedTuned(FormedTuned, StackedTuned):
             dtype = module.get_parameter("weight").dtype
             if name not in self._elsewhere or stored.dtype == dtype:
                 return None
-        return stored_product(module, stored, self._directions)
+        return StoredProduct(module, stored, self._directions)
 
     def form(self, name: str, now: Perturbation, *, few: bool = False) -> Form:
         """Return what forms a parameter at one point: whole, or unperturbed in tiles of rows."""
-        (scale,) = now.scales
+        (scale,), factor = now.scales, self.scales.get(name, 1.0)
+        if name not in self._weights.parameters:  # read where it lies, and never moved
+            scale = 0.0
 
         def form(out: torch.Tensor, start: int) -> None:
             stored = self.base[name] if name in self.base else self._multiplied(name)
-            factor = self.scales.get(name, 1.0)
             state = self._present if factor == 1 else self._present.scaled(factor)
+            if name not in self._weights.parameters:
+                state = Projected.none()
             base = part_of(stored, start, out.numel())
             if isinstance(base, torch.Tensor):
                 base = base.view(out.shape)

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from edgetune.core.blank import blank_like
 from edgetune.core.errors import ModelError
 from edgetune.core.in_parts import InParts
-from edgetune.core.perturbation import Perturbation
+from edgetune.core.perturbation import UNPERTURBED, Perturbation
 from edgetune.core.update import Dense, Projected, Update
 from edgetune.tune.projected import ProjectedTuned
 
 FORMED_PART = 1 << 20
 """Elements formed at a time: 4 MB, small beside the packed base of a model worth streaming."""
-UNPERTURBED = Perturbation(0, (0.0,))
 
 
 class FormedTuned(ProjectedTuned):
@@ -38,6 +38,11 @@ class FormedTuned(ProjectedTuned):
     def reading(self) -> Perturbation | None:
         """What is to be read now: never a module's own parameters."""
         return self.perturbation or UNPERTURBED
+
+    @property
+    def _holders(self) -> Mapping[str, nn.Parameter]:
+        """Parameters in whose place the handle reads its base, those that it tunes among them."""
+        return self._weights.parameters
 
     @abstractmethod
     def _become(self, state: Projected) -> None:
@@ -81,7 +86,7 @@ class FormedTuned(ProjectedTuned):
 
     @torch.no_grad()
     def _formed(self, name: str) -> torch.Tensor:
-        weight = self._weights.parameters[name]
+        weight = self._holders[name]
         out = weight.data.new_empty(weight.shape)
         self.form(name, UNPERTURBED)(out, 0)
         return out
@@ -111,14 +116,13 @@ class FormedTuned(ProjectedTuned):
         """Detach from the model, which is the base again; what was blank when the handle took it is so again."""
         self.reset(None)
         whole = {name: self._formed(name) for name in self._own() if name not in self._blanks}
-        weights = self._weights.parameters
-        self._detach(whole | {name: blank_like(weights[name].data) for name in self._blanks})
+        self._detach(whole | {name: blank_like(self._holders[name].data) for name in self._blanks})
 
     def _own(self) -> list[str]:
         """Return the names of the parameters that the model has itself."""
-        return list(self._weights.parameters)
+        return list(self._holders)
 
     def _detach(self, values: dict[str, torch.Tensor]) -> None:
         for name, value in values.items():
-            self._weights.parameters[name].data = value
+            self._holders[name].data = value
         super().close()

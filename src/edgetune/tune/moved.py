@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from edgetune.core.moves import Moves
-from edgetune.core.perturbation import Perturbation
+from edgetune.core.perturbation import UNPERTURBED, Perturbation
+from edgetune.core.tuned import Slopes
 from edgetune.tune.attach import attach_one
+from edgetune.tune.packed_base import StoredProduct
 from edgetune.tune.readers import Reader, Reads
 
 
@@ -29,6 +31,11 @@ class MovedReads(Reads, Protocol):
         """Parameters that hold NaN at the moment: what they held, by name."""
         ...
 
+    @property
+    def seen(self) -> Slopes | None:
+        """What takes slopes from a backward pass; None where none is under way."""
+        ...
+
 
 class MovedReader(Reader):
     """The base of readers that compute as the module does, and add.
@@ -39,6 +46,7 @@ class MovedReader(Reader):
         own: parameter names in the model by names in the module.
         shape: of its matrix.
         plain: computes with the base in place of the module, where the module does not hold it.
+        still: whether the matrix is read where it lies and not moved.
     """
 
     def __init__(
@@ -48,15 +56,24 @@ class MovedReader(Reader):
         own: dict[str, str],
         shape: tuple[int, int],
         plain: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        *,
+        still: bool = False,
     ) -> None:
         super().__init__(tuned, module, own)
         self._plain = plain or self._plain
-        self._moving, self._shape = tuned, shape
+        self._moving, self._shape, self.still = tuned, shape, still
 
     @property
     def plain(self) -> Callable[[torch.Tensor], torch.Tensor]:
         """What the module computes by itself."""
         return self._plain
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Compute as the module does; where slopes are taken, errors that come back are seen along the pool."""
+        seen, (x,) = self._moving.seen, (*args, *kwargs.values())
+        if seen is None or not torch.is_grad_enabled() or (self.still and not x.requires_grad):
+            return super().forward(x)
+        return _Followed.apply(x, torch.zeros((), requires_grad=True), self, seen)  # type: ignore[no-untyped-call]
 
     def perturbed(self, now: Perturbation, *args: Any, **kwargs: Any) -> Any:
         """Compute at all points at once."""
@@ -67,12 +84,26 @@ class MovedReader(Reader):
         if points > 1 and x.shape[0] == 1:  # positions, the same for all records
             x, y = (one.expand(points * now.records, *one.shape[1:]) for one in (x, y))
         now.check(y)
+        if self.still:
+            return y
         out = y.float().contiguous()
         self.move(now, x, out.view(points, -1, out.shape[-1]))
         return out.to(y.dtype)
 
     def move(self, now: Perturbation, x: torch.Tensor, y: torch.Tensor) -> None:
         """Add to y, float32 [points, rows, outputs], what the module's own argument gives."""
+        raise NotImplementedError
+
+    def sides(self, seen: Slopes, x: torch.Tensor) -> torch.Tensor:
+        """Return what the gradient of the matrix needs of the argument, float32 [..., a side of the tile]."""
+        raise NotImplementedError
+
+    def take(self, seen: Slopes, kept: torch.Tensor, e: torch.Tensor) -> None:
+        """Take slopes from what `sides` kept and the error of the output."""
+        raise NotImplementedError
+
+    def back(self, now: Perturbation, e: torch.Tensor) -> torch.Tensor:
+        """Return the error of the argument by that of the output, float32 [..., inputs]."""
         raise NotImplementedError
 
     @contextmanager
@@ -96,21 +127,53 @@ class MovedLinear(MovedReader):
     y = W x + (W' - W) x + b'
     """
 
+    _turned: ClassVar[bool] = False
+    """Whether the matrix is stored as [inputs, outputs]."""
+
     def move(self, now: Perturbation, x: torch.Tensor, y: torch.Tensor) -> None:
         """Add `x (W' - W)^T` and what moves the bias."""
         self._multiply(self._own["weight"], x.reshape(len(y), -1, x.shape[-1]).float(), y, now)
         if "bias" in self._own:
             y += self._moving.moves.vectors(self._own["bias"], y.shape[-1], now, y.device).unsqueeze(1)
 
+    def sides(self, seen: Slopes, x: torch.Tensor) -> torch.Tensor:
+        """Return the argument over the columns of the matrix."""
+        return seen.folded(self._own["weight"], self._shape, x, columns=not self._turned)
+
+    def take(self, seen: Slopes, kept: torch.Tensor, e: torch.Tensor) -> None:
+        """Take slopes along `e x^T`, or along `x e^T` where the matrix is stored so."""
+        given = seen.folded(self._own["weight"], self._shape, e, columns=self._turned)
+        seen.outer(*((kept, given) if self._turned else (given, kept)))
+
+    def back(self, now: Perturbation, e: torch.Tensor) -> torch.Tensor:
+        """Return `e W'`: of a base that the module holds, or that is read where it lies, and of what moved."""
+        if isinstance(self._plain, StoredProduct):
+            found = self._plain.back(e)
+        else:
+            weight = self.like("weight").float()
+            found = e.float() @ (weight.T if self._turned else weight)
+        if not self.still:
+            rows = e.reshape(1, -1, e.shape[-1]).float().contiguous()
+            self._return(self._own["weight"], rows, found.view(1, -1, found.shape[-1]), now)
+        return found
+
     def _multiply(self, name: str, x: torch.Tensor, y: torch.Tensor, now: Perturbation) -> None:
         self._moving.moves.linear(name, self._shape, x, y, now)
+
+    def _return(self, name: str, e: torch.Tensor, found: torch.Tensor, now: Perturbation) -> None:
+        self._moving.moves.turned(name, self._shape, e, found, now)
 
 
 class MovedConv1D(MovedLinear):
     """A linear layer whose matrix is stored as [inputs, outputs], as GPT-2's."""
 
+    _turned: ClassVar[bool] = True
+
     def _multiply(self, name: str, x: torch.Tensor, y: torch.Tensor, now: Perturbation) -> None:
         self._moving.moves.turned(name, self._shape, x, y, now)
+
+    def _return(self, name: str, e: torch.Tensor, found: torch.Tensor, now: Perturbation) -> None:
+        self._moving.moves.linear(name, self._shape, e, found, now)
 
 
 class MovedEmbedding(MovedReader):
@@ -120,12 +183,47 @@ class MovedEmbedding(MovedReader):
         """Add rows of `W' - W`."""
         self._moving.moves.rows(self._own["weight"], self._shape, x.reshape(len(y), -1), y, now)
 
+    def sides(self, seen: Slopes, x: torch.Tensor) -> torch.Tensor:
+        """Return the ids over the rows of the table, nothing where its module takes no gradient: at its padding."""
+        padding: Any = self._module.padding_idx
+        rows = seen.picked(self._own["weight"], self._shape, x)
+        return rows if padding is None else rows.mul_(x.ne(padding).unsqueeze(-1))
+
+    def take(self, seen: Slopes, kept: torch.Tensor, e: torch.Tensor) -> None:
+        """Take slopes along the rows that were looked up."""
+        seen.outer(kept, seen.folded(self._own["weight"], self._shape, e, columns=True))
+
+
+class _Followed(torch.autograd.Function):
+    """A layer whose matrix gets slopes in place of a gradient; what it was given gets its own where that is wanted."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, anchor: torch.Tensor, reader: MovedReader, seen: Slopes
+    ) -> torch.Tensor:
+        """Compute as the layer does; `anchor` is what makes its output want a gradient."""
+        ctx.reader, ctx.seen, ctx.dtype = reader, seen, x.dtype
+        if not reader.still:
+            ctx.save_for_backward(reader.sides(seen, x))
+        y: torch.Tensor = reader.perturbed(UNPERTURBED, x)
+        return y
+
+    @staticmethod
+    @torch.no_grad()
+    def backward(ctx: Any, e: torch.Tensor) -> tuple[torch.Tensor | None, None, None, None]:
+        """Take slopes, and return the error of what the layer was given."""
+        for kept in ctx.saved_tensors:
+            ctx.reader.take(ctx.seen, kept, e)
+        found = ctx.reader.back(UNPERTURBED, e).to(ctx.dtype) if ctx.needs_input_grad[0] else None
+        return found, None, None, None
+
 
 def attach_moved(
     owner: MovedReads,
     model: nn.Module,
     weights: Mapping[str, torch.Tensor],
     plain: Callable[[nn.Module, str], Callable[[torch.Tensor], torch.Tensor] | None],
+    moved: Container[str],
 ) -> Iterator[Reader]:
     """Yield a reader for every module that owns some of the weights; matrices that are called are not formed.
 
@@ -134,6 +232,7 @@ def attach_moved(
         model: its modules are read through the readers from now on, until they are closed.
         weights: by name; a quantised layer's matrix is named after its module, `NAME.weight`.
         plain: called with a module and the name of its matrix: computes with the base in its place, None if it does so.
+        moved: the names of those that move; the others are read where they lie.
     """
     names = {id(weight): name for name, weight in weights.items()}
     for path, module in model.named_modules():
@@ -144,8 +243,9 @@ def attach_moved(
         if isinstance(module, nn.Embedding) and module.max_norm is not None:
             made = None
         if own and made is not None and "weight" in own:
-            matrix = weights[own["weight"]]
-            yield made(owner, module, own, (matrix.shape[0], matrix.shape[1]), plain(module, own["weight"]))
+            name = own["weight"]
+            shape = (weights[name].shape[0], weights[name].shape[1])
+            yield made(owner, module, own, shape, plain(module, name), still=name not in moved)
         elif own:
             yield from attach_one(owner, module, own)
 
@@ -156,6 +256,11 @@ MOVED: dict[type, type[MovedReader]] = {
     nn.Embedding: MovedEmbedding,
 }
 """The reader of every type of module that multiplies by its matrix, or looks rows of it up, and does nothing else."""
+
+
+def plain_matrices(model: nn.Module) -> Iterator[torch.Tensor]:
+    """Yield the matrices of modules that multiply by them, or look rows of them up, and do nothing else."""
+    return (one.get_parameter("weight") for one in model.modules() if type(one) in MOVED)
 
 
 def quantised(module: nn.Module) -> bool:

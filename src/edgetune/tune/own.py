@@ -11,11 +11,13 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from edgetune.core.errors import ModelError
+from edgetune.core.errors import ConfigError, ModelError
 from edgetune.core.part import TENSORS, WRITES
+from edgetune.core.quantised import BaseTensor
 from edgetune.core.skips import MATRICES, head_of, writers
 from edgetune.core.tuned import Space
 from edgetune.tune.dense import DenseTuned
+from edgetune.tune.folded_own import FoldedOwn
 from edgetune.tune.placed import Placed
 from edgetune.tune.projected import ProjectedTuned
 from edgetune.tune.projected_adapter import ProjectedAdapter
@@ -229,6 +231,27 @@ class Writers(OwnWeights):
         return OwnPlaced(
             model, lambda name: name in chosen, {"peft_type": self.kind, "tensors": sorted(chosen)}
         )
+
+    @property
+    def streams(self) -> bool:
+        """Yes: slopes along a pool of rank one need no gradient of a matrix, which may stay where it is stored."""
+        return True
+
+    def stream(self, model: PreTrainedModel, space: Space, base: Mapping[str, BaseTensor]) -> ProjectedTuned:
+        """Return the handle over a base that is never formed as a whole.
+
+        Raises:
+            ConfigError: if directions are not a pool of rank one.
+            ModelError: as `chosen`, or as the handle.
+        """
+        moves = space.moves({})
+        if moves is None or not moves.sums:
+            raise ConfigError(
+                "a gradient of a matrix that is streamed is seen along a pool of rank one alone",
+                where="method.directions",
+                hint="method.directions = rank_one_pool, or residency fused",
+            )
+        return FoldedOwn(self.place(model, 0), space, moves, base, hold=False)
 
     @classmethod
     def described(cls, said: Mapping[str, Any]) -> Self:

@@ -2,72 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from edgetune.core.blank import blank
-from edgetune.core.quantised import BLOCK, BaseTensor, CodedTensor, PackedTensor, part_of, values_of
-from edgetune.core.tuned import Space
+from edgetune.core.quantised import BLOCK, BaseTensor, CodedTensor, PackedTensor, part_of
+from edgetune.core.tuned import Space, StoredReads
 from edgetune.tune.parts import perturbed_linear
 
 PART = 1 << 20
 """Weights that are floats at a time: 4 MB."""
 
 
-def stored_product(
-    module: nn.Module, stored: BaseTensor, space: Space
-) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return what computes as a linear or embedding layer does whose matrix is stored elsewhere.
+class StoredProduct:
+    """What computes as a linear or embedding layer does whose matrix is stored elsewhere.
+
+    Called with x [..., inputs], or with ids [...]; gives what the layer gives, of x's type, or float32.
 
     Args:
         module: for its bias, if it has one.
         stored: its matrix, [outputs, inputs] (of an embedding [tokens, width], of GPT-2's Conv1D [inputs, outputs]):
             blocks, codes, or floats of any type.
         space: what reads blocks.
-
-    Returns:
-        Called with x [..., inputs], or with ids [...]; gives what the layer gives, of x's type, or float32.
     Cost: one pass over the matrix as it is stored: blocks and few rows in the cache, else 4 MB of scratch.
     """
-    if isinstance(module, nn.Embedding):
-        return lambda ids: rows_of(stored, ids)
-    like, bias, reader = blank(stored.shape), module._parameters.get("bias"), space.stored
 
-    def form(out: torch.Tensor, start: int) -> None:
-        reader.part(out, part_of(stored, start, out.numel()))
+    def __init__(self, module: nn.Module, stored: BaseTensor, space: Space) -> None:
+        self._module, self._stored, self._reader = module, stored, space.stored
+        self._turned, self._like = isinstance(module, Conv1D), blank(stored.shape)
 
-    def multiply(x: torch.Tensor) -> torch.Tensor:
-        rows = x.float().reshape(-1, x.shape[-1]).contiguous()
-        if isinstance(module, Conv1D):
-            y = turned_product(rows, stored)
-        else:
-            found = None if isinstance(stored, CodedTensor) else reader.product(rows, stored)
-            y = perturbed_linear(rows, like, form, reader.alignment, PART) if found is None else found
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Compute as the layer does."""
+        if isinstance(self._module, nn.Embedding):
+            return rows_of(self._stored, x)
+        y, bias = self._product(x, turned=self._turned), self._module._parameters.get("bias")
         return (y if bias is None else y.add_(bias)).view(*x.shape[:-1], -1).to(x.dtype)
 
-    return multiply
+    def back(self, e: torch.Tensor) -> torch.Tensor:
+        """Return the gradient of what a linear layer was given, float32 [..., inputs], by that of what it gave."""
+        return self._product(e, turned=not self._turned).view(*e.shape[:-1], -1)
+
+    def _product(self, x: torch.Tensor, *, turned: bool) -> torch.Tensor:
+        """Return `x W^T`, or turned `x W`, float32 [rows, ...]."""
+        rows, stored, reader = x.float().reshape(-1, x.shape[-1]).contiguous(), self._stored, self._reader
+        if turned:
+            return turned_product(rows, stored, reader)
+        found = None if isinstance(stored, CodedTensor) else reader.product(rows, stored)
+        if found is None:
+            found = perturbed_linear(rows, self._like, self._form, reader.alignment, PART)
+        return found
+
+    def _form(self, out: torch.Tensor, start: int) -> None:
+        self._reader.part(out, part_of(self._stored, start, out.numel()))
 
 
-def turned_product(x: torch.Tensor, stored: BaseTensor) -> torch.Tensor:
-    """Return `x W` of a matrix that is stored as [inputs, outputs].
+def turned_product(x: torch.Tensor, stored: BaseTensor, reader: StoredReads) -> torch.Tensor:
+    """Return `x W`.
 
     Args:
-        x: float32 [rows, inputs].
-        stored: W.
+        x: float32 [rows, m].
+        stored: W, [m, n].
+        reader: what reads blocks.
 
     Returns:
-        Float32 [rows, outputs].
+        Float32 [rows, n].
     Cost: one pass over the matrix, 4 MB of scratch.
     """
-    inputs, outputs = stored.shape
-    y, step = x.new_zeros(len(x), outputs), max(1, PART // outputs)
-    for first in range(0, inputs, step):
-        some = min(step, inputs - first)
-        part = values_of(stored, first * outputs, some * outputs).view(some, outputs)
-        y.addmm_(x[:, first : first + some], part.float())
+    many, width = stored.shape
+    least = reader.alignment // math.gcd(reader.alignment, width)
+    step = min(many, max(1, PART // (least * width)) * least)
+    y, scratch = x.new_zeros(len(x), width), x.new_empty(step, width)
+    for first in range(0, many, step):
+        some = min(step, many - first)
+        part = part_of(stored, first * width, some * width)
+        if isinstance(part, torch.Tensor):
+            values = part.view(some, width).float()
+        else:
+            values = scratch[:some]
+            reader.part(values, part)
+        y.addmm_(x[:, first : first + some], values)
     return y
 
 

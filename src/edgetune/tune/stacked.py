@@ -10,7 +10,7 @@ from torch import nn
 from edgetune.core.batch import Batch, Objective, RecordLosses, mean_losses, response_loss, response_losses
 from edgetune.core.moves import Moves
 from edgetune.core.perturbation import NotStackableError, Perturbation
-from edgetune.core.tuned import Space
+from edgetune.core.tuned import Slopes, Space
 from edgetune.tune.moved import attach_moved
 from edgetune.tune.projected import ProjectedTuned
 from edgetune.tune.readers import Reader
@@ -52,10 +52,16 @@ class StackedTuned(ProjectedTuned):
         super().__init__(model, space, base=base, weights=weights, scales=scales)
 
     def _attached(self, model: nn.Module) -> Iterator[Reader]:
-        return attach_moved(self, model, self._weights.parameters, self._plain)
+        weights = self._weights.parameters
+        return attach_moved(self, model, weights, self._plain, set(weights))
 
     def _plain(self, module: nn.Module, name: str) -> Callable[[torch.Tensor], torch.Tensor] | None:
         """Return what computes with the base in a module's place; None if the module holds it."""
+        return None
+
+    @property
+    def seen(self) -> Slopes | None:
+        """What takes slopes from a backward pass; None where none is under way."""
         return None
 
     @property

@@ -10,7 +10,9 @@ import torch
 from transformers import PreTrainedModel
 
 from edgetune.core.batch import Batch
+from edgetune.core.errors import ConfigError
 from edgetune.core.part import TENSORS, Part
+from edgetune.core.quantised import BaseTensor
 from edgetune.core.tuned import Space
 from edgetune.core.update import Dense
 from edgetune.tune.dense import DenseTuned
@@ -56,6 +58,25 @@ class Target(Part):
             sample: the server's own records, by batches; may be empty unless `sampled`.
         """
         return tuned.state()
+
+    @property
+    def streams(self) -> bool:
+        """Whether `stream` returns a handle."""
+        return False
+
+    def stream(self, model: PreTrainedModel, space: Space, base: Mapping[str, BaseTensor]) -> ProjectedTuned:
+        """Return the handle of a model over a base that is memory-mapped or packed, and never formed as a whole.
+
+        Args:
+            model: the base, with its matrices or without; it becomes the tuned model.
+            space: a pool that one transform sums.
+            base: the values of every parameter, as stored.
+
+        Raises:
+            ConfigError: if this target cannot be streamed, or not along these directions.
+            ModelError: as the handles.
+        """
+        raise ConfigError(f"{self.title} cannot be streamed", hint="use residency fused")
 
     @abstractmethod
     def open(

@@ -21,12 +21,13 @@ from edgetune.core.part import (
     TENSORS,
     by_name,
 )
+from edgetune.core.quantised import BaseTensor
 from edgetune.core.residual import folded, pairs
 from edgetune.core.residual import named as residuals_named
 from edgetune.core.tuned import Space
 from edgetune.core.update import Dense
 from edgetune.tune.dense import DenseTuned
-from edgetune.tune.handles import projected
+from edgetune.tune.handles import projected, streamed
 from edgetune.tune.informed import Eva, LoraGa
 from edgetune.tune.initialisers import Gaussian, Initialiser, Olora, Orthogonal, Pissa
 from edgetune.tune.own import OwnPlaced, need_float32
@@ -68,6 +69,15 @@ class FullProjected(Placing):
     def needs(self) -> frozenset[str]:
         """Directions, where something is said of them."""
         return frozenset({DIRECTIONS} if self.keep_direction or self.scaling else ())
+
+    @property
+    def streams(self) -> bool:
+        """Yes, alike and along directions that are drawn anew."""
+        return not self.keep_direction and self.scaling is None
+
+    def stream(self, model: PreTrainedModel, space: Space, base: Mapping[str, BaseTensor]) -> ProjectedTuned:
+        """Return the handle over a base that is never formed as a whole."""
+        return streamed(model, space, base)
 
     def settings(self) -> dict[str, Any]:
         """Return the layer scale as a recipe writes it, if there is one."""

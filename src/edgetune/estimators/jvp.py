@@ -15,6 +15,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from edgetune.core.batch import Batch, Objective
+from edgetune.core.errors import ConfigError
 from edgetune.core.part import DIFFERENTIATED, DIRECTIONS, SLOPES
 from edgetune.core.update import Estimate
 from edgetune.estimators.estimator import Estimator
@@ -66,7 +67,17 @@ class Jvp(Estimator):
 
     @torch.no_grad()
     def __call__(self, tuned: Any, objective: Objective, batch: Batch, *keys: int) -> Estimate:
-        """Return the loss at the present weights and the mean slope over the directions `keys`."""
+        """Return the loss at the present weights and the mean slope over the directions `keys`.
+
+        Raises:
+            ConfigError: if the model does not hold its weights: along a pool of rank one, or streamed.
+        """
+        if tuned.reading is not None:
+            raise ConfigError(
+                "a derivative along a direction is one of weights that the model holds, and these are read elsewhere",
+                where="method.estimate",
+                hint="method.directions = hadamard with residency fused, or method.estimate = two_point",
+            )
         _warm_up()
         model, weights = tuned.model, dict(tuned.named_weights())
 

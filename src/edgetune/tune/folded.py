@@ -67,11 +67,9 @@ class FoldedTuned(FormedTuned, StackedTuned):
             raise ModelError("a model on a base of its own needs all of it", where=missing[0])
         self._present, self._foreign = Projected.none(), dict(_foreign(model))
         self._blanks = {name for name, weight in floats.items() if is_blank(weight)}
-        alone = {id(one) for one in plain_matrices(model)}
-        matrices = {
-            name for name, one in floats.items() if one.dim() > 1 and (only is None or id(one) in alone)
-        }
-        self._elsewhere = self._blanks if hold else self._blanks | matrices
+        matrices = {name for name, one in floats.items() if one.dim() > 1}
+        taken = matrices if only is None else matrices & plain_matrices(model)
+        self._elsewhere = self._blanks if hold else self._blanks | taken
         stands = {
             name: nn.Parameter(blank((one.out_features, one.in_features)), requires_grad=False)
             for name, one in self._foreign.items()

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from edgetune.core.blank import is_blank
 from edgetune.core.errors import ModelError
 from edgetune.core.moves import Moves
 from edgetune.core.quantised import BaseTensor
 from edgetune.core.tuned import Slopes, Space
 from edgetune.core.update import Projected
 from edgetune.tune.folded import FoldedTuned
-from edgetune.tune.moved import MovedReader
+from edgetune.tune.moved import plain_matrices
 from edgetune.tune.placed import Placed
 
 
@@ -32,7 +33,7 @@ class FoldedOwn(FoldedTuned):
         hold: as for `FoldedTuned`.
 
     Raises:
-        ModelError: as `FoldedTuned`, or if a matrix is one that its module does not plainly multiply by or look up.
+        ModelError: as `FoldedTuned`, or if a module does more with its matrix than multiply by it or look rows up.
     Cost: beside a forward pass P + Q numbers a token and layer, of the head's error also its product with the head.
     """
 
@@ -45,17 +46,19 @@ class FoldedOwn(FoldedTuned):
         *,
         hold: bool = True,
     ) -> None:
-        self._placed, self._seen = placed, list[Slopes]()
-        super().__init__(placed.model, space, moves, base, hold=hold, only=placed.weights.keys())
-        other = [reader for reader in self._readers if not isinstance(reader, MovedReader)]
+        model = placed.model
+        blank = {name for name, one in model.named_parameters() if is_blank(one)}
+        other = sorted((placed.weights.keys() | blank) - plain_matrices(model))
         if other:
-            where = other[0].weight
-            self.release()
             raise ModelError(
-                "a module of this architecture does not plainly multiply by its matrix",
-                where=where,
+                "a module of this architecture does something of its own with its matrix",
+                where=other[0],
                 hint="use residency fused",
             )
+        for weight in placed.weights.values():
+            weight.requires_grad_(False)
+        self._placed, self._seen = placed, list[Slopes]()
+        super().__init__(model, space, moves, base, hold=hold, only=placed.weights.keys())
 
     @property
     def seen(self) -> Slopes | None:

@@ -239,9 +239,7 @@ def attach_moved(
         own = {key: names[id(value)] for key, value in module._parameters.items() if id(value) in names}
         if quantised(module) and f"{path}.weight" in weights:
             own["weight"] = f"{path}.weight"
-        made = MOVED.get(type(module)) or (MovedLinear if quantised(module) else None)
-        if isinstance(module, nn.Embedding) and module.max_norm is not None:
-            made = None
+        made = _made(module)
         if own and made is not None and "weight" in own:
             name = own["weight"]
             shape = (weights[name].shape[0], weights[name].shape[1])
@@ -258,9 +256,23 @@ MOVED: dict[type, type[MovedReader]] = {
 """The reader of every type of module that multiplies by its matrix, or looks rows of it up, and does nothing else."""
 
 
-def plain_matrices(model: nn.Module) -> Iterator[torch.Tensor]:
-    """Yield the matrices of modules that multiply by them, or look rows of them up, and do nothing else."""
-    return (one.get_parameter("weight") for one in model.modules() if type(one) in MOVED)
+def plain_matrices(model: nn.Module) -> set[str]:
+    """Return the names of matrices that all their modules multiply by, or look rows up of, and do nothing else with."""
+    owners = [
+        (id(one), _made(module) is not None)
+        for module in model.modules()
+        for one in module._parameters.values()
+        if one is not None
+    ]
+    other = {one for one, plain in owners if not plain}
+    return {name for name, one in model.named_parameters() if one.dim() == 2 and id(one) not in other}
+
+
+def _made(module: nn.Module) -> type[MovedReader] | None:
+    """Return the reader of a module's matrix; None if the module does something of its own with it."""
+    if isinstance(module, nn.Embedding) and module.max_norm is not None:
+        return None
+    return MOVED.get(type(module)) or (MovedLinear if quantised(module) else None)
 
 
 def quantised(module: nn.Module) -> bool:

@@ -18,6 +18,7 @@ from edgetune.core.skips import MATRICES, head_of, writers
 from edgetune.core.tuned import Space
 from edgetune.tune.dense import DenseTuned
 from edgetune.tune.folded_own import FoldedOwn
+from edgetune.tune.moved import plain_matrices
 from edgetune.tune.placed import Placed
 from edgetune.tune.projected import ProjectedTuned
 from edgetune.tune.projected_adapter import ProjectedAdapter
@@ -231,6 +232,25 @@ class Writers(OwnWeights):
         return OwnPlaced(
             model, lambda name: name in chosen, {"peft_type": self.kind, "tensors": sorted(chosen)}
         )
+
+    def open(
+        self,
+        model: PreTrainedModel,
+        space: Space | None,
+        seed: int,
+        base: Mapping[str, torch.Tensor] | None = None,
+    ) -> DenseTuned | ProjectedTuned:
+        """Return the tuned handle: along a pool of rank one, one that writes to no weight and forms no gradient of any.
+
+        Raises:
+            ModelError: as `chosen`, or as the handle.
+        """
+        moves = None if space is None else space.moves({})
+        if space is not None and moves is not None and moves.sums:
+            placed = self.place(model, seed, base)
+            if placed.weights.keys() <= plain_matrices(model):
+                return FoldedOwn(placed, space, moves, base)
+        return OwnWeights.open(self, model, space, seed, base)
 
     @property
     def streams(self) -> bool:

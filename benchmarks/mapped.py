@@ -50,7 +50,9 @@ def write_file(path: Path, grid: str) -> None:
 
 
 @app.command()
-def work(file: str, directions: str, size: int, tokens: int, data: str, *, held: bool = False) -> None:
+def work(
+    file: str, method: str, directions: str, size: int, tokens: int, data: str, *, held: bool = False
+) -> None:
     """Tune on one file and print figures as JSON (called by `main`)."""
     from edgetune.bench.step import random_batch  # noqa: F401 - libraries settle
     from edgetune.core.allocator import return_freed_blocks, trim
@@ -72,9 +74,10 @@ def work(file: str, directions: str, size: int, tokens: int, data: str, *, held:
         "model__residency": "streamed", "data__source": data, "data__max_tokens": tokens, "data__records": 64,
         "data__held_out": 4, "data__calibration": 4, "evaluation__batch_size": 1, "evaluation__max_new_tokens": 4,
         "evaluation__samples": 0, "federation__rounds": 1, "federation__devices": 1, "threads": 1,
-        "method__name": "fedkseed", "method__directions": directions, "method__local_steps": 2,
-        "method__batch_size": size, "method__learning_rate": 1e-7, "method__eps": 1e-3,
+        "method__name": method, "method__directions": directions, "method__local_steps": 2,
+        "method__batch_size": size, "method__learning_rate": 1e-7,
     }  # fmt: skip
+    settings |= {"method__eps": 1e-3} if method == "fedkseed" else {}
     with tempfile.TemporaryDirectory() as out:
         run(load_recipe(None, [], **settings), Path(out) / "warm", stages=TUNING, single=True)
         gc.collect()
@@ -84,7 +87,9 @@ def work(file: str, directions: str, size: int, tokens: int, data: str, *, held:
             run(recipe, Path(out) / "run", stages=TUNING, single=True)
     prepared = preparing.prepare(recipe)
     batch = next(iter(batches(prepared.devices[0], size, prepared.pad_id)))
-    times = 2 if 2 * batch.input_ids.numel() <= TOGETHER else 1  # points that share a walk
+    times = (
+        2 if method == "fedkseed" and 2 * batch.input_ids.numel() <= TOGETHER else 1
+    )  # points that share a walk
     walked = Batch(*(one.repeat(times, 1) for one in (batch.input_ids, batch.attention_mask, batch.labels)))
     plain = load_backbone(file).model
     with torch.no_grad():
@@ -96,6 +101,7 @@ def work(file: str, directions: str, size: int, tokens: int, data: str, *, held:
 def main(
     data: Annotated[str, typer.Option(help="Records long enough to fill the batches.")] = "embedded",
     directions: Annotated[str, typer.Option(help="Kind of pool.")] = "rank_one_pool",
+    method: Annotated[str, typer.Option(help="fedkseed or fedskip.")] = "fedkseed",
 ) -> None:
     """Compare a model without its matrices with one that holds them, and print a Markdown table."""
     print(
@@ -114,6 +120,7 @@ def main(
                         __file__,
                         "work",
                         str(file),
+                        method,
                         directions,
                         str(size),
                         str(tokens),

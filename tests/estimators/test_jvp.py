@@ -11,10 +11,10 @@ from torch import nn
 from edgetune.core.batch import Batch, response_loss
 from edgetune.core.errors import ConfigError
 from edgetune.core.keys import pool_key
-from edgetune.directions import Gaussian, Rademacher, Source
+from edgetune.directions import Gaussian, Rademacher, RankOnePool, Source
 from edgetune.directions.space import BoundSpace
 from edgetune.estimators import Jvp, TwoPoint
-from edgetune.tune import ByTable, FullProjected, Lora, ProjectedTuned
+from edgetune.tune import ByTable, FullProjected, Lora, ProjectedTuned, Writers
 
 KEY = pool_key(1)
 EMPTY = Batch(*(torch.zeros(1, 1, dtype=torch.int64),) * 3)
@@ -82,3 +82,10 @@ def test_a_models_slope_is_that_of_back_propagation(target: Any, tiny_model: Any
 def test_no_direction_is_refused() -> None:
     with pytest.raises(ConfigError, match="at least one direction"):
         Jvp(0)
+
+
+@pytest.mark.parametrize("target", [FullProjected(), Writers()], ids=["all weights", "writers"])
+def test_weights_that_a_model_does_not_hold_have_no_derivatives(target: Any, tiny_model: Any) -> None:
+    tuned = target.open(tiny_model(), BoundSpace(RankOnePool(64), KEY, pooled=True), 0)
+    with pytest.raises(ConfigError, match="weights that the model holds"):
+        Jvp()(tuned, response_loss, batch(), 3)

@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM ?= false
 # Small models: one thread each is faster than two that wait for each other.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo model demo-real real-model test fuzz test-slow test-gpu test-triton test-network test-deploy test-fleet check format bench bench-learning bench-rank-one bench-defaults bench-hosts families docs clean
+.PHONY: demo model demo-real real-model test fuzz test-slow test-gpu test-triton test-executorch test-network test-deploy test-fleet check format bench bench-learning bench-rank-one bench-defaults bench-hosts families docs clean
 
 demo: $(READY)
 	$(BIN)/edgetune run --out out/demo
@@ -46,6 +46,11 @@ test-gpu: $(READY)
 test-triton: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt triton
 	TRITON_INTERPRET=1 $(BIN)/pytest tests/directions/test_gpu.py tests/directions/test_gpu_rank_one.py
+
+# ExecuTorch brings much with it, so only this verb installs it; every family takes half an hour of a core.
+test-executorch: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[executorch]'
+	$(BIN)/pytest -m 'slow or not slow' tests/export/test_pte.py tests/export/test_pte_families.py tests/run/test_pte_folder.py
 
 # Units, image, compose file and the commands in them, as far as this machine allows; says what it could not check.
 test-deploy: $(READY)

@@ -17,7 +17,9 @@ SOURCE = Path(edgetune.__file__).parent
 OPTION = re.compile(r"(?<![\w(-])--[a-z][a-z0-9-]+(?![\w:-])")
 SECTIONS = sorted({key.partition(".")[0] for key in describe_settings() if "." in key})
 KEY = re.compile(rf"(?<![\w./{{])(?:{'|'.join(SECTIONS)})\.[a-z_]+(?![\w(./])")
-NO_KEY = re.compile(r"model\.(gguf|onnx|safetensors|embed_tokens|layers|norm|final_layernorm)$|split\.count$")
+NO_KEY = re.compile(
+    r"model\.(gguf|onnx|pte|safetensors|embed_tokens|layers|norm|final_layernorm)$|split\.count$"
+)
 """Files, tensors, and a key of GGUF."""
 OTHERS = {"--help", "--no-deps", "--dest", "--only-binary", "--disable-pip-version-check", "--merge"}
 """The option that every command has, those of pip, and one of llama.cpp."""

@@ -7,17 +7,16 @@ from pathlib import Path
 
 from edgetune.export.architectures import ARCHITECTURES
 from edgetune.export.onnx_graph import FAMILIES
+from edgetune.export.pte_program import FAMILIES as PROGRAMS
 
 PAGE = Path(__file__).parents[2] / "docs" / "formats.md"
-ROW = re.compile(r"^\| [^|]+ \| `(\w+)` \| (verified|no) \| (verified|no) \|", re.MULTILINE)
+ROW = re.compile(r"^\| [^|]+ \| `(\w+)` \| (verified|no) \| (verified|no) \| (verified|no) \|", re.MULTILINE)
 
 
 def test_what_is_verified_is_written_and_what_is_not_is_refused() -> None:
-    rows = {
-        kind: (gguf == "verified", onnx == "verified") for kind, gguf, onnx in ROW.findall(PAGE.read_text())
-    }
+    rows = {kind: tuple(one == "verified" for one in said) for kind, *said in ROW.findall(PAGE.read_text())}
     assert len(rows) == 12
-    assert rows == {kind: (kind in ARCHITECTURES, kind in FAMILIES) for kind in rows}
+    assert rows == {kind: (kind in ARCHITECTURES, kind in FAMILIES, kind in PROGRAMS) for kind in rows}
 
 
 def test_the_number_of_families_is_that_of_the_pages() -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+
+LOUD = ("torchao", "torch.utils._pytree")
+"""Loggers that warn of kernels for other machines whenever transformers finds torchao, which ExecuTorch brings."""
 
 
 def main() -> None:
@@ -10,5 +14,7 @@ def main() -> None:
     from edgetune.cli.app import execute
     from edgetune.core.allocator import return_freed_blocks
 
+    for name in LOUD:
+        logging.getLogger(name).setLevel(logging.ERROR)
     return_freed_blocks()
     sys.exit(execute(sys.argv[1:]))

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from edgetune.cli.display import Display
-from edgetune.cli.folders import compress_folder, folder_kind
+from edgetune.cli.folders import compress_folder, folder_kind, refuse_context
 from edgetune.cli.options import Asked, asking
 from edgetune.core.errors import DigestError, OutputError
 from edgetune.core.files import remove_partial, without_trace, writable_folder
@@ -51,15 +51,21 @@ def compress(
         str | None,
         typer.Option(
             "--format",
-            help="gguf, or a folder of compressed-tensors, gptq or onnx; int4-g128 and its like are grids of these.",
+            help="gguf, or a folder of compressed-tensors, gptq, onnx, pte or pte-exact; int4-g128 and its like are "
+            "grids of these.",
         ),
+    ] = None,
+    context: Annotated[
+        int | None,
+        typer.Option(help="Tokens that the cache of a .pte holds; else what the data need, at least 512."),
     ] = None,
 ) -> None:
     """Compress a (tuned) model in one shot, write it as GGUF and verify it in llama.cpp; with --format as a folder."""
     kind = folder_kind(form, asked.settings["compression.grid"])
+    refuse_context(context, kind)
     if kind is not None:
         folder = out.with_suffix("") if out == Path("model.gguf") else out
-        _say_far(*compress_folder(kind, lambda: _open(model, ledger, asked), folder))
+        _say_far(*compress_folder(kind, lambda: _open(model, ledger, asked), folder, context))
         return
     with _target(out), Display(Console()) as display:
         from edgetune.export.checked import deploy

@@ -79,7 +79,9 @@ def card_of_pruned(folder: Path, prepared: Prepared, steps: Sequence[Step]) -> N
     )
 
 
-def card_of_packed(folder: Path, kind: str, prepared: Prepared, size: int, far: Divergence) -> None:
+def card_of_packed(
+    folder: Path, kind: str, prepared: Prepared, size: int, far: Divergence, more: Sequence[str] = ()
+) -> None:
     """Write the card of what `edgetune compress --format` left.
 
     Args:
@@ -88,6 +90,7 @@ def card_of_packed(folder: Path, kind: str, prepared: Prepared, size: int, far: 
         prepared: the base and the records.
         size: bytes of weights.
         far: from the model before compression, on the held-out records.
+        more: lines about its files.
 
     Raises:
         OutputError: if it cannot be written.
@@ -102,6 +105,7 @@ def card_of_packed(folder: Path, kind: str, prepared: Prepared, size: int, far: 
         units.percent(far.top_1),
     )
     facts = [f"Compressed: {kind}, method `{method}`, {units.size(size)} of weights, read back bit for bit"]
+    facts += more
     weights = sum(one.numel() for one in prepared.backbone.model.parameters())
     _write(folder, f"compressed ({kind})", prepared, weights, facts, quality=Grid(head, (row,)))
 

@@ -47,12 +47,13 @@ def bits_of(grid: BlockGrid) -> int:
     return (grid.high - grid.low).bit_length()
 
 
-def refuse_for_nbits(grid: BlockGrid, where: str) -> None:
+def refuse_for_nbits(grid: BlockGrid, where: str, runtime: str = "ONNX Runtime") -> None:
     """Refuse a grid that these kernels do not compute with.
 
     Args:
         grid: of a matrix, with its block filled in.
         where: the matrix, for errors.
+        runtime: whose kernels, for errors.
 
     Raises:
         ConfigError: naming what is missing.
@@ -60,7 +61,7 @@ def refuse_for_nbits(grid: BlockGrid, where: str) -> None:
     half = 1 << bits_of(grid) - 1
     plain = not grid.levels and len(grid.scale) == 1 and (not grid.offset or grid.tied)
     if not plain or bits_of(grid) not in BITS or grid.high != half - 1:
-        raise ConfigError(f"ONNX Runtime has no kernel for the grid {grid.name}", where=where, hint=NAMES)
+        raise ConfigError(f"{runtime} has no kernel for the grid {grid.name}", where=where, hint=NAMES)
     if grid.group < SMALLEST or grid.group & (grid.group - 1):
         raise ConfigError(
             f"groups of {grid.group} weights are no power of two of at least {SMALLEST}",

@@ -19,7 +19,8 @@ from transformers.cache_utils import DynamicLayer
 from edgetune.core.errors import MissingExtraError, ModelError, VerifyError
 from edgetune.core.nbits import is_held, refuse_for_nbits
 from edgetune.core.quantised import BlockGrid, QuantisedMatrix
-from edgetune.export.onnx_layers import CODES, SCALES, ZEROS, layers_of, packed_layers
+from edgetune.export.onnx_layers import CODES, SCALES, ZEROS, stand_ins
+from edgetune.export.standing_in import layers_of, standing_in
 
 FAMILIES = frozenset(
     (
@@ -91,13 +92,22 @@ def refuse_for_onnx(model: PreTrainedModel, grids: Mapping[str, BlockGrid]) -> N
         )
     for name, grid in grids.items():
         refuse_for_nbits(grid, name)
-    for library in LIBRARIES:
-        if importlib.util.find_spec(library) is None:
-            raise MissingExtraError(library, "onnx", "Writing ONNX, and running it to verify it,")
+    refuse_without_onnx()
     if not hasattr(torch.onnx, "ops"):
         raise ModelError(
             "this torch is too old to write such a graph", where=torch.__version__, hint="torch 2.8"
         )
+
+
+def refuse_without_onnx() -> None:
+    """Refuse to begin without the libraries.
+
+    Raises:
+        MissingExtraError: naming the first that is not installed.
+    """
+    for library in LIBRARIES:
+        if importlib.util.find_spec(library) is None:
+            raise MissingExtraError(library, "onnx", "Writing ONNX, and running it to verify it,")
 
 
 @torch.no_grad()
@@ -123,7 +133,7 @@ def write_onnx(model: PreTrainedModel, quantised: Mapping[str, QuantisedMatrix],
     """
     state = _state(model)
     attention = model.config._attn_implementation
-    with packed_layers(model, quantised):
+    with standing_in(model, quantised, stand_ins()):
         model.set_attn_implementation("eager")
         try:
             with _silence():

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from edgetune.core.nbits import NBits, to_nbits
 from edgetune.core.quantised import QuantisedMatrix
+from edgetune.export.standing_in import StandIn, factor_of
 
 DOMAIN = "com.microsoft"
 CODES, SCALES, ZEROS = "codes", "scales", "zeros"
 """Last parts of the names of what stands for a weight in the graph."""
-SCALED = "embed_scale"
-"""Buffer of transformers' embeddings that multiply their rows; that this is all they do, the comparison shows."""
 EXACT = 1
 """`accuracy_level`: activations and sums in float32. With 4 activations are rounded to 8 bits."""
 
@@ -99,44 +95,18 @@ class PackedEmbedding(_Packed):
         return rows if self.factor is None else rows * self.factor
 
 
-def layers_of(model: PreTrainedModel, quantised: Mapping[str, QuantisedMatrix]) -> dict[str, str]:
-    """Return the layers whose weights are compressed: module name to parameter name; several may share a matrix."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    found = {
-        name: names.get(id(getattr(module, "weight", None)))
-        for name, module in model.named_modules(remove_duplicate=False)
-    }
-    return {module: name for module, name in found.items() if name is not None and name in quantised}
+def stand_ins() -> StandIn:
+    """Return what makes a layer's stand-in; layers that share a matrix share its tensors, which are stored once."""
+    held: dict[int, NBits] = {}
 
+    def make(module: nn.Module, matrix: QuantisedMatrix) -> nn.Module | None:
+        shared = held.setdefault(id(matrix), to_nbits(matrix))
+        if isinstance(module, (nn.Linear, Conv1D)):
+            bias: Any = module.bias
+            return PackedLinear(shared, bias)
+        if not isinstance(module, nn.Embedding) or shared.bits == 2:
+            return None
+        known, factor = factor_of(module)
+        return PackedEmbedding(shared, factor) if known else None
 
-@contextmanager
-def packed_layers(model: PreTrainedModel, quantised: Mapping[str, QuantisedMatrix]) -> Iterator[None]:
-    """Let layers of packed weights stand in a model within a block; afterwards it is as before.
-
-    Args:
-        model: its layers keep their biases.
-        quantised: parameter name to matrix.
-    """
-    held = {name: to_nbits(matrix) for name, matrix in quantised.items()}
-    whose, place = layers_of(model, quantised), next(model.parameters()).device
-    layers = {module: model.get_submodule(module) for module in whose}
-    try:
-        for name, module in layers.items():
-            other = _stand_in(module, held[whose[name]])
-            if other is not None:
-                model.set_submodule(name, other.to(place))
-        yield
-    finally:
-        for name, module in layers.items():
-            model.set_submodule(name, module)
-
-
-def _stand_in(module: Any, held: NBits) -> nn.Module | None:
-    """Return what stands for a layer; None for one that does something else, which then stays dense."""
-    if isinstance(module, (nn.Linear, Conv1D)):
-        return PackedLinear(held, module.bias)
-    if not isinstance(module, nn.Embedding) or held.bits == 2:
-        return None
-    factor = getattr(module, SCALED, None)
-    known = type(module) is nn.Embedding or isinstance(factor, torch.Tensor)
-    return PackedEmbedding(held, factor) if known else None
+    return make

@@ -14,7 +14,18 @@ from typing import Annotated, Any
 import torch
 import typer
 
-METHODS = ("fedkseed", "fedskip", "skipgrad", "lora", "fedavg")
+METHODS: dict[str, tuple[str, dict[str, object]]] = {
+    "fedkseed": ("fedkseed", {}),
+    "fedskip": ("fedskip", {}),
+    "fedskip over Q4_0 blocks": ("fedskip", {}),
+    "fedskip, Hadamard pool": ("fedskip", {"directions": "hadamard"}),
+    "skipgrad": ("skipgrad", {}),
+    "lora": ("lora", {}),
+    "fedavg": ("fedavg", {}),
+}
+"""Method and options by the name of the row."""
+PACKED = ("fedskip over Q4_0 blocks",)
+"""Rows whose base is packed."""
 
 
 def sides_of(config: Any, batch: Any) -> dict[str, Callable[[], object]]:
@@ -23,7 +34,9 @@ def sides_of(config: Any, batch: Any) -> dict[str, Callable[[], object]]:
 
     from edgetune.core.batch import response_loss
     from edgetune.core.keys import pool_key
+    from edgetune.core.quantised import Q4_0, whole_blocks
     from edgetune.directions.space import BoundSpace
+    from edgetune.federation.residency import pack_tensor
     from edgetune.methods.catalogue import tuning_method
     from edgetune.methods.options import with_options
 
@@ -31,11 +44,21 @@ def sides_of(config: Any, batch: Any) -> dict[str, Callable[[], object]]:
         torch.manual_seed(0)
         return LlamaForCausalLM(config).eval().requires_grad_(False)
 
-    def step(name: str) -> Callable[[], object]:
-        method = with_options(tuning_method(name), {"learning_rate": 0.0, "micro_batch": 0})
+    def blocks() -> dict[str, Any]:
+        return {
+            name: pack_tensor(one.detach(), Q4_0, name) if whole_blocks(one.shape) else one.detach()
+            for name, one in model().named_parameters()
+        }
+
+    def step(row: str) -> Callable[[], object]:
+        name, options = METHODS[row]
+        method = with_options(tuning_method(name), {**options, "learning_rate": 0.0, "micro_batch": 0})
         kind = method.directions.kind if method.directions else None
         space = BoundSpace(kind, pool_key(0)) if kind else None
-        tuned: Any = method.target.open(model(), space, 0)
+        target: Any = method.target
+        tuned: Any = (
+            target.stream(model(), space, blocks()) if row in PACKED else target.open(model(), space, 0)
+        )
         state = method.local.start(tuned)
 
         def take() -> object:

@@ -205,11 +205,12 @@ def test_of_one_rate_the_range_tests_is_measured_as_it_is(
     assert {one.settings["method.learning_rate"] for one in measured} == {1e-3}
 
 
-def test_no_more_rates_are_tried_than_asked_for() -> None:
+@pytest.mark.parametrize("most", range(2, MOST + 1))
+def test_no_more_rates_are_tried_than_asked_for(most: int) -> None:
     losses: dict[float, float] = {}
-    while wanted := next_factors(losses, 2):
+    while wanted := next_factors(losses, most):
         losses |= {factor: -factor for factor in wanted}
-    assert list(losses) == list(FACTORS[:2])
+    assert list(losses) == [2.0**power for power in range(most)]
 
 
 def rows() -> list[dict[str, Any]]:

@@ -150,3 +150,17 @@ def test_some_weights_are_streamed_along_a_pool_of_rank_one_over_a_base_as_it_is
     recipe = load_recipe(None, [], **settings, model__residency=residency, model__source="nowhere/at/all")
     with pytest.raises(ConfigError, match=said):  # before the model is looked for
         prepare(recipe)
+
+
+def test_derivatives_of_streamed_weights_are_refused_before_the_model_is_looked_for() -> None:
+    settings: dict[str, Any] = {"method__name": "fedkseed", "method__estimate": "jvp"}
+    recipe = load_recipe(
+        None,
+        [],
+        **settings,
+        model__residency="streamed",
+        model__source="nowhere/at/all",
+        method__directions="hadamard",
+    )
+    with pytest.raises(ConfigError, match="derivatives of weights that the model holds"):
+        prepare(recipe)

@@ -270,6 +270,7 @@ def test_an_option_left_out_changes_nothing() -> None:
         (MEZO, {"estimate": "standardised"}, "at least 2 directions"),
         (KSEED, {"pool": 8, "directions_per_step": 9}, "more directions than the pool"),
         (LORA, {"estimate": "one_sided"}, "one_sided in place of backprop needs eps"),
+        (KSEED, {"estimate": "jvp", "directions": "rank_one_pool"}, "jvp needs weights that the model holds"),
         (KSEED, {"estimate": "backprop"}, "a pool of directions needs slopes"),
         (KSEED, {"up_values": "float8"}, "no way to write values called 'float8'"),
         (LORA, {"directions_per_step": 2}, "no directions"),

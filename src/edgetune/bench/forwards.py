@@ -246,7 +246,7 @@ def next_factors(losses: Mapping[float, float], most: int = MOST) -> tuple[float
 
     Args:
         losses: by factor, the mean over seeds; infinite where a run went astray.
-        most: rates that are tried; two more than that at most.
+        most: rates that are tried at most.
     """
     if not losses:
         return FACTORS[:most]

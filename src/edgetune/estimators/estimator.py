@@ -30,6 +30,11 @@ class Estimator(Part):
         """Whether an estimate of a batch is the mean of those of its parts, weighed as the objective does."""
         return False
 
+    @property
+    def differentiates(self) -> bool:
+        """Whether it takes derivatives along directions of weights, which the model must hold for that."""
+        return False
+
     def scale(self, slope: float) -> float:
         """Return the rate of steps along this estimate as a multiple of that along mean slopes of some size."""
         return 1.0

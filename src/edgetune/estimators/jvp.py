@@ -61,6 +61,11 @@ class Jvp(Estimator):
         return frozenset({DIRECTIONS})
 
     @property
+    def differentiates(self) -> bool:
+        """Yes."""
+        return True
+
+    @property
     def passes(self) -> int:
         """Two a direction: a tangent costs about what its value does."""
         return 2 * self.directions

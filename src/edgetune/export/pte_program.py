@@ -49,6 +49,8 @@ LOUD = ("torch", "torchao", "executorch", "root")
 """Loggers that tell of libraries and kernels that are not there."""
 TRACED = 3
 """Tokens while the program is traced: not 0 or 1, which would be taken for constants."""
+PADDING = 4096
+"""Bytes by which constants may be aligned, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,10 +246,6 @@ def _is_there(wanted: bytes, there: Mapping[int, Sequence[bytes]]) -> bool:
         if len(wanted) <= size < len(wanted) + PADDING
         for one in ones
     )
-
-
-PADDING = 4096
-"""Bytes by which constants may be aligned, at most."""
 
 
 def _constants(file: Path) -> dict[int, list[bytes]]:

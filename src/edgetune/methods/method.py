@@ -17,11 +17,12 @@ from edgetune.core.pieces import Layers, cut
 from edgetune.core.protected import Protected
 from edgetune.core.update import Dense, Estimate, Projected, Update
 from edgetune.data.sampling import Sampling, Shuffled
+from edgetune.directions import RankOnePool
 from edgetune.directions.draw import Directions
 from edgetune.estimators import Accumulate, Estimator
 from edgetune.measure.objective import Answers
 from edgetune.survey import Survey
-from edgetune.tune import Target
+from edgetune.tune import FullProjected, Target
 from edgetune.updates import Constant, Optimiser, Schedule
 from edgetune.wire import Codec
 
@@ -103,6 +104,11 @@ class TuningMethod:
             (len(self._rates) != 1, "one part, and no other, must have a learning_rate"),
             (self.micro_batch < 0, "a micro-batch needs at least one record"),
             (
+                self.estimate.differentiates and self._is_added_to_activations,
+                f"{self.estimate.title} needs weights that the model holds: all of them along a pool of rank one are "
+                "never formed (directions = hadamard, or estimate = two_point)",
+            ),
+            (
                 bool(self.pool_size) and self.estimate.directions > self.pool_size,
                 "a step cannot take more directions than the pool holds",
             ),
@@ -110,6 +116,12 @@ class TuningMethod:
         said = [sentence for broken, sentence in rules if broken]
         if sentence := misfit(self.parts) or (said[0] if said else None):
             raise ConfigError(sentence, where=f"method {self.name}")
+
+    @property
+    def _is_added_to_activations(self) -> bool:
+        """Whether what was learnt is kept beside all weights, by a handle that forms none."""
+        kind = self.directions.kind if self.directions is not None else None
+        return isinstance(self.target, FullProjected) and isinstance(kind, RankOnePool)
 
     def check_alone(self) -> None:
         """Refuse to be run on one device without a server.

@@ -64,6 +64,12 @@ def check_streams(method: TuningMethod, residency: Residency, device: torch.devi
             where="model.residency",
             hint="use fedkseed with method.directions = 'hadamard', or residency fused",
         )
+    if method.estimate.differentiates:
+        raise ConfigError(
+            f"{method.estimate.title} takes derivatives of weights that the model holds, and streamed ones it does not",
+            where="method.estimate",
+            hint="use method.estimate = 'two_point', or residency fused",
+        )
     if not isinstance(target, FullProjected):
         _check_part(method, residency)
 

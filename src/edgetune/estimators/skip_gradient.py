@@ -44,7 +44,7 @@ class SkipGradient(Backprop):
 
     Cost: a forward pass, in which the inputs of the layers that write are kept until the loss is known, of the loss on
         responses at the positions that it looks at, and for each layer a product as large as its own. Counted as two
-        passes; 1.35 as measured (docs/results/bench.md).
+        passes; 1.36 as measured (docs/results/bench.md).
     Source: this package; the error that reaches layers directly: direct feedback alignment, Nokland 2016,
         arXiv:1609.01596, whose feedback is random; residual networks as sums: Veit et al. 2016, arXiv:1605.06431.
     """

@@ -112,6 +112,11 @@ METHODS: dict[str, TuningMethod] = {
     "fedskip_hadamard": with_options(
         tuning_method("fedskip"), {"pool": 64, "directions": "hadamard", "learning_rate": 3e-2, **STEPS}
     ),
+    "fedsubspace": with_options(tuning_method("fedsubspace"), {"pool": 64, "learning_rate": 3e-2, **STEPS}),
+    "fedsubspace_lora": with_options(
+        tuning_method("fedsubspace"),
+        {"pool": 64, "target": "lora", "directions": "hadamard", "learning_rate": 3e-2} | STEPS,
+    ),
     "skipgrad": with_options(tuning_method("skipgrad"), {"learning_rate": 0.3, "micro_batch": 0, **STEPS}),
     "one_byte": with_options(tuning_method("one_byte"), {"learning_rate": 2e-3, **STEPS}),
     "one_byte_pairs": with_options(

@@ -49,6 +49,8 @@ DIRECTED = [
     "subzero",
     "fedskip",
     "fedskip_hadamard",
+    "fedsubspace",
+    "fedsubspace_lora",
 ]
 SERVED = ["fedkseed_pro", "one_byte", "one_byte_pairs", "feedsign", "fwdllm", "discriminative"]
 DENSE = [

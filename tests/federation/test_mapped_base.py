@@ -148,10 +148,11 @@ def test_rate_and_radius_are_found_without_matrices(directions: str, file: Path,
 
 @pytest.mark.parametrize("rate", [0.01, None], ids=["a rate", "a rate that is found"])
 @pytest.mark.parametrize("single", [True, False], ids=["tune", "federate"])
-def test_gradients_along_skips_leave_matrices_in_the_file(
-    single: bool, rate: float | None, file: Path, tmp_path: Path
+@pytest.mark.parametrize("method", ["fedskip", "fedsubspace"])
+def test_slopes_of_gradients_leave_matrices_in_the_file(
+    method: str, single: bool, rate: float | None, file: Path, tmp_path: Path
 ) -> None:
-    ledgers, said = {}, {"method__name": "fedskip", "method__learning_rate": rate, "method__eps": None}
+    ledgers, said = {}, {"method__name": method, "method__learning_rate": rate, "method__eps": None}
     for residency in ("streamed", "fused"):
         out = tmp_path / residency
         recipe = recipe_of(file, "rank_one_pool", **said, model__residency=residency)

@@ -143,10 +143,11 @@ def test_what_cannot_be_streamed(
         ("streamed-q4_0", "rank_one_pool", "a base that is rounded here is tuned as a whole"),
     ],
 )
+@pytest.mark.parametrize("method", ["fedskip", "fedsubspace"])
 def test_some_weights_are_streamed_along_a_pool_of_rank_one_over_a_base_as_it_is(
-    residency: str, directions: str, said: str
+    method: str, residency: str, directions: str, said: str
 ) -> None:
-    settings: dict[str, Any] = {"method__name": "fedskip", "method__directions": directions}
+    settings: dict[str, Any] = {"method__name": method, "method__directions": directions}
     recipe = load_recipe(None, [], **settings, model__residency=residency, model__source="nowhere/at/all")
     with pytest.raises(ConfigError, match=said):  # before the model is looked for
         prepare(recipe)

@@ -61,7 +61,12 @@ def test_the_same_message_twice_gives_the_same_bytes_without_a_step(run: Run, st
 
 @pytest.mark.parametrize(
     ("method", "directions"),
-    [("fedkseed", "hadamard"), ("fedkseed", "rank_one_pool"), ("fedskip", "rank_one_pool")],
+    [
+        ("fedkseed", "hadamard"),
+        ("fedkseed", "rank_one_pool"),
+        ("fedskip", "rank_one_pool"),
+        ("fedsubspace", "rank_one_pool"),
+    ],
 )
 def test_a_device_that_streams_leaves_a_file_s_matrices_in_it(
     method: str, directions: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -18,7 +18,7 @@ from edgetune.directions.discriminative import Discriminative
 from edgetune.directions.draw import Fresh, Pool
 from edgetune.directions.intervals import Intervals
 from edgetune.directions.weighted import WeightedPool
-from edgetune.estimators import Backprop, ByRecord, OneSided, Standardised, TwoPoint
+from edgetune.estimators import Backprop, BackpropSlopes, ByRecord, OneSided, Standardised, TwoPoint
 from edgetune.measure.objective import Answers
 from edgetune.measure.scores import exact_match, token_f1
 from edgetune.methods.catalogue import compression_method, compression_names, tuning_method, tuning_names
@@ -32,7 +32,7 @@ from edgetune.wire import Changed, Coefficients, Float32, Log, Table, Tensors
 KSEED, MEZO, LORA = (tuning_method(name) for name in ("fedkseed", "mezo", "lora"))
 DPZERO, FZOO, GRZO = (tuning_method(name) for name in ("dpzero", "fzoo", "grzo"))
 MEZO_LORA, PREFIX = tuning_method("mezo_lora"), tuning_method("mezo_prefix")
-LOZO, SKIPGRAD = tuning_method("lozo"), tuning_method("skipgrad")
+LOZO, SKIPGRAD, SUBSPACE = (tuning_method(name) for name in ("lozo", "skipgrad", "fedsubspace"))
 FWDLLM, SELFT = tuning_method("fwdllm"), tuning_method("fedselft")
 CHOOSING = with_options(FWDLLM, {"draw": "discriminative"})
 DECAY = with_options(KSEED, {"schedule": "cosine", "schedule_steps": 200})
@@ -149,6 +149,7 @@ def test_parts_that_do_not_fit_are_refused(
         (LORA, "aggregate", "fedex", {"aggregate": FedEx()}),
         (SKIPGRAD, "head", False, {"target": Writers(head=False)}),
         (SKIPGRAD, "estimate", "backprop", {"estimate": Backprop()}),
+        (SUBSPACE, "recompute", False, {"estimate": BackpropSlopes(recompute=False)}),
         (DECAY, "schedule", "linear", {"schedule": Linear(200)}),
         (DECAY, "schedule_steps", 900, {"schedule": Cosine(900)}),
         (KSEED, "warmup", 7, {"schedule": Constant(7)}),

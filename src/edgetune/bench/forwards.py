@@ -75,6 +75,7 @@ WAYS: dict[str, Way] = {
     "grzo": Way("grzo", {"directions_per_step": BATCH}),
     "fedskip": Way("fedskip"),
     "fedskip-hadamard": Way("fedskip", {"directions": "hadamard"}),
+    "fedsubspace": Way("fedsubspace", {"recompute": False}),
     "skipgrad": Way("skipgrad"),
     CEILING: Way("lora"),
 }

@@ -2,6 +2,7 @@
 
 from edgetune.estimators.accumulate import Accumulate
 from edgetune.estimators.backprop import Backprop
+from edgetune.estimators.backprop_slopes import BackpropSlopes
 from edgetune.estimators.by_record import ByRecord
 from edgetune.estimators.clipped import Clipped, ClippedVector
 from edgetune.estimators.estimator import Estimator
@@ -25,6 +26,7 @@ ESTIMATES: dict[str, type[Estimator]] = {
         SkipGradient,
         SkipSlopes,
         Backprop,
+        BackpropSlopes,
     )
 }
 """Estimators by the name that recipes use."""
@@ -33,6 +35,7 @@ __all__ = [
     "ESTIMATES",
     "Accumulate",
     "Backprop",
+    "BackpropSlopes",
     "ByRecord",
     "Clipped",
     "ClippedVector",

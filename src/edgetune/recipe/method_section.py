@@ -52,7 +52,9 @@ class MethodSection(Section):
     estimate: str | None = None
     """two_point or one_sided slopes of forward-only methods; standardised, one-sided and divided by the spread of the
     losses; by_record, a direction a record; clipped or clipped_vector, which hide records; skip_gradient of
-    writers, or skip_slopes, the same along a whole pool."""
+    writers, or skip_slopes, the same along a whole pool; backprop, or backprop_slopes along a whole pool."""
+    recompute: bool | None = None
+    """Whether backprop_slopes compute blocks again in the backward pass and keep but their inputs (true)."""
     standardised: bool | None = None
     """Whether slopes of by_record are divided by their spread."""
     eps: Found = AUTO

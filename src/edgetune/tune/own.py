@@ -118,7 +118,12 @@ class OwnWeights(Placing):
             ModelError: as `place`, or if gradients would move half-precision weights.
         """
         placed = self.place(model, seed, base)
-        return DenseTuned(need_float32(placed)) if space is None else ProjectedAdapter(placed, space, base)
+        if space is None:
+            return DenseTuned(need_float32(placed))
+        moves = space.moves({})
+        if moves is not None and moves.sums and placed.weights.keys() <= plain_matrices(model):
+            return FoldedOwn(placed, space, moves, base)
+        return ProjectedAdapter(placed, space, base)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +149,35 @@ class BitFit(OwnWeights):
         return found
 
 
+class OwnMatrices(OwnWeights):
+    """Own parameters that are matrices: along a pool of rank one nothing is made of their size."""
+
+    __slots__ = ()
+
+    @property
+    def streams(self) -> bool:
+        """Yes: slopes along a pool of rank one need no gradient of a matrix, which may stay where it is stored."""
+        return True
+
+    def stream(self, model: PreTrainedModel, space: Space, base: Mapping[str, BaseTensor]) -> ProjectedTuned:
+        """Return the handle over a base that is never formed as a whole.
+
+        Raises:
+            ConfigError: if directions are not a pool of rank one.
+            ModelError: as `chosen`, or as the handle.
+        """
+        moves = space.moves({})
+        if moves is None or not moves.sums:
+            raise ConfigError(
+                "a gradient of a matrix that is streamed is seen along a pool of rank one alone",
+                where="method.directions",
+                hint="method.directions = rank_one_pool, or residency fused",
+            )
+        return FoldedOwn(self.place(model, 0), space, moves, base, hold=False)
+
+
 @dataclass(frozen=True, slots=True)
-class LinearLayers(OwnWeights):
+class LinearLayers(OwnMatrices):
     """The matrices of linear layers, and neither norms, biases nor embeddings: what a low-rank adapter can hold.
 
         y = W x + b: W is tuned
@@ -172,7 +204,7 @@ class LinearLayers(OwnWeights):
 
 
 @dataclass(frozen=True, slots=True)
-class Writers(OwnWeights):
+class Writers(OwnMatrices):
     """The matrices that write into the residual stream, and the head: what gradients along skip connections reach.
 
         h <- h + W x: W is tuned;   logits = H norm(h): H is tuned
@@ -232,46 +264,6 @@ class Writers(OwnWeights):
         return OwnPlaced(
             model, lambda name: name in chosen, {"peft_type": self.kind, "tensors": sorted(chosen)}
         )
-
-    def open(
-        self,
-        model: PreTrainedModel,
-        space: Space | None,
-        seed: int,
-        base: Mapping[str, torch.Tensor] | None = None,
-    ) -> DenseTuned | ProjectedTuned:
-        """Return the tuned handle: along a pool of rank one, one that writes to no weight and forms no gradient of any.
-
-        Raises:
-            ModelError: as `chosen`, or as the handle.
-        """
-        moves = None if space is None else space.moves({})
-        if space is not None and moves is not None and moves.sums:
-            placed = self.place(model, seed, base)
-            if placed.weights.keys() <= plain_matrices(model):
-                return FoldedOwn(placed, space, moves, base)
-        return OwnWeights.open(self, model, space, seed, base)
-
-    @property
-    def streams(self) -> bool:
-        """Yes: slopes along a pool of rank one need no gradient of a matrix, which may stay where it is stored."""
-        return True
-
-    def stream(self, model: PreTrainedModel, space: Space, base: Mapping[str, BaseTensor]) -> ProjectedTuned:
-        """Return the handle over a base that is never formed as a whole.
-
-        Raises:
-            ConfigError: if directions are not a pool of rank one.
-            ModelError: as `chosen`, or as the handle.
-        """
-        moves = space.moves({})
-        if moves is None or not moves.sums:
-            raise ConfigError(
-                "a gradient of a matrix that is streamed is seen along a pool of rank one alone",
-                where="method.directions",
-                hint="method.directions = rank_one_pool, or residency fused",
-            )
-        return FoldedOwn(self.place(model, 0), space, moves, base, hold=False)
 
     @classmethod
     def described(cls, said: Mapping[str, Any]) -> Self:

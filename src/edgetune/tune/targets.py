@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from edgetune.core.batch import Batch
 from edgetune.core.errors import ConfigError
 from edgetune.core.part import (
+    ALL_WEIGHTS,
     DIRECTIONS,
     FACTORS,
     FIXED_FACTOR,
@@ -64,6 +65,11 @@ class FullProjected(Placing):
     def title(self) -> str:
         """What a message calls it."""
         return "tuning all weights"
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """All of them."""
+        return frozenset({TENSORS, ALL_WEIGHTS})
 
     @property
     def needs(self) -> frozenset[str]:

@@ -19,12 +19,15 @@ METHODS: dict[str, tuple[str, dict[str, object]]] = {
     "fedskip": ("fedskip", {}),
     "fedskip over Q4_0 blocks": ("fedskip", {}),
     "fedskip, Hadamard pool": ("fedskip", {"directions": "hadamard"}),
+    "fedsubspace": ("fedsubspace", {}),
+    "fedsubspace over Q4_0 blocks": ("fedsubspace", {}),
+    "fedsubspace, recompute = false": ("fedsubspace", {"recompute": False}),
     "skipgrad": ("skipgrad", {}),
     "lora": ("lora", {}),
     "fedavg": ("fedavg", {}),
 }
 """Method and options by the name of the row."""
-PACKED = ("fedskip over Q4_0 blocks",)
+PACKED = ("fedskip over Q4_0 blocks", "fedsubspace over Q4_0 blocks")
 """Rows whose base is packed."""
 
 

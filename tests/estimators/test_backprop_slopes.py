@@ -30,7 +30,13 @@ from edgetune.tune.folded_own import FoldedOwn
 
 POOL = RankOnePool(200)
 FAMILIES = ("llama", "qwen2", "gemma", "gpt2", "opt")
-TARGETS: dict[str, Any] = {"linear": LinearLayers(), "writers": Writers(), "lora": Lora(rank=2)}
+LORA = Lora(rank=2)
+TARGETS: dict[str, Any] = {
+    "linear": LinearLayers(),
+    "head": LinearLayers(tied_head=True),
+    "writers": Writers(),
+    "lora": Lora(rank=2),
+}
 
 
 def space_of(kind: Any = POOL) -> BoundSpace:
@@ -77,7 +83,7 @@ def test_slopes_are_those_of_the_exact_gradient(
     assert not any(weight.requires_grad or weight.grad is not None for weight in tuned.model.parameters())
 
 
-@pytest.mark.parametrize("target", ["linear", "writers"])
+@pytest.mark.parametrize("target", ["linear", "head", "writers"])
 @pytest.mark.parametrize("kind", ["Q4_0", "Q8_0"])
 def test_so_they_are_over_matrices_that_stay_packed(kind: str, target: str, tiny_model: Any) -> None:
     model, batch = tiny_model("llama", hidden=64), batch_of()
@@ -140,6 +146,19 @@ def test_every_family_marks_its_blocks_and_gets_them_back(family: str, tiny_mode
     assert not any("forward" in vars(one) for one in model.modules())
     with recomputed(torch.nn.Linear(2, 2)) as blocks:
         assert blocks == 0
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_ledger_says_whether_a_tied_head_is_tuned(tied: bool, tiny_model: Any) -> None:
+    model = tiny_model("llama")
+    if tied:
+        model.lm_head.weight = model.model.embed_tokens.weight
+    without, whole = LinearLayers().chosen(model), LinearLayers(tied_head=True).chosen(model)
+    assert whole - without == ({"model.embed_tokens.weight"} if tied else set())
+    assert ("lm_head.weight" in without) is not tied
+    for target in (LinearLayers(), LinearLayers(tied_head=True)):
+        said: Any = target.open(copy.deepcopy(model), space_of(), 0).adapter()
+        assert LinearLayers.described(said) == target
 
 
 def test_what_it_goes_with() -> None:

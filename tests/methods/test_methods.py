@@ -25,7 +25,7 @@ from edgetune.methods.catalogue import compression_method, compression_names, tu
 from edgetune.methods.method import TuningMethod
 from edgetune.methods.options import OPTIONS, defaults, with_options
 from edgetune.survey import Gap, GradientNorms, PromptLayers
-from edgetune.tune import Adapter, ByNorm, ByTable, FullProjected, Lora, Prefix, Writers
+from edgetune.tune import Adapter, ByNorm, ByTable, FullProjected, LinearLayers, Lora, Prefix, Writers
 from edgetune.updates import Adam, AdamW, Constant, Cosine, Linear, Momentum, Sgd
 from edgetune.wire import Changed, Coefficients, Float32, Log, Table, Tensors
 
@@ -149,6 +149,7 @@ def test_parts_that_do_not_fit_are_refused(
         (LORA, "aggregate", "fedex", {"aggregate": FedEx()}),
         (SKIPGRAD, "head", False, {"target": Writers(head=False)}),
         (SKIPGRAD, "estimate", "backprop", {"estimate": Backprop()}),
+        (SUBSPACE, "tied_head", True, {"target": LinearLayers(tied_head=True)}),
         (SUBSPACE, "recompute", False, {"estimate": BackpropSlopes(recompute=False)}),
         (DECAY, "schedule", "linear", {"schedule": Linear(200)}),
         (DECAY, "schedule_steps", 900, {"schedule": Cosine(900)}),

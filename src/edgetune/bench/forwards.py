@@ -76,6 +76,7 @@ WAYS: dict[str, Way] = {
     "fedskip": Way("fedskip"),
     "fedskip-hadamard": Way("fedskip", {"directions": "hadamard"}),
     "fedsubspace": Way("fedsubspace", {"recompute": False}),
+    "fedsubspace-head": Way("fedsubspace", {"recompute": False, "tied_head": True}),
     "skipgrad": Way("skipgrad"),
     CEILING: Way("lora"),
 }

@@ -33,6 +33,8 @@ class MethodSection(Section):
     residual stream, and the head), lora, adapter (a bottleneck), prefix or bitfit (biases, else norms)."""
     head: bool | None = None
     """Whether writers include the head; without it a pool's ledger is an adapter for llama.cpp without loss."""
+    tied_head: bool | None = None
+    """Whether linear layers include a head that is the embedding table (false); without it likewise."""
     objective: str | None = None
     """loss, or for forward-only methods token_f1 or accuracy of greedy answers (both raised; eps must be larger)."""
     answer_tokens: Count | None = None

@@ -182,25 +182,47 @@ class LinearLayers(OwnMatrices):
 
         y = W x + b: W is tuned
 
-    A head that is the embedding table once more is left out too. Along directions of rank one the ledger is then an
-    adapter without loss (`edgetune adapter`).
+    A head that is the embedding table once more is left out too, unless it is asked for; then that table is tuned in
+    both places. Without it, the ledger of directions of rank one is an adapter without loss (`edgetune adapter`).
+
+    Args:
+        tied_head: whether the head is tuned even where it is the embedding table.
 
     Cost: as all weights.
     """
 
+    tied_head: bool = False
     name: ClassVar[str] = "linear"
+    options: ClassVar[Mapping[str, str]] = {"tied_head": "tied_head"}
     kind: ClassVar[str] = "LINEAR"
 
     def chosen(self, model: nn.Module) -> set[str]:
         """Return the matrices."""
         tables = {id(one.weight) for one in model.modules() if isinstance(one, nn.Embedding)}
-        linear = {id(one.weight) for one in model.modules() if isinstance(one, MATRICES)} - tables
-        found = {
-            name for name, one in model.named_parameters() if id(one) in linear and one.is_floating_point()
-        }
+        linear = {id(one.weight) for one in model.modules() if isinstance(one, MATRICES)}
+        kept = {id(one.weight) for one in [head_of(model)] if one is not None and self.tied_head}
+        ids = (linear - tables) | kept
+        found = {name for name, one in model.named_parameters() if id(one) in ids and one.is_floating_point()}
         if not found:
             raise ModelError("this model has no linear layers", hint="tune all weights")
         return found
+
+    def place(
+        self, model: PreTrainedModel, seed: int, base: Mapping[str, torch.Tensor] | None = None
+    ) -> Placed:
+        """Choose the matrices; a ledger says whether the head is one of them anyhow.
+
+        Raises:
+            ModelError: as `chosen`.
+        """
+        chosen = self.chosen(model)
+        said = {"peft_type": self.kind} | ({"tied_head": True} if self.tied_head else {})
+        return OwnPlaced(model, lambda name: name in chosen, said)
+
+    @classmethod
+    def described(cls, said: Mapping[str, Any]) -> Self:
+        """Return the target of a ledger."""
+        return cls(tied_head=bool(said.get("tied_head", False)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from edgetune.bench.leaking import noise_of, secrets_of
 from edgetune.bench.leaking import row_of as made_here
 from edgetune.bench.reading import reader_of
 from edgetune.bench.uploads import Sender
-from edgetune.cli.leakage_table import best, page_of
+from edgetune.cli.leakage_table import best, beyond, page_of
 from edgetune.core.errors import ConfigError, DataError
 from edgetune.data.encode import Example
 from edgetune.models.backbone import load_backbone
@@ -159,7 +159,7 @@ def fake(one: Audit) -> dict[str, Any]:
     much = 1.0 if one.way == "fedskip" else 0.0625
     figures = {"top1": much, "recall": much, "auc": 0.5, "fit": much - 0.01 * one.seed, "all.frequent": 0.5}
     figures |= {"all.learned.rest": 0.1 + 0.5 * (much == 1) + 0.01 * one.seed, "all.control.rest": 0.1}
-    figures |= {"said.frequent": None, "all.read.rest": None}
+    figures |= {"said.frequent": None, "all.read.rest": 0.9, "all.read-control.rest": 0.92}
     told = {"numbers": 4096, "bytes": 8254, "noise": 0.0, "figures": figures}
     kept = {
         key: value
@@ -178,6 +178,10 @@ def test_lines_are_means_over_seeds_with_their_standard_errors() -> None:
     assert lines[0]["fit"] == (pytest.approx(0.99), pytest.approx(0.01 / 3**0.5))
     assert lines[0]["said.frequent"] is None
     assert lines_of(rows[:1])[0]["fit"] == (pytest.approx(rows[0]["cases"][0]["figures"]["fit"]), 0.0)
+    assert beyond(lines[0]) == (lines[0]["all.learned.rest"], lines[0]["all.control.rest"])
+    read = {"all.read.rest": (0.9, 0.1), "all.read-control.rest": (0.2, 0.1)}
+    assert beyond(lines[0] | read) == ((0.9, 0.1), (0.2, 0.1))  # further above its control
+    assert beyond({}) == (None, None)
     assert best(lines[0], ("recall", "fit", "no such")) == (1.0, 0.0)
 
 
@@ -185,8 +189,14 @@ def test_the_page_says_of_each_method_what_the_rows_say_and_draws_it(tmp_path: P
     pytest.importorskip("matplotlib")
     rows = [fake(one) for one in audits_of(Task(), ways_of(["fedkseed", "fedskip"]), 3)]
     page = page_of(json.loads(json.dumps(rows)), tmp_path)
-    assert "`fedskip`, 1 step, 4,096 numbers: 100 % of 4 records, 61 ± 1 % of their tokens" in page
-    assert "`fedkseed`, 1 step, 4,096 numbers: 6 % of 4 records, of tokens nothing above the control." in page
+    assert (
+        "`fedskip`, 1 step, 4,096 numbers: 100 % of single records, 100 % of 4; 61 ± 1 % of their tokens"
+        in page
+    )
+    assert (
+        "`fedkseed`, 1 step, 4,096 numbers: 6 % of single records, 6 % of 4; of their tokens nothing above the control."
+        in page
+    )
     assert f"drawn from {CANDIDATES} records" in page
     assert re.search(
         r"\| fedskip \| 1 \| 4 \| 4,096 \| 8,254 \|  \| 100 % \| 100 % \| 0.50 \| 99 ± 1 % \| 3 \|", page

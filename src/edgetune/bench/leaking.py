@@ -39,8 +39,8 @@ TOKENS: dict[str, Callable[[Example], Sequence[int]]] = {
 }
 """Which tokens of a record are looked for: all of them, or those that it trains to say."""
 
-LEARNED = ("learned", "control")
-"""The attack that learns, on what the batch sent and on what another one did."""
+LEARNED, READ = ("learned", "control"), ("read", "read-control")
+"""The attack that learns and the one that reads, on what the batch sent and on what another one did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,18 +166,20 @@ def _tokens(
 ) -> dict[str, float]:
     """Return what each attack recovers of a batch's tokens, in as many guesses as it has different ones.
 
-    KIND.ATTACK: of all; KIND.ATTACK.rest: of those that the most frequent ones leave out. `control` learns as `learned`
-    does, and is shown what another batch sent.
+    KIND.ATTACK: of all; KIND.ATTACK.rest: of those that the most frequent ones leave out. `control` and `read-control`
+    do as `learned` and `read` do, and are shown what another batch sent.
     """
     figures, kept = {}, [place for place in range(len(known.examples)) if place not in set(secret)]
     gram, weights = known.products[np.ix_(kept, kept)], known.weights[kept]
     along = np.stack([(known.uploads @ one.vector)[kept] for one in (sent, other)])
     squares = np.array([float(one.vector @ one.vector) for one in (sent, other)])
-    read = known.read(sent) if known.read else None
+    read = (
+        {name: known.read(one) for name, one in zip(READ, (sent, other), strict=True)} if known.read else {}
+    )
     for kind, of in TOKENS.items():
         true = {token for place in secret for token in of(known.examples[place])}
         reference = Reference(gram, known.tokens[kind][kept], weights)
-        attacks = {"frequent": reference.tokens.mean(axis=0), **({} if read is None else {"read": read})}
+        attacks = {"frequent": reference.tokens.mean(axis=0), **read}
         attacks |= zip(LEARNED, reference.learned(along, squares, len(secret), draw), strict=True)
         guesses = {name: ranked(scores, draw)[: len(true)].tolist() for name, scores in attacks.items()}
         for name, guessed in guesses.items():

@@ -31,8 +31,8 @@ tokens, or of those that it trains to say. `frequent`: the most frequent of othe
 the base alone, without any record: rows of the embedding or head that moved unlike the others, or, of slopes along a
 pool of rank one, matching pursuit of the head's rows folded onto a tile. `learned`: ridge regression of token sets on
 what {references} other records of the kind and the other candidates would have sent (several steps: the candidates
-alone). `rest`: share of the batch's tokens that `frequent` misses and the attack finds. `control` is `learned`, shown
-what another batch sent: what is not above it is no leak of this batch.
+alone). `rest`: share of the batch's tokens that `frequent` misses and the attack finds. `read, control` and `control`
+are `read` and `learned`, shown what another batch sent: what is not above them is no leak of this batch.
 
 Noise is found for the epsilon of one round in which every record is in every step. Mean and standard error over {seeds}
 seeds, each with candidates, batches and directions of its own. Bytes are those of the whole message. Vectors of
@@ -46,8 +46,15 @@ into text); learning from more records, or by more than a ridge; devices of more
 figures are what these attacks get, no bound on what others do. The one bound here is the accountant's, and at an
 epsilon of 6 it allows more than was found. That a method sends few numbers bounds how many bits travel, not whose.
 """
+SAID = """Records that the better of cosine and fit finds, and tokens of four records beyond the frequent ones that the
+better of reading and learning finds:"""
 SHOWN = 4
 """Records of the batches of the figure and of the sentences."""
+IDENTIFIED = ("recall", "fit")
+CONTROLS = (("read", "read-control"), ("learned", "control"))
+"""Attacks on tokens, and what each is held against."""
+Share = tuple[float, float]
+"""Mean and standard error."""
 
 
 def leakage_table(
@@ -88,14 +95,11 @@ def page_of(rows: Sequence[Mapping[str, Any]], out: Path) -> str:
     )  # fmt: skip
     for task in dict.fromkeys(row["task"] for row in rows):
         lines = lines_of([dict(row) for row in rows if row["task"] == task])
-        marks = {
-            _called(line): [best(line, ("recall", "fit")), *_beyond(line)]
-            for line in lines
-            if line["records"] == SHOWN
-        }
-        text += f"\n## {task}\n\n" + "\n".join(
-            f"- {_sentence(line)}" for line in lines if line["records"] == SHOWN
-        )
+        shown = [line for line in lines if line["records"] == SHOWN]
+        marks = {_called(line): [best(line, IDENTIFIED), *beyond(line)] for line in shown}
+        single = {(line["way"], line["steps"]): line for line in lines if line["records"] == 1}
+        said = [f"- {sentence(line, single.get((line['way'], line['steps'])))}" for line in shown]
+        text += f"\n## {task}\n\n{SAID}\n\n" + "\n".join(said)
         if marks:
             name = f"leakage-{task}"
             labels = (f"records, of {SHOWN}", "tokens that are not frequent", "the same, control")
@@ -106,14 +110,17 @@ def page_of(rows: Sequence[Mapping[str, Any]], out: Path) -> str:
     return text + NOT_TRIED
 
 
-def best(line: Mapping[str, Any], keys: Sequence[str]) -> tuple[float, float] | None:
+def best(line: Mapping[str, Any], keys: Sequence[str]) -> Share | None:
     """Return the greatest of some figures of a line with its standard error; None if it has none of them."""
     known = [line[key] for key in keys if line.get(key) is not None]
     return max(known, default=None)
 
 
-def _beyond(line: Mapping[str, Any]) -> list[tuple[float, float] | None]:
-    return [best(line, ("all.read.rest", "all.learned.rest")), line.get("all.control.rest")]
+def beyond(line: Mapping[str, Any]) -> tuple[Share | None, Share | None]:
+    """Return the share of tokens that are not frequent which the better attack finds, and that of its control."""
+    pairs = [(line.get(f"all.{one}.rest"), line.get(f"all.{other}.rest")) for one, other in CONTROLS]
+    known = [(found, control) for found, control in pairs if found is not None and control is not None]
+    return max(known, key=lambda pair: pair[0][0] - pair[1][0], default=(None, None))
 
 
 def _called(line: Mapping[str, Any]) -> str:
@@ -121,18 +128,22 @@ def _called(line: Mapping[str, Any]) -> str:
     return f"{line['way']}, {steps}"
 
 
-def _sentence(line: Mapping[str, Any]) -> str:
-    """Say what an attacker gets of a method."""
-    found, (tokens, control) = best(line, ("recall", "fit")), _beyond(line)
-    said = (
-        f"`{line['way']}`, {line['steps']} step{'s' if line['steps'] > 1 else ''}, {line['numbers']:,} number"
-    )
-    said += f"{'s' if line['numbers'] > 1 else ''}: {_share(found)} of {line['records']} records"
-    if tokens is not None and control is not None:
-        twice = 2 * (tokens[1] ** 2 + control[1] ** 2) ** 0.5
-        above = f"{_share(tokens)} of their tokens that are not frequent (control {_share(control)})"
-        said += f", {above}" if tokens[0] - control[0] > twice else ", of tokens nothing above the control"
-    return said + "."
+def sentence(line: Mapping[str, Any], single: Mapping[str, Any] | None) -> str:
+    """Say what an attacker gets of a method.
+
+    Args:
+        line: of some records.
+        single: of one record and as many steps.
+    """
+    (found, control), many = beyond(line), "s" if line["numbers"] > 1 else ""
+    said = f"`{_called(line).replace(', ', '`, ')}, {line['numbers']:,} number{many}: "
+    said += f"{_share(best(single, IDENTIFIED))} of single records, " if single else ""
+    said += f"{_share(best(line, IDENTIFIED))} of {line['records']}"
+    if found is None or control is None:
+        return said + "."
+    if found[0] - control[0] > 2 * (found[1] ** 2 + control[1] ** 2) ** 0.5:
+        return f"{said}; {_share(found)} of their tokens that are not frequent (control {_share(control)})."
+    return f"{said}; of their tokens nothing above the control."
 
 
 def _records(lines: Sequence[Mapping[str, Any]]) -> str:
@@ -152,8 +163,12 @@ def _records(lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _tokens(lines: Sequence[Mapping[str, Any]]) -> str:
-    attacks = ("frequent", "read", "learned", "control", "read.rest", "learned.rest", "control.rest")
-    titles = ["frequent", "read", "learned", "control", "rest: read", "rest: learned", "rest: control"]
+    named = ("frequent", "read", "read-control", "learned", "control")
+    attacks = [*named, *(f"{one}.rest" for one in named[1:])]
+    titles = [
+        ("rest: " if one.endswith(".rest") else "") + one.removesuffix(".rest").replace("-", ", ")
+        for one in attacks
+    ]
     rows = [
         f"| method | steps | records | tokens | {' | '.join(titles)} |",
         f"|{'---|' * (4 + len(titles))}",

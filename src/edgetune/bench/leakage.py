@@ -66,6 +66,7 @@ WAYS: dict[str, Way] = {
     "feedsign": Way("feedsign", steps=(MANY,)),
     "dpzero-no-noise": Way("dpzero", {"clip": CLIP, **QUIET}, (MANY,)),
     "dpzero": Way("dpzero", {"clip": CLIP}, (MANY,), epsilon=6.0),
+    "dpzero-epsilon-1": Way("dpzero", {"clip": CLIP}, (MANY,), epsilon=1.0),
 }
 """What is audited, by name: a line more is a method more. Of `once` the largest batch is taken in parts, each record in
 one step."""

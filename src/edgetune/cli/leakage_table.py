@@ -34,9 +34,10 @@ what {references} other records of the kind and the other candidates would have 
 alone). `rest`: share of the batch's tokens that `frequent` misses and the attack finds. `read, control` and `control`
 are `read` and `learned`, shown what another batch sent: what is not above them is no leak of this batch.
 
-Noise is found for the epsilon of one round in which every record is in every step. Mean and standard error over {seeds}
-seeds, each with candidates, batches and directions of its own. Bytes are those of the whole message. Vectors of
-more than {width:,} numbers are compared by sketches of as many, which puts .004 of noise on a cosine.
+Noise is found for the epsilon of one round in which every record is in every step, 6 if no other is named. Mean and
+standard error over {seeds} seeds, or as many as a row says, each with candidates, batches and directions of its own.
+Bytes are those of the whole message. Vectors of more than {width:,} numbers are compared by sketches of as many, which
+puts .004 of noise on a cosine.
 """
 NOT_TRIED = """
 ## What was not tried
@@ -44,7 +45,7 @@ NOT_TRIED = """
 Later rounds and several messages of one device; optimisation of inputs until their gradient fits (which orders tokens
 into text); learning from more records, or by more than a ridge; devices of more records than these. So
 figures are what these attacks get, no bound on what others do. The one bound here is the accountant's, and at an
-epsilon of 6 it allows more than was found. That a method sends few numbers bounds how many bits travel, not whose.
+epsilon of 6 it allows far more than was found. That a method sends few numbers bounds how many bits travel, not whose.
 """
 SAID = """Records that the better of cosine and fit finds, and tokens of four records beyond the frequent ones that the
 better of reading and learning finds:"""

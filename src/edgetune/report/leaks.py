@@ -42,6 +42,7 @@ def shares(
             )  # fmt: skip
         axes.axvline(chance, color=svg.INK, linestyle="--", linewidth=1)
         axes.set_xlim(-0.02, 1.02)
+        axes.set_xticks([place / 4 for place in range(5)], [f"{25 * place} %" for place in range(5)])
         axes.set_xlabel(across)
         axis.label_rows(axes, list(rows))
         axis.legend(axes)

@@ -132,5 +132,5 @@ def test_a_cell_runs_in_a_process_of_its_own(text: str, tmp_path: Path) -> None:
     assert line["kl"][0] < 1e-3
     assert line["bits"] == 8.5
     missing = [replace(one, text=str(tmp_path)) for one in cells(text, "rtn", "Q4_0")]
-    with pytest.raises(DataError, match="a compression failed"):
+    with pytest.raises(DataError, match="a run failed"):
         compression(missing, tmp_path, jobs=1, told=lambda _: None)

@@ -131,6 +131,31 @@ def read_rows(path: Path) -> Iterator[Row]:
         yield from (json.loads(line) for line in path.read_text("utf-8").splitlines())
 
 
+def in_process(module: str, said: Mapping[str, object], where: str, out: Path) -> Row:
+    """Run a module with a description of what to do, on one thread, and return what it prints last.
+
+    Args:
+        module: takes the path of a JSON file.
+        said: what is written there.
+        where: names the run in an error.
+        out: folder of that file.
+
+    Raises:
+        DataError: if it failed, with what it said.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "cell.json"
+    path.write_text(json.dumps(said), "utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", module, str(path)],
+        capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    if done.returncode:
+        raise DataError(f"a run failed: {done.stderr.strip()[-400:]}", where=where)
+    row: Row = json.loads(done.stdout.splitlines()[-1])
+    return row
+
+
 def _append(path: Path, row: Row) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = "".join(json.dumps(one) + "\n" for one in [*read_rows(path), row])

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from edgetune.bench.cells import Row, run_cells
-from edgetune.core.errors import ConfigError, DataError
+from edgetune.bench.cells import Row, in_process, run_cells
+from edgetune.core.errors import ConfigError
 from edgetune.core.integers import INTEGERS, grid_named
 from edgetune.core.quantised import GRIDS
 from edgetune.methods.catalogue import compression_method, compression_names
@@ -131,13 +128,4 @@ def _spread(values: Sequence[float]) -> tuple[float, float]:
 
 def _run(cell: Compression, out: Path) -> Row:
     said = {name: getattr(cell, name) for name in cell.__slots__}
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "cell.json"
-    path.write_text(json.dumps(said), "utf-8")
-    done = subprocess.run(
-        [sys.executable, "-m", "edgetune.bench.compressing", str(path)],
-        capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    if done.returncode:
-        raise DataError(f"a compression failed: {done.stderr.strip()[-400:]}", where=cell.name)
-    return {"cell": cell.name, **said, **json.loads(done.stdout.splitlines()[-1])}
+    return {"cell": cell.name, **said, **in_process("edgetune.bench.compressing", said, cell.name, out)}

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
-from edgetune.bench.cells import Row, run_cells
-from edgetune.core.errors import ConfigError, DataError
+from edgetune.bench.cells import Row, in_process, run_cells
+from edgetune.core.errors import ConfigError
 from edgetune.methods.catalogue import tuning_method
 from edgetune.methods.method import TuningMethod
 from edgetune.methods.options import with_options
@@ -263,18 +260,9 @@ def row_of(trial: Trial, out: Path) -> Row:
     Raises:
         DataError: if it failed, with what it said.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "trial.json"
-    path.write_text(json.dumps(asdict(trial)), "utf-8")
-    done = subprocess.run(
-        [sys.executable, "-m", "edgetune.bench.forwarding", str(path)],
-        capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    if done.returncode:
-        raise DataError(f"a run failed: {done.stderr.strip()[-400:]}", where=trial.name)
     said = asdict(trial)
     told = {key: said[key] for key in ("task", "way", "method", "work", "phase", "factor", "seed")}
-    return {"cell": trial.name, **told, **json.loads(done.stdout.splitlines()[-1])}
+    return {"cell": trial.name, **told, **in_process("edgetune.bench.forwarding", said, trial.name, out)}
 
 
 def _begun(task: Task, name: str, way: Way, work: int) -> Trial:

@@ -30,7 +30,7 @@ def bench(
         str,
         typer.Argument(
             help="directions, step, embedded, rows, rank-one, catchup, federation, case-study, initialisers, "
-            "compression, distillation, combinations or forwards."
+            "compression, distillation, combinations, forwards or leakage."
         ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -43,7 +43,8 @@ def bench(
         str | None,
         typer.Option(
             help="A model of yours: for step in place of a random one of 90 M weights, for federation beside the "
-            "embedded one, for case-study, initialisers, compression, combinations and forwards in its place."
+            "embedded one, for case-study, initialisers, compression, combinations, forwards and leakage in its "
+            "place."
         ),
     ] = None,
     data: Annotated[
@@ -61,8 +62,8 @@ def bench(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="For federation, combinations and forwards a tuning method, for initialisers one of them, for "
-            "compression a method or grid; else all."
+            help="For federation, combinations, forwards and leakage a tuning method, for initialisers one of them, "
+            "for compression a method or grid; else all."
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(help="For tables: repeats.", min=1)] = 3,
@@ -87,7 +88,8 @@ def bench(
     systems at equal device work, `case-study` the survey's section III.D, `initialisers` one of LoRA's starts
     beside tuning all weights, `compression` one of methods, grids and calibrations, `distillation` one of lessons
     of a teacher, `combinations` one of tuning methods by compressions, `forwards` one of tuning methods at equal
-    forward passes, each at the best of its rates; all go on where they were interrupted.
+    forward passes, each at the best of its rates, `leakage` one of what single uploads tell of their records; all go
+    on where they were interrupted.
     """
     if what == "compression":
         from edgetune.cli.compression_table import compression_table
@@ -107,6 +109,10 @@ def bench(
         from edgetune.cli.forwards_table import forwards_table
 
         return forwards_table(model, data, only or [], seeds, out, jobs, work, rates)
+    if what == "leakage":
+        from edgetune.cli.leakage_table import leakage_table
+
+        return leakage_table(model, data, only or [], seeds, out, jobs)
     if what in TABLES:
         return _table(what, model, data, only or [], seeds, out, jobs, work)
     with Display(Console(), quiet=as_json):  # for the import only: what moves would disturb what is timed
@@ -266,6 +272,7 @@ TABLES = (
     "distillation",
     "combinations",
     "forwards",
+    "leakage",
 )
 SUITES: dict[str, Callable[[], Iterator[Ratio]]] = {
     "directions": _directions,

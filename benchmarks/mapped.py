@@ -102,6 +102,7 @@ def main(
     data: Annotated[str, typer.Option(help="Records long enough to fill the batches.")] = "embedded",
     directions: Annotated[str, typer.Option(help="Kind of pool.")] = "rank_one_pool",
     method: Annotated[str, typer.Option(help="fedkseed or fedskip.")] = "fedkseed",
+    file: Annotated[Path | None, typer.Option(help="A GGUF file to take instead of random ones.")] = None,
 ) -> None:
     """Compare a model without its matrices with one that holds them, and print a Markdown table."""
     print(
@@ -109,17 +110,18 @@ def main(
     )
     print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        for grid in TYPES:
-            file = Path(folder) / f"{grid}.gguf"
-            write_file(file, grid)
-            stored = file.stat().st_size
+        for grid in TYPES if file is None else (file.stem,):
+            path = file or Path(folder) / f"{grid}.gguf"
+            if file is None:
+                write_file(path, grid)
+            stored = path.stat().st_size
             for size, tokens in BATCHES:
                 for held in (True, False) if (size, tokens) == BATCHES[0] else (False,):
                     command = [
                         sys.executable,
                         __file__,
                         "work",
-                        str(file),
+                        str(path),
                         method,
                         directions,
                         str(size),

@@ -1,14 +1,15 @@
 """Measure a step of methods on one batch: CPU seconds beside a forward pass of it, and what torch allocates beside it.
 
-A random Llama, one thread, all sides in turn in one process; medians of several turns. The last quarter of a record is
-its response.
+A random Llama, one thread, all sides in turn in one process; medians of several turns. With `--whole` every step that
+takes gradients is measured once more with the logits of all positions at once, as it was before.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import torch
@@ -27,11 +28,13 @@ METHODS: dict[str, tuple[str, dict[str, object]]] = {
     "fedavg": ("fedavg", {}),
 }
 """Method and options by the name of the row."""
+WHOLE = ", all logits at once"
+"""What the name of a row ends in that is measured without chunks."""
 PACKED = ("fedskip over Q4_0 blocks", "fedsubspace over Q4_0 blocks")
 """Rows whose base is packed."""
 
 
-def sides_of(config: Any, batch: Any) -> dict[str, Callable[[], object]]:
+def sides_of(config: Any, batch: Any, rows: list[str]) -> dict[str, Callable[[], object]]:
     """Return what is measured, by name; each has a model of its own, with the same weights."""
     from transformers import LlamaForCausalLM
 
@@ -77,7 +80,41 @@ def sides_of(config: Any, batch: Any) -> dict[str, Callable[[], object]]:
         with torch.no_grad():
             return float(response_loss(plain, batch))
 
-    return {"forward pass": forward, **{name: step(name) for name in METHODS}}
+    return {"forward pass": forward, **{name: step(name) for name in rows}}
+
+
+@contextmanager
+def logits_at_once() -> Iterator[None]:
+    """While entered, gradients of the loss are taken through the logits of all positions."""
+    from edgetune.estimators import backprop, skip_slopes
+
+    modules: tuple[Any, ...] = (backprop, skip_slopes)
+    before = [one.differentiated for one in modules]
+    try:
+        for one in modules:
+            one.differentiated = lambda objective: objective
+        yield
+    finally:
+        for one, was in zip(modules, before, strict=True):
+            one.differentiated = was
+
+
+def with_whole(sides: dict[str, Callable[[], object]]) -> dict[str, Callable[[], object]]:
+    """Return the sides, and behind each that takes gradients the same with all logits at once."""
+
+    def whole(side: Callable[[], object]) -> Callable[[], object]:
+        def take() -> object:
+            with logits_at_once():
+                return side()
+
+        return take
+
+    found = dict[str, Callable[[], object]]()
+    for name, side in sides.items():
+        found[name] = side
+        if name not in ("forward pass", "fedkseed"):
+            found[name + WHOLE] = whole(side)
+    return found
 
 
 def main(
@@ -87,6 +124,11 @@ def main(
     tokens: Annotated[int, typer.Option(help="Tokens a record.")] = 128,
     size: Annotated[int, typer.Option(help="Records a batch.")] = 8,
     turns: Annotated[int, typer.Option(help="Turns.")] = 5,
+    responses: Annotated[int, typer.Option(help="Tokens at a record's end that are its response.")] = 32,
+    only: Annotated[str, typer.Option(help="Rows, with commas between them; all if empty.")] = "",
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Also with the logits of all positions at once.")
+    ] = False,
 ) -> None:
     """Print a Markdown table."""
     from transformers import LlamaConfig
@@ -101,8 +143,10 @@ def main(
     )  # fmt: skip
     ids = torch.randint(vocabulary, (size, tokens), generator=torch.Generator().manual_seed(0))
     labels = ids.clone()
-    labels[:, : tokens - tokens // 4] = IGNORED
-    sides = sides_of(config, Batch(ids, torch.ones_like(ids), labels))
+    labels[:, : tokens - responses] = IGNORED
+    rows = [row for row in only.split(",") if row] or list(METHODS)
+    sides = sides_of(config, Batch(ids, torch.ones_like(ids), labels), rows)
+    sides = with_whole(sides) if whole else sides
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(turns + 1):  # the first one warms up
         for name, side in sides.items():

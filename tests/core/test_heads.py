@@ -10,7 +10,7 @@ from torch import nn
 
 from edgetune.core import heads
 from edgetune.core.batch import Batch
-from edgetune.core.heads import Apart, after_head, by_chunks, positions
+from edgetune.core.heads import Apart, after_head, by_chunks, mean_by_chunks, positions
 
 FAMILIES = ("llama", "gpt2", "opt", "qwen2", "gemma")
 
@@ -92,17 +92,23 @@ def test_chunks_give_the_value_and_the_gradients_of_the_whole(monkeypatch: pytes
     hidden = torch.randn(13, 5, dtype=torch.float64, requires_grad=True)
     head, seen = nn.Linear(5, 11).double(), list[int]()
 
-    def loss(rows: torch.Tensor) -> torch.Tensor:
+    def loss(rows: torch.Tensor, more: torch.Tensor | None = None) -> torch.Tensor:
         seen.append(len(rows))
-        return head(rows).log_softmax(-1)[:, 3]
+        found = head(rows).log_softmax(-1)[:, 3]
+        return found if more is None else found * more.square().sum(-1)
 
-    found = by_chunks(loss, (hidden,), 11)
-    assert max(seen) == 4
-    assert torch.allclose(found, loss(hidden))
-    chunked = torch.autograd.grad(found.sum(), (hidden, head.weight))
-    whole = torch.autograd.grad(loss(hidden).sum(), (hidden, head.weight))
+    assert torch.allclose(by_chunks(loss, (hidden,), 11), loss(hidden))
+    found, expected = mean_by_chunks(loss, (hidden, hidden), 11, 7), loss(hidden, hidden).sum() / 7
+    assert seen == [4, 4, 4, 1, 13] * 2
+    assert torch.allclose(found, expected)
+    inputs = (hidden, head.weight, head.bias)
+    chunked, whole = torch.autograd.grad(5 * found, inputs), torch.autograd.grad(5 * expected, inputs)
     assert all(torch.allclose(one, other) for one, other in zip(chunked, whole, strict=True))
     assert by_chunks(loss, (hidden[:0],), 11).shape == (0,)
+    with torch.no_grad():
+        assert torch.equal(mean_by_chunks(loss, (hidden,), 11, 7), by_chunks(loss, (hidden,), 11).sum() / 7)
+    head.requires_grad_(False)
+    assert not mean_by_chunks(loss, (hidden.detach(),), 11, 7).requires_grad
 
 
 def test_no_tensor_of_all_logits_lives_in_either_pass(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,9 +124,9 @@ def test_no_tensor_of_all_logits_lives_in_either_pass(monkeypatch: pytest.Monkey
             return out
 
     with Watch():
-        by_chunks(
-            lambda row: head(row).log_softmax(-1).exp().square().sum(-1), (hidden,), vocabulary
-        ).sum().backward()
+        mean_by_chunks(
+            lambda row: head(row).log_softmax(-1).exp().square().sum(-1), (hidden,), vocabulary, 1
+        ).backward()
     assert largest == max(heads.FEWEST * vocabulary, head.weight.numel()) < tokens * vocabulary
 
 

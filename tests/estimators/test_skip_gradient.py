@@ -218,7 +218,7 @@ def test_rows_without_an_error_need_not_be_kept(family: str, tiny_model: Any) ->
         all_rows = SkipGradient()(Writers().open(other, None, 0), whole, one)
         assert isinstance(few.update, Dense)
         assert isinstance(all_rows.update, Dense)
-        assert few.loss == all_rows.loss
+        assert few.loss == pytest.approx(all_rows.loss, rel=1e-6)
         for name, gradient in all_rows.update.tensors.items():
             torch.testing.assert_close(few.update.tensors[name], gradient, rtol=1e-5, atol=1e-8)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from edgetune.core.batch import IGNORED, Batch
 
@@ -59,7 +58,7 @@ class Apart:
             where: `positions`.
         Cost: a forward pass, with logits of one position a record.
         """
-        if self._comes_apart(model, batch):
+        if self.comes_apart(model, batch):
             return self._hidden(model, batch)[where]
         logits = _logits(model, batch)
         self.width = logits.shape[-1]
@@ -72,7 +71,11 @@ class Apart:
         return found if found.dtype == torch.float64 else found.float()
 
     @torch.no_grad()
-    def _comes_apart(self, model: nn.Module, batch: Batch) -> bool:
+    def comes_apart(self, model: nn.Module, batch: Batch) -> bool:
+        """Say whether the head can be called by itself; the first time that is tried on a part of the batch.
+
+        Cost: at the first use three passes of four tokens.
+        """
         if _head(model) is None:
             return False
         if not self._tried:
@@ -91,22 +94,124 @@ class Apart:
 
 
 def by_chunks(one: Callable[..., torch.Tensor], rows: Sequence[torch.Tensor], width: int) -> torch.Tensor:
-    """Apply a function to a few rows at a time; with gradients its inside is computed again in the backward pass.
+    """Apply a function to a few rows at a time.
 
     Args:
         one: makes [tokens] of as many rows of every tensor.
         rows: tensors [tokens, ...].
         width: numbers that it makes of a row.
-    Cost: LOGITS_AT_ONCE numbers, times the copies that `one` makes; with gradients its work twice.
+    Cost: LOGITS_AT_ONCE numbers, times the copies that `one` makes; with gradients as many as all rows make.
     """
-    each = max(FEWEST, LOGITS_AT_ONCE // width)
-    parts = zip(*(torch.split(row, each) for row in rows), strict=True)
+    return torch.cat([one(*part) for part in _chunks(rows, width)])
+
+
+def mean_by_chunks(
+    one: Callable[..., torch.Tensor], rows: Sequence[torch.Tensor], width: int, count: int
+) -> torch.Tensor:
+    """Sum a function of a few rows at a time; a chunk's gradients are taken while what it makes is there.
+
+        L = sum_t one(rows_t) / count,   dL/drows, dL/dw chunk by chunk;   backward multiplies them by dL'/dL
+
+    w are the leaves that `one` itself reads, a head's weights for example. What it reads may hang on no other graph.
+
+    Args:
+        one, rows, width: as `by_chunks`.
+        count: what the sum is divided by, at least 1.
+
+    Returns:
+        A scalar, which can be passed backward through once.
+
+    Raises:
+        RuntimeError: when it is passed backward through again.
+    Cost: as `by_chunks` without gradients, and with them the same once more; of every leaf's gradient one, or two where
+        there are several chunks.
+    Source: the gradient in the forward pass: fused linear cross-entropy of Liger Kernel, Hsu et al. 2024,
+        arXiv:2410.10989.
+    """
     if not torch.is_grad_enabled():
-        return torch.cat([one(*part) for part in parts])
-    found: list[Any] = [
-        checkpoint(one, *part, use_reentrant=False, preserve_rng_state=False) for part in parts
-    ]
-    return torch.cat(found)
+        return by_chunks(one, rows, width).sum() / count
+    taken = _Taken(len(rows))
+    losses = [taken.loss(one, part, 1 / count) for part in _chunks(rows, width)]
+    return taken.hung(torch.cat(losses).sum() / count, rows)
+
+
+class _Taken:
+    """Gradients of a sum by what its parts are given, and by the leaves that they read."""
+
+    def __init__(self, many: int) -> None:
+        self._errors: list[list[torch.Tensor]] = [[] for _ in range(many)]
+        self._leaves: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def loss(
+        self, one: Callable[..., torch.Tensor], part: Sequence[torch.Tensor], share: float
+    ) -> torch.Tensor:
+        """Return what a function makes of some rows, and take the gradients of `share` times its sum."""
+        given = [row.detach().requires_grad_(row.requires_grad) for row in part]
+        found = one(*given)
+        if found.requires_grad:
+            wanting = [index for index, row in enumerate(given) if row.requires_grad]
+            inputs = [given[index] for index in wanting]
+            leaves = [leaf for leaf in _leaves(found) if all(leaf is not row for row in inputs)]
+            gradients = torch.autograd.grad(found, [*inputs, *leaves], torch.full_like(found, share))
+            for index, error in zip(wanting, gradients, strict=False):
+                self._errors[index].append(error)
+            for leaf, gradient in zip(leaves, gradients[len(inputs) :], strict=True):
+                before = self._leaves.get(id(leaf))
+                self._leaves[id(leaf)] = (leaf, gradient if before is None else before[1].add_(gradient))
+        return found.detach()
+
+    def hung(self, value: torch.Tensor, rows: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the sum, hung on what its gradients are of."""
+        pairs = [(row, torch.cat(errors)) for row, errors in zip(rows, self._errors, strict=True) if errors]
+        pairs += self._leaves.values()
+        if not pairs:
+            return value
+        inputs, gradients = zip(*pairs, strict=True)
+        hung: torch.Tensor = _Known.apply(value, gradients, *inputs)  # type: ignore[no-untyped-call]
+        return hung
+
+
+class _Known(torch.autograd.Function):
+    """A scalar whose gradients are known."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, value: torch.Tensor, gradients: Sequence[torch.Tensor], *_: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the value; the gradients are no saved tensors, which hooks would look at."""
+        ctx.gradients = gradients
+        return value.clone()
+
+    @staticmethod
+    @torch.no_grad()
+    def backward(ctx: Any, outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Give the gradients away, so that nobody needs to copy them."""
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            raise RuntimeError("the gradients of this loss were taken once, and it was passed backward twice")
+        if float(outer) != 1:
+            gradients = [one.mul_(outer) for one in gradients]
+        return None, None, *gradients
+
+
+def _leaves(found: torch.Tensor) -> list[torch.Tensor]:
+    """Return the leaves of a graph that gradients are wanted of."""
+    leaves, seen, waiting = list[torch.Tensor](), set[Any](), [found.grad_fn]
+    while waiting:
+        node: Any = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            leaves.append(node.variable)
+        waiting.extend(other for other, _ in node.next_functions)
+    return leaves
+
+
+def _chunks(rows: Sequence[torch.Tensor], width: int) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Yield a few rows of every tensor at a time, at least once."""
+    each = max(FEWEST, LOGITS_AT_ONCE // width)
+    return zip(*(torch.split(row, each) for row in rows), strict=True)
 
 
 def after_head(config: Any) -> Callable[[torch.Tensor], torch.Tensor]:

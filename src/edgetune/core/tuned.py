@@ -100,8 +100,8 @@ class Slopes(Protocol):
         """Return what it sees over the rows of rows that were looked up: of a one at each id, float32 [..., P]."""
         ...
 
-    def outer(self, rows: torch.Tensor, columns: torch.Tensor) -> None:
-        """Take in a gradient by both sides of it, as `folded` and `picked` return them."""
+    def tile(self, device: torch.device) -> torch.Tensor:
+        """Return the leaf, [P, Q], whose gradient is taken in: `sum_t` of both sides, `folded` or `picked`."""
         ...
 
     def mean(self) -> Projected:

@@ -31,6 +31,7 @@ class Projection:
     def __init__(self, kind: Summed, source: Source) -> None:
         self._kind, self._source = kind, source
         self._total: torch.Tensor | None = None
+        self._tile: torch.Tensor | None = None
 
     @torch.no_grad()
     def add(self, name: str, gradient: torch.Tensor) -> None:
@@ -64,14 +65,20 @@ class Projection:
         found = torch.zeros(*ids.shape, pool.tile[0], device=ids.device)
         return found.scatter_(-1, (ids % pool.tile[0]).unsqueeze(-1), signs.unsqueeze(-1))
 
-    @torch.no_grad()
-    def outer(self, rows: torch.Tensor, columns: torch.Tensor) -> None:
-        """Take in a gradient by both of its sides, [..., P] and [..., Q]; again of a tensor adds.
+    def tile(self, device: torch.device) -> torch.Tensor:
+        """Return the tile that all matrices share, as if they were computed with it; see `core.tuned.Slopes`.
 
-        Cost: P Q multiplications a row.
+            y = W x + D tile(M) E x,   M = 0:   dL/dM = fold(D G E)
+
+        Args:
+            device: of the first call.
+
+        Raises:
+            ConfigError: if the pool is not of rank one.
         """
-        found = rows.flatten(0, -2).T @ columns.flatten(0, -2)
-        self._total = found if self._total is None else self._total.add_(found)
+        if self._tile is None:
+            self._tile = torch.zeros(self._rank_one.tile, device=device, requires_grad=True)
+        return self._tile
 
     @property
     def _rank_one(self) -> RankOnePool:
@@ -85,7 +92,9 @@ class Projection:
     @torch.no_grad()
     def mean(self) -> Projected:
         """Return the mean over the pool; nothing if no gradient came."""
-        if self._total is None:
+        parts = [self._total, None if self._tile is None else self._tile.grad]
+        found = [one for one in parts if one is not None]
+        if not found:
             return Projected.none()
-        slopes = self._kind.slopes(self._total).cpu()
+        slopes = self._kind.slopes(found[0] if len(found) == 1 else found[0] + found[1]).cpu()
         return Projected(np.arange(len(slopes), dtype=np.int64), (slopes / len(slopes)).numpy())

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
 from edgetune.core.batch import IGNORED, Batch, by_record
-from edgetune.core.heads import Apart, Rows, by_chunks, positions
+from edgetune.core.heads import Apart, Rows, by_chunks, mean_by_chunks, positions
 from edgetune.core.jensen_shannon import JensenShannon
 from edgetune.distil.teacher import Teacher
 
@@ -41,6 +42,9 @@ class Distilled:
 
     def __call__(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Return the mean over all response tokens of the batch, float32 [] in nats."""
+        if torch.is_grad_enabled():
+            loss, rows, _ = self._asked(model, batch)
+            return mean_by_chunks(loss, rows, self._apart.width, max(1, batch.response_tokens))
         summed, counts = self.records(model, batch)
         return summed.sum() / counts.sum().clamp(min=1)
 
@@ -50,7 +54,15 @@ class Distilled:
         Raises:
             DataError: as `Teacher.rows`.
         """
-        where, said = positions(batch), batch.labels[:, 1:] != IGNORED
+        loss, rows, where = self._asked(model, batch)
+        said, each = batch.labels[:, 1:] != IGNORED, by_chunks(loss, rows, self._apart.width)
+        return by_record(each.float(), where[0], said), said.sum(dim=1)
+
+    def _asked(
+        self, model: nn.Module, batch: Batch
+    ) -> tuple[Callable[..., torch.Tensor], Rows, tuple[torch.Tensor, torch.Tensor]]:
+        """Return what a position's loss is made by, what it is made of, and `positions`."""
+        where = positions(batch)
         apart, taught = self._apart, self._taught(batch, where)
         scored = batch.advantages if self.weight else None
         rows = [apart.rows(model, batch, where), batch.labels[:, 1:][where]]
@@ -65,8 +77,7 @@ class Distilled:
             apart_by = self.teacher.divergence(self.kind, logits, *others[1:])
             return (1 - self.weight) * apart_by - self.weight * others[0] * chance
 
-        each = by_chunks(loss, (*rows, *taught), apart.width)
-        return by_record(each.float(), where[0], said), said.sum(dim=1)
+        return loss, (*rows, *taught), where
 
     def _taught(self, batch: Batch, where: tuple[torch.Tensor, torch.Tensor]) -> Rows:
         """Return the teacher's rows of a batch; every point of a step asks for the same."""

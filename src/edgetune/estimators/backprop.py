@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 
 from edgetune.core.batch import Batch, Objective
+from edgetune.core.fused_loss import differentiated
 from edgetune.core.part import DIRECTIONS, GRADIENTS, TENSORS
 from edgetune.core.update import Dense, Estimate
 from edgetune.estimators.estimator import Estimator
@@ -58,6 +59,6 @@ class Backprop(Estimator):
         """Return the loss and its gradient; `keys` are not used."""
         weights = dict(tuned.named_weights())
         with torch.enable_grad():
-            loss = objective(tuned.model, batch)
+            loss = differentiated(objective)(tuned.model, batch)
             gradients = torch.autograd.grad(loss, list(weights.values()))
         return Estimate(float(loss.detach()), Dense(dict(zip(weights, gradients, strict=True))))

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 
 from edgetune.core.batch import Batch, Objective
+from edgetune.core.fused_loss import differentiated
 from edgetune.core.part import ALL_AT_ONCE, DIFFERENTIATED, SLOPES, WRITES
 from edgetune.core.update import Estimate
 from edgetune.estimators.estimator import Estimator
@@ -58,6 +59,6 @@ class SkipSlopes(Estimator):
     def __call__(self, tuned: Any, objective: Objective, batch: Batch, *keys: int) -> Estimate:
         """Return the loss and the estimate; `keys` are not used."""
         with along_skips(tuned.model, objective, batch), tuned.slopes() as slopes:
-            loss = objective(tuned.model, batch)
+            loss = differentiated(objective)(tuned.model, batch)
             torch.autograd.backward(loss)
         return Estimate(float(loss.detach()), slopes())

@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 
 import torch
 
-from edgetune.core.batch import IGNORED, Batch, response_loss
+from edgetune.core.batch import IGNORED, Batch
 from edgetune.core.errors import ConfigError, ModelError
+from edgetune.core.fused_loss import fused_response_loss
 from edgetune.core.residual import Factors
 from edgetune.tune.initialisers import Initialiser, LayerFactors, by_peft
 from edgetune.tune.placement import peft_for
@@ -121,7 +122,7 @@ def gradients(placed: Any, stems: Sequence[str], sample: Sequence[Batch]) -> dic
     def losses() -> None:
         placed.eval()  # peft trains, with dropout; a device does not
         for batch in sample:
-            response_loss(placed, batch.to(device)).backward()  # type: ignore[no-untyped-call]
+            fused_response_loss(placed, batch.to(device)).backward()  # type: ignore[no-untyped-call]
 
     found = {}
     with peft_for("the initialiser lora_ga") as peft:

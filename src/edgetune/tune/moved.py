@@ -73,7 +73,8 @@ class MovedReader(Reader):
         seen, (x,) = self._moving.seen, (*args, *kwargs.values())
         if seen is None or not torch.is_grad_enabled() or (self.still and not x.requires_grad):
             return super().forward(x)
-        return _Followed.apply(x, torch.zeros((), requires_grad=True), self, seen)  # type: ignore[no-untyped-call]
+        tile = None if self.still else seen.tile(x.device)
+        return _Followed.apply(x, tile, self, seen)  # type: ignore[no-untyped-call]
 
     def perturbed(self, now: Perturbation, *args: Any, **kwargs: Any) -> Any:
         """Compute at all points at once."""
@@ -98,8 +99,8 @@ class MovedReader(Reader):
         """Return what the gradient of the matrix needs of the argument, float32 [..., a side of the tile]."""
         raise NotImplementedError
 
-    def take(self, seen: Slopes, kept: torch.Tensor, e: torch.Tensor) -> None:
-        """Take slopes from what `sides` kept and the error of the output."""
+    def outer(self, seen: Slopes, kept: torch.Tensor, e: torch.Tensor) -> torch.Tensor:
+        """Return the gradient of the pool's tile, of what `sides` kept and the error of the output."""
         raise NotImplementedError
 
     def back(self, now: Perturbation, e: torch.Tensor) -> torch.Tensor:
@@ -140,10 +141,10 @@ class MovedLinear(MovedReader):
         """Return the argument over the columns of the matrix."""
         return seen.folded(self._own["weight"], self._shape, x, columns=not self._turned)
 
-    def take(self, seen: Slopes, kept: torch.Tensor, e: torch.Tensor) -> None:
-        """Take slopes along `e x^T`, or along `x e^T` where the matrix is stored so."""
+    def outer(self, seen: Slopes, kept: torch.Tensor, e: torch.Tensor) -> torch.Tensor:
+        """Fold `e x^T`, or `x e^T` where the matrix is stored so."""
         given = seen.folded(self._own["weight"], self._shape, e, columns=self._turned)
-        seen.outer(*((kept, given) if self._turned else (given, kept)))
+        return _outer(kept, given) if self._turned else _outer(given, kept)
 
     def back(self, now: Perturbation, e: torch.Tensor) -> torch.Tensor:
         """Return `e W'`: of a base that the module holds, or that is read where it lies, and of what moved."""
@@ -189,33 +190,39 @@ class MovedEmbedding(MovedReader):
         rows = seen.picked(self._own["weight"], self._shape, x)
         return rows if padding is None else rows.mul_(x.ne(padding).unsqueeze(-1))
 
-    def take(self, seen: Slopes, kept: torch.Tensor, e: torch.Tensor) -> None:
-        """Take slopes along the rows that were looked up."""
-        seen.outer(kept, seen.folded(self._own["weight"], self._shape, e, columns=True))
+    def outer(self, seen: Slopes, kept: torch.Tensor, e: torch.Tensor) -> torch.Tensor:
+        """Fold the errors of the rows that were looked up."""
+        return _outer(kept, seen.folded(self._own["weight"], self._shape, e, columns=True))
 
 
 class _Followed(torch.autograd.Function):
-    """A layer whose matrix gets slopes in place of a gradient; what it was given gets its own where that is wanted."""
+    """A layer of whose matrix a pool's tile gets the gradient; what it was given gets its own where that is wanted."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, anchor: torch.Tensor, reader: MovedReader, seen: Slopes
+        ctx: Any, x: torch.Tensor, tile: torch.Tensor | None, reader: MovedReader, seen: Slopes
     ) -> torch.Tensor:
-        """Compute as the layer does; `anchor` is what makes its output want a gradient."""
+        """Compute as the layer does, of a tile that is 0."""
         ctx.reader, ctx.seen, ctx.dtype = reader, seen, x.dtype
-        if not reader.still:
+        if tile is not None:
             ctx.save_for_backward(reader.sides(seen, x))
         y: torch.Tensor = reader.perturbed(UNPERTURBED, x)
         return y
 
     @staticmethod
     @torch.no_grad()
-    def backward(ctx: Any, e: torch.Tensor) -> tuple[torch.Tensor | None, None, None, None]:
-        """Take slopes, and return the error of what the layer was given."""
+    def backward(ctx: Any, e: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None]:
+        """Return the error of what the layer was given, and the gradient of the tile."""
+        outer = None
         for kept in ctx.saved_tensors:
-            ctx.reader.take(ctx.seen, kept, e)
+            outer = ctx.reader.outer(ctx.seen, kept, e)
         found = ctx.reader.back(UNPERTURBED, e).to(ctx.dtype) if ctx.needs_input_grad[0] else None
-        return found, None, None, None
+        return found, outer, None, None
+
+
+def _outer(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """Return the sum of outer products of [..., P] and [..., Q], [P, Q]."""
+    return rows.flatten(0, -2).T @ columns.flatten(0, -2)
 
 
 def attach_moved(

@@ -10,7 +10,7 @@ from torch import nn
 
 from edgetune.core.batch import IGNORED, Batch
 from edgetune.core.errors import DataError, DivergenceError
-from edgetune.core.heads import Apart, by_chunks, positions
+from edgetune.core.heads import Apart, mean_by_chunks, positions
 from edgetune.core.jensen_shannon import JensenShannon
 from edgetune.core.keys import stream
 from edgetune.core.progress import Progress, silent
@@ -45,7 +45,7 @@ def divergence(
         return FORWARD(pruned.logits(student, ours).log_softmax(-1), wanted)
 
     rows = (pruned.rows(student, batch, where), said)
-    return by_chunks(each, rows, pruned.width).sum() / max(1, len(said))
+    return mean_by_chunks(each, rows, pruned.width, max(1, len(said)))
 
 
 @torch.no_grad()

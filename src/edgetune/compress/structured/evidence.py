@@ -15,8 +15,9 @@ from transformers import PreTrainedModel
 from edgetune.compress.blocks import decoder_blocks
 from edgetune.compress.hessian import Hessian
 from edgetune.compress.structured.groups import Groups, matrix
-from edgetune.core.batch import Batch, response_loss
+from edgetune.core.batch import Batch
 from edgetune.core.errors import DataError, ModelError
+from edgetune.core.fused_loss import fused_response_loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,7 @@ def _add_gradients(
     with torch.enable_grad(), _wanting(model, layers):
         for batch in calibration:
             share = batch.response_tokens / total
-            (response_loss(model, batch.to(model.device)) * share).backward()  # type: ignore[no-untyped-call]
+            (fused_response_loss(model, batch.to(model.device)) * share).backward()  # type: ignore[no-untyped-call]
         for own, evidence in zip(layers, found, strict=True):
             evidence.gradients = {path: _taken(layer, path) for path, layer in own.items()}
 
@@ -150,7 +151,7 @@ def _add_fisher(
     records = [one for one in singles if one.response_tokens]
     with torch.enable_grad(), _wanting(model, layers):
         for record in records:
-            response_loss(model, record.to(model.device)).backward()  # type: ignore[no-untyped-call]
+            fused_response_loss(model, record.to(model.device)).backward()  # type: ignore[no-untyped-call]
             for own, evidence in zip(layers, found, strict=True):
                 for path, layer in own.items():
                     square = _taken(layer, path).square() / len(records)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 
 from edgetune.core.batch import Batch, Objective
+from edgetune.core.fused_loss import differentiated
 from edgetune.core.part import ALL_AT_ONCE, ALL_WEIGHTS, DIFFERENTIATED, SLOPES, TENSORS
 from edgetune.core.recomputed import recomputed
 from edgetune.core.update import Estimate
@@ -73,6 +74,6 @@ class BackpropSlopes(Estimator):
         """Return the loss and the estimate; `keys` are not used."""
         kept = recomputed(tuned.model) if self.recompute else nullcontext()
         with kept, torch.enable_grad(), tuned.slopes() as slopes:
-            loss = objective(tuned.model, batch)
+            loss = differentiated(objective)(tuned.model, batch)
             torch.autograd.backward(loss)
         return Estimate(float(loss.detach()), slopes())

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
-
 from edgetune.core.batch import Batch, Objective
-from edgetune.core.fused_loss import differentiated
-from edgetune.core.part import ALL_AT_ONCE, ALL_WEIGHTS, DIFFERENTIATED, SLOPES, TENSORS
+from edgetune.core.part import ALL_AT_ONCE, ALL_WEIGHTS, TENSORS
 from edgetune.core.recomputed import recomputed
-from edgetune.core.update import Estimate
-from edgetune.estimators.estimator import Estimator
+from edgetune.estimators.pool_slopes import PoolSlopes
 
 
 @dataclass(frozen=True, slots=True)
-class BackpropSlopes(Estimator):
+class BackpropSlopes(PoolSlopes):
     """The slope of the loss along every direction of a pool, by back-propagation of errors.
 
         G_l = sum_t e_t x_t^T,   estimate = (1 / K) sum_k <G, z_k> z_k
@@ -41,24 +37,9 @@ class BackpropSlopes(Estimator):
     options: ClassVar[Mapping[str, str]] = {"recompute": "recompute"}
 
     @property
-    def directions(self) -> int:
-        """1: a step takes all of a pool, whichever is drawn."""
-        return 1
-
-    @property
     def passes(self) -> int:
         """Three, as of `Backprop`, and one more where blocks compute again."""
         return 3 + self.recompute
-
-    @property
-    def adds(self) -> bool:
-        """Yes: a gradient of a batch is the mean of those of its parts."""
-        return True
-
-    @property
-    def gives(self) -> frozenset[str]:
-        """Slopes, one number a direction."""
-        return frozenset({SLOPES, DIFFERENTIATED})
 
     @property
     def needs(self) -> frozenset[str]:
@@ -70,10 +51,6 @@ class BackpropSlopes(Estimator):
         """All weights: of vectors and of tables that a module does more with, a gradient would be formed."""
         return frozenset({ALL_WEIGHTS})
 
-    def __call__(self, tuned: Any, objective: Objective, batch: Batch, *keys: int) -> Estimate:
-        """Return the loss and the estimate; `keys` are not used."""
-        kept = recomputed(tuned.model) if self.recompute else nullcontext()
-        with kept, torch.enable_grad(), tuned.slopes() as slopes:
-            loss = differentiated(objective)(tuned.model, batch)
-            torch.autograd.backward(loss)
-        return Estimate(float(loss.detach()), slopes())
+    def along(self, tuned: Any, objective: Objective, batch: Batch) -> AbstractContextManager[object]:
+        """Return what lets blocks compute again, if they do."""
+        return recomputed(tuned.model) if self.recompute else nullcontext()

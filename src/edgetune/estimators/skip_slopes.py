@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
-
 from edgetune.core.batch import Batch, Objective
-from edgetune.core.fused_loss import differentiated
-from edgetune.core.part import ALL_AT_ONCE, DIFFERENTIATED, SLOPES, WRITES
-from edgetune.core.update import Estimate
-from edgetune.estimators.estimator import Estimator
+from edgetune.core.part import ALL_AT_ONCE, WRITES
+from edgetune.estimators.pool_slopes import PoolSlopes
 from edgetune.estimators.skip_gradient import along_skips
 
 
 @dataclass(frozen=True, slots=True)
-class SkipSlopes(Estimator):
+class SkipSlopes(PoolSlopes):
     """The slope of the loss along every direction of a pool, by the gradient along skip connections.
 
         G_l = sum_t e_t x_lt^T   (see `SkipGradient`),   estimate = (1 / K) sum_k <G, z_k> z_k
@@ -32,33 +29,15 @@ class SkipSlopes(Estimator):
     name: ClassVar[str] = "skip_slopes"
 
     @property
-    def directions(self) -> int:
-        """1: a step takes all of a pool, whichever is drawn."""
-        return 1
-
-    @property
     def passes(self) -> int:
         """Two, as of `SkipGradient`."""
         return 2
-
-    @property
-    def adds(self) -> bool:
-        """Yes: a gradient of a batch is the mean of those of its parts."""
-        return True
-
-    @property
-    def gives(self) -> frozenset[str]:
-        """Slopes, one number a direction."""
-        return frozenset({SLOPES, DIFFERENTIATED})
 
     @property
     def needs(self) -> frozenset[str]:
         """A pool, over weights that skip connections reach."""
         return frozenset({ALL_AT_ONCE, WRITES})
 
-    def __call__(self, tuned: Any, objective: Objective, batch: Batch, *keys: int) -> Estimate:
-        """Return the loss and the estimate; `keys` are not used."""
-        with along_skips(tuned.model, objective, batch), tuned.slopes() as slopes:
-            loss = differentiated(objective)(tuned.model, batch)
-            torch.autograd.backward(loss)
-        return Estimate(float(loss.detach()), slopes())
+    def along(self, tuned: Any, objective: Objective, batch: Batch) -> AbstractContextManager[object]:
+        """Return what cuts the paths that are no skip connections."""
+        return along_skips(tuned.model, objective, batch)

@@ -102,7 +102,8 @@ tiles of 16 x 16 to 128 x 128. Those of 128 x 128 have more rows or columns than
 rows than keys and values of the embedded model, so that some of the K directions coincide there.""",
     after="""## A real model
 
-SmolLM2-135M-Instruct, two seeds of 200 steps: [rank-one-smollm2.md](rank-one-smollm2.md). Three seeds of all steps, half a day on a CPU:
+SmolLM2-135M-Instruct, two seeds of 200 steps: [rank-one-smollm2.md](rank-one-smollm2.md).
+Three seeds of all steps, half a day on a CPU:
 
     .venv/bin/python benchmarks/learning.py --study rank-one --task dolly --model FILE.gguf --seeds 3 \\
         --rate 3e-7 --rate 1e-6 --rate 3e-6 --rate 1e-5 \\

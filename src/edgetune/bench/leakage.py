@@ -57,6 +57,7 @@ WAYS: dict[str, Way] = {
     "fedavg": Way("fedavg", steps=(1, SEVERAL)),
     "fedit": Way("fedit", steps=(1, SEVERAL)),
     "fedskip": Way("fedskip", steps=(1, SEVERAL)),
+    "fedsubspace": Way("fedsubspace", steps=(1, SEVERAL)),
     "fedskip-once": Way("fedskip", {"batch_size": max(BATCHES) // SEVERAL}, (SEVERAL,)),
     "fedskip-256": Way("fedskip", {"pool": 256}, (1,)),
     "fedskip-16": Way("fedskip", {"pool": 16}, (1,)),

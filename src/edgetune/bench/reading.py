@@ -15,7 +15,7 @@ from edgetune.core.skips import head_of
 from edgetune.core.update import Dense, Projected
 from edgetune.directions import RankOnePool
 from edgetune.directions.source import Source
-from edgetune.estimators import SkipSlopes
+from edgetune.estimators.pool_slopes import PoolSlopes
 from edgetune.privacy.folded_rows import atoms, pursue
 from edgetune.privacy.vocabulary_rows import rows_apart
 from edgetune.recipe.prepare import Prepared
@@ -40,7 +40,7 @@ def reader_of(prepared: Prepared, sender: Sender, seed: int) -> Callable[[Upload
         name = named.get(id(table.weight)) or named.get(id(head.weight))
         return _dense(name) if name else None
     kind, name = method.directions.kind, named.get(id(head.weight))
-    if not (name and isinstance(kind, RankOnePool) and isinstance(method.estimate, SkipSlopes)):
+    if not (name and isinstance(kind, RankOnePool) and isinstance(method.estimate, PoolSlopes)):
         return None
     source, cpu = Source(pool_key(seed)), torch.device("cpu")
     (tokens, hidden), (_, width) = head.weight.shape, kind.tile

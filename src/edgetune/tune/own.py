@@ -112,10 +112,12 @@ class OwnWeights(Placing):
         seed: int,
         base: Mapping[str, torch.Tensor] | None = None,
     ) -> DenseTuned | ProjectedTuned:
-        """Return the tuned handle; with directions, `base` saves a copy of the weights.
+        """Return the tuned handle: along a pool of rank one, one that writes to no matrix and forms no gradient of any.
+
+        With other directions, `base` saves a copy of the weights.
 
         Raises:
-            ModelError: as `place`, or if gradients would move half-precision weights.
+            ModelError: as `place` or the handle, or if gradients would move half-precision weights.
         """
         placed = self.place(model, seed, base)
         if space is None:
